@@ -1,0 +1,57 @@
+# Verbs only; what they do lives in scripts/. `make` alone lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest
+export PROJECT KEEP CLUSTER
+# A deployment other than the default one: make infra PROJECT=film
+export COMFYEKS_PROJECT ?= $(PROJECT)
+
+.DEFAULT_GOAL := help
+
+##@ Start here
+.PHONY: help setup demo
+help:            ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+setup:           ## check the prerequisites, install everything into this folder (.venv, .tools)
+	@$(PYTHON) scripts/bootstrap.py
+demo: setup      ## the main job, model in to image out, on an AWS inside this machine (KEEP=1 leaves it running)
+	@$(BIN)/comfyeks demo $(if $(KEEP),--keep)
+
+##@ A real deployment
+.PHONY: infra infra-destroy addons events events-destroy
+infra: setup     ## Terraform: data root, then platform; writes the generated values
+	@$(BIN)/comfyeks infra apply
+addons: setup    ## pinned helm installs: Karpenter, load balancer controller, device plugin
+	@$(BIN)/comfyeks addons install
+events: setup    ## chalice deploy: an upload to the models bucket reaches every GPU node
+	@$(BIN)/comfyeks lambda deploy
+events-destroy: setup ## chalice delete
+	@$(BIN)/comfyeks lambda delete
+infra-destroy: setup ## remove the platform; buckets and images stay
+	@$(BIN)/comfyeks infra destroy
+
+##@ Work on the project
+.PHONY: check lint types test lock generate clean
+check: setup lint types ## quick loop: lint, types, unit and render tests (under two minutes)
+	@$(PYTEST) -q -n auto -m "not local and not e2e"
+test: setup lint types ## every test
+	@$(PYTEST) -n 2 --dist loadgroup
+lint: setup      ## ruff, shellcheck, yamllint, terraform fmt, helm lint, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/yamllint --strict .
+	@terraform fmt -check -recursive infra
+	@$(BIN)/comfyeks charts verify
+types: setup     ## mypy --strict
+	@$(BIN)/mypy
+	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
+	@$(BIN)/mypy --strict --scripts-are-modules node/comfyui-model-sync
+generate: setup  ## what is generated and committed: chart schemas, chart READMEs, values per instance type
+	@$(BIN)/comfyeks charts generate
+lock: setup      ## resolve requirements.txt anew from pyproject.toml
+	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --output-file requirements.txt
+clean:           ## stop the local AWS and remove everything that was made here
+	@[ ! -x $(BIN)/comfyeks ] || $(BIN)/comfyeks local down
+	@rm -rf .venv .tools .comfyeks .mypy_cache .pytest_cache .ruff_cache

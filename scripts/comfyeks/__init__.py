@@ -1,0 +1,1 @@
+"""comfyeks: run ComfyUI for a team on Amazon EKS."""

@@ -1,0 +1,3 @@
+from comfyeks.cli import main
+
+main()

