@@ -1,0 +1,139 @@
+"""moto's EC2, and the public AMI parameters that lead to its images."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from comfyeks.local.bridges import bridge
+
+if TYPE_CHECKING:
+    from moto.ec2.models.launch_templates import LaunchTemplate
+    from moto.ssm.models import ParameterDict
+
+# What "recommended" resolves to; any other release of the form vYYYYMMDD exists too.
+RECOMMENDED_RELEASE = "20261101"
+_EKS_AMI_PARAMETER = re.compile(
+    r"/aws/service/eks/optimized-ami/(?P<kubernetes>1\.\d+)/amazon-linux-2023/(?P<arch>x86_64|arm64)/"
+    r"(?P<variant>standard|nvidia|neuron)/"
+    r"(?:recommended|amazon-eks-node-al2023-(?P=arch)-(?P=variant)-(?P=kubernetes)-v(?P<release>\d{8}))/"
+    r"(?P<leaf>image_id|image_name|release_version)"
+)
+
+
+@bridge(
+    "eks-ami-parameters",
+    "moto",
+    aws="Publishes SSM parameters for every EKS-optimized AMI, and the AMIs themselves.",
+    gap="Knows neither, and refuses to store parameters below /aws/.",
+    needed_by="launching nodes (local nodes, Karpenter, Terraform look the image up)",
+)
+def eks_ami_parameters() -> None:
+    from moto.ssm.models import Parameter, ParameterDict
+
+    load_others = ParameterDict._check_loading_status
+
+    def check_loading_status(self: ParameterDict, key: str) -> None:
+        load_others(self, key)
+        if (found := _EKS_AMI_PARAMETER.fullmatch(key or "")) and not dict.__contains__(self, key):
+            image_id, image_name, release = _eks_image(self.account_id, self.region_name, found)
+            value = {"image_id": image_id, "image_name": image_name, "release_version": release}[found["leaf"]]
+            parameter = Parameter(  # type: ignore[abstract]
+                account_id=self.account_id,
+                name=key,
+                value=value,
+                parameter_type="String",
+                description=None,
+                allowed_pattern=None,
+                keyid=None,
+                last_modified_date=_release_date(found),
+                version=1,
+                data_type="aws:ec2:image" if found["leaf"] == "image_id" else "text",
+            )
+            dict.__setitem__(self, key, [parameter])
+
+    ParameterDict._check_loading_status = check_loading_status  # type: ignore[method-assign]
+
+
+def _release_date(found: re.Match[str]) -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.strptime(found["release"] or RECOMMENDED_RELEASE, "%Y%m%d").replace(tzinfo=UTC)
+
+
+def _eks_image(account: str, region: str, found: re.Match[str]) -> tuple[str, str, str]:
+    """(id, name, release version) of an EKS-optimized AMI, registered in EC2 at its first use."""
+    from moto.ec2.models import ec2_backends
+    from moto.ec2.models.amis import Ami
+
+    release = found["release"] or RECOMMENDED_RELEASE
+    name = f"amazon-eks-node-al2023-{found['arch']}-{found['variant']}-{found['kubernetes']}-v{release}"
+    image_id = f"ami-{hashlib.sha256(f'{region}/{name}'.encode()).hexdigest()[:17]}"
+    backend = ec2_backends[account][region]
+    if image_id not in backend.amis:
+        backend.amis[image_id] = Ami(
+            backend,
+            image_id,
+            name=name,
+            description=f"EKS-optimized Amazon Linux 2023 ({found['variant']}), local stand-in",
+            owner_id="602401143452",  # EKS's own account in most regions
+            owner_alias="amazon",
+            public=True,
+            virtualization_type="hvm",
+            architecture=found["arch"],
+            creation_date=_release_date(found),
+            image_location=f"amazon/{name}",
+            hypervisor="xen",
+            root_device_type="ebs",
+            root_device_name="/dev/xvda",
+            region_name=region,
+        )
+    return image_id, name, f"{found['kubernetes']}.0-{release}"
+
+
+@bridge(
+    "launch-template-own-tags",
+    "moto",
+    aws="Tags given to a launch template itself are no part of the launch template's data.",
+    gap="They appear as a tag specification of the data, so Terraform plans to remove them forever.",
+    needed_by="a second `make infra` without changes",
+)
+def launch_template_own_tags() -> None:
+    from moto.ec2.models.launch_templates import LaunchTemplateVersion
+
+    create = LaunchTemplateVersion.__init__
+
+    def init(
+        self: LaunchTemplateVersion, template: LaunchTemplate, number: int, data: dict[str, Any], description: str
+    ) -> None:
+        create(self, template, number, data, description)
+        if "TagSpecifications" in self.data:
+            kept = [spec for spec in self.data["TagSpecifications"] if spec.get("ResourceType") != "launch-template"]
+            self.data["TagSpecifications"] = kept
+
+    LaunchTemplateVersion.__init__ = init  # type: ignore[method-assign]
+
+
+@bridge(
+    "fleet-security-groups",
+    "moto",
+    aws="Instances of a fleet get the security groups of the launch template, also those of its network interfaces.",
+    gap="They get the default group unless the template uses the EC2-Classic field; Karpenter then sees endless drift.",
+    needed_by="Karpenter (sets groups on the network interface)",
+)
+def fleet_security_groups() -> None:
+    from moto.ec2.models.launch_templates import LaunchTemplateVersion
+
+    create = LaunchTemplateVersion.__init__
+
+    def init(
+        self: LaunchTemplateVersion, template: LaunchTemplate, number: int, data: dict[str, Any], description: str
+    ) -> None:
+        create(self, template, number, data, description)
+        interfaces = self.data.get("NetworkInterfaces", [])
+        groups = [*self.data.get("SecurityGroupIds", []), *(g for each in interfaces for g in each.get("Groups", []))]
+        if groups:
+            self.data.setdefault("GroupSet", groups)  # where moto's fleets look; no field of any answer
+
+    LaunchTemplateVersion.__init__ = init  # type: ignore[method-assign]

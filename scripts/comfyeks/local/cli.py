@@ -1,0 +1,74 @@
+"""`comfyeks local`: the AWS that runs inside this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from comfyeks.console import note, out
+from comfyeks.local.emulators import UNSET, LocalAws, PartStatus
+from comfyeks.local.node_cli import app as node
+
+app = typer.Typer(
+    help="An embedded AWS and local GPU nodes: everything runs on this machine, no account needed.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(node, name="node")
+
+
+@app.command()
+def up() -> None:
+    """Start the local AWS (both emulators). Starts nothing twice; starts from empty when a part had died."""
+    aws = LocalAws()
+    started = aws.up()
+    if started.already_running:
+        note("the local AWS is up already")
+    else:
+        if started.dead:
+            note(f"{' and '.join(started.dead)} had died: all parts start anew and empty, because state is in memory")
+        note(f'local AWS up in {started.seconds:.1f} s; point a shell at it: eval "$(comfyeks local env)"')
+    _print_status(aws.status())
+
+
+@app.command()
+def down() -> None:
+    """Stop the local AWS. Its state is gone with it; logs stay."""
+    LocalAws().down()
+    note("the local AWS is down")
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show both emulators (with --json also where their logs are). Exits 1 unless all of them run."""
+    parts = LocalAws().status()
+    if as_json:
+        typer.echo(json.dumps([vars(part) | {"log": str(part.log)} for part in parts], indent=2))
+    else:
+        _print_status(parts)
+    if any(part.state != "running" for part in parts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def env() -> None:
+    """Print shell commands that point the AWS tools here: eval "$(comfyeks local env)"."""
+    variables = LocalAws().env()
+    foreign = {name for name in os.environ if name.startswith("AWS_ENDPOINT_URL")} - variables.keys()
+    lines = [f"unset {name}" for name in sorted({*UNSET, *foreign})]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(variables.items())]
+    typer.echo("\n".join(lines))
+
+
+def _print_status(parts: list[PartStatus]) -> None:
+    table = Table("part", "state", "pid", "endpoint", box=None, header_style="bold")
+    for part in parts:
+        table.add_row(part.name, part.state, str(part.pid or "-"), part.endpoint or "-")
+    out.print(table)

@@ -1,0 +1,109 @@
+"""The MiniStack process of the local AWS: S3, SQS, Lambda, EKS, ECR, STS and every service that moto does not answer.
+
+    python -m comfyeks.local.ministack_server --fd N    # N: a listening TCP socket, inherited from the supervisor
+
+Besides AWS, under `/_local/`: `health`, `calls` and `faults` as in `comfyeks.local.moto_server`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+from comfyeks.local import bridges
+from comfyeks.local.traffic import Request, Traffic
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Application:
+    """MiniStack as an ASGI application, with what this project adds in front of it."""
+
+    def __init__(self, ministack: AsgiApp, applied: list[str]) -> None:
+        self._ministack = ministack
+        self._applied = applied
+        self._traffic = Traffic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._ministack(scope, receive, send)
+            return
+        method, path = scope["method"], scope["path"]
+        if path.startswith("/_local/"):
+            if (method, path) == ("GET", "/_local/health"):
+                status, answer = 200, {"part": "ministack", "bridges": self._applied}
+            else:
+                control = self._traffic.control(method, path, await _body(receive))
+                status, answer = control or (HTTPStatus.NOT_FOUND, {"error": f"no {method} {path}"})
+            await _respond(send, status, {"content-type": "application/json"}, json.dumps(answer).encode())
+            return
+        request = Request(
+            method=method,
+            path=(scope.get("raw_path") or path.encode()).decode("latin-1"),
+            query=scope.get("query_string", b"").decode("latin-1"),
+            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+        )
+        if request.is_form:
+            form = await _body(receive)
+            receive = _replay(form, receive)
+            request = Request(request.method, request.path, request.query, request.headers, form)
+        if (fault := self._traffic.meet(request)) is not None:
+            await _respond(send, *fault)
+            return
+        await self._ministack(scope, receive, send)
+
+
+async def _body(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A receive that gives a body already read once more, then what follows it."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again
+
+
+async def _respond(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    encoded.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": int(status), "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The MiniStack process of the local AWS.")
+    parser.add_argument("--fd", type=int, required=True, help="inherited listening socket")
+    fd: int = parser.parse_args().fd
+    applied = bridges.apply_all("ministack")
+    from ministack.app import app
+
+    config = Config()
+    config.bind = [f"fd://{fd}"]
+    config.keep_alive_timeout = 75  # longer than the idle time of the SDKs' connection pools
+    config.accesslog = None
+    config.errorlog = "-"
+    asyncio.run(serve(Application(app, applied), config))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

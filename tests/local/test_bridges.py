@@ -1,0 +1,336 @@
+"""Each bridge has a probe: a small piece of behaviour as AWS shows it. It fails on the emulator as published (otherwise
+the bridge can go) and passes on the local AWS."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from comfyeks.local import bridges
+from comfyeks.local.emulators import LocalAws
+
+Clients = Callable[[str], Any]
+PROBES: dict[str, Callable[[Clients], bool]] = {}
+
+ALL = [bridge.name for emulator in ("moto", "ministack") for bridge in bridges.load(emulator)]
+
+
+def probe(name: str) -> Callable[[Callable[[Clients], bool]], Callable[[Clients], bool]]:
+    def register(function: Callable[[Clients], bool]) -> Callable[[Clients], bool]:
+        PROBES[name] = function
+        return function
+
+    return register
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+def network(clients: Clients) -> tuple[str, list[str], str]:
+    """(VPC id, subnet ids, security group id)"""
+    ec2 = clients("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnets = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{i}.0/24", AvailabilityZone=f"us-west-2{zone}")["Subnet"]
+        for i, zone in enumerate("ab")
+    ]
+    group = ec2.create_security_group(GroupName=unique("nodes"), Description="nodes", VpcId=vpc)["GroupId"]
+    return vpc, [subnet["SubnetId"] for subnet in subnets], group
+
+
+def cluster(clients: Clients, **settings: Any) -> dict[str, Any]:
+    _, subnets, _ = network(clients)
+    eks = clients("eks")
+    made = eks.create_cluster(name=unique("c"), roleArn=ROLE, resourcesVpcConfig={"subnetIds": subnets}, **settings)[
+        "cluster"
+    ]
+    described: dict[str, Any] = eks.describe_cluster(name=made["name"])["cluster"]
+    return described
+
+
+ROLE = "arn:aws:iam::123456789012:role/any"
+DOCUMENT = {
+    "schemaVersion": "2.2",
+    "parameters": {"action": {"type": "String", "allowedValues": ["sync", "status"]}},
+    "mainSteps": [{"name": "run", "action": "aws:runShellScript", "inputs": {"runCommand": ["true"]}}],
+}
+
+
+@probe("ssm-run-command")
+def run_command(clients: Clients) -> bool:
+    ssm, ec2, name = clients("ssm"), clients("ec2"), unique("document")
+    ssm.create_document(Name=name, DocumentType="Command", Content=json.dumps(DOCUMENT), DocumentFormat="JSON")
+    tag = {"Key": "Probe", "Value": name}
+    running, stopped = (
+        instance["InstanceId"]
+        for instance in ec2.run_instances(
+            ImageId="ami-12345678",
+            MinCount=2,
+            MaxCount=2,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": [tag]}],
+        )["Instances"]
+    )
+    ec2.stop_instances(InstanceIds=[stopped])
+    command = ssm.send_command(
+        DocumentName=name, Targets=[{"Key": "tag:Probe", "Values": [name]}], Parameters={"action": ["sync"]}
+    )["Command"]
+    targets_only_what_runs = command["TargetCount"] == 1
+    waits = ssm.get_command_invocation(CommandId=command["CommandId"], InstanceId=running)["Status"] == "Pending"
+    try:
+        ssm.send_command(DocumentName=name, InstanceIds=[running], Parameters={"action": ["rm -rf /"]})
+        checks_parameters = False
+    except ssm.exceptions.InvalidParameters:
+        checks_parameters = True
+    try:
+        ssm.send_command(DocumentName=unique("none"), InstanceIds=[running])
+        checks_document = False
+    except ssm.exceptions.InvalidDocument:
+        checks_document = True
+    try:
+        [listed] = ssm.list_command_invocations(CommandId=command["CommandId"], Details=True)["CommandInvocations"]
+        lists = listed["InstanceId"] == running and listed["CommandPlugins"][0]["Name"] == "run"
+    except (ClientError, NotImplementedError):
+        lists = False
+    return all((targets_only_what_runs, waits, checks_parameters, checks_document, lists))
+
+
+@probe("eks-ami-parameters")
+def eks_ami_parameters(clients: Clients) -> bool:
+    ssm, ec2 = clients("ssm"), clients("ec2")
+    base = "/aws/service/eks/optimized-ami/1.36/amazon-linux-2023"
+    for path in (
+        "arm64/standard/recommended",
+        "x86_64/nvidia/amazon-eks-node-al2023-x86_64-nvidia-1.36-v20261101",
+    ):
+        try:
+            image = ssm.get_parameter(Name=f"{base}/{path}/image_id")["Parameter"]["Value"]
+        except ssm.exceptions.ParameterNotFound:
+            return False
+        [found] = ec2.describe_images(ImageIds=[image])["Images"]
+        if found["Architecture"] != path.partition("/")[0]:
+            return False
+    return True
+
+
+@probe("launch-template-own-tags")
+def launch_template_own_tags(clients: Clients) -> bool:
+    ec2, name = clients("ec2"), unique("template")
+    ec2.create_launch_template(
+        LaunchTemplateName=name,
+        LaunchTemplateData={"InstanceType": "g5.2xlarge"},
+        TagSpecifications=[{"ResourceType": "launch-template", "Tags": [{"Key": "Deployment", "Value": "x"}]}],
+    )
+    [version] = ec2.describe_launch_template_versions(LaunchTemplateName=name)["LaunchTemplateVersions"]
+    [template] = ec2.describe_launch_templates(LaunchTemplateNames=[name])["LaunchTemplates"]
+    assert template["Tags"] == [{"Key": "Deployment", "Value": "x"}]
+    return not version["LaunchTemplateData"].get("TagSpecifications")
+
+
+@probe("fleet-security-groups")
+def fleet_security_groups(clients: Clients) -> bool:
+    ec2, name = clients("ec2"), unique("template")
+    _, [subnet, _], group = network(clients)
+    interface = {"DeviceIndex": 0, "Groups": [group], "AssociatePublicIpAddress": False}
+    ec2.create_launch_template(
+        LaunchTemplateName=name, LaunchTemplateData={"ImageId": "ami-12345678", "NetworkInterfaces": [interface]}
+    )
+    fleet = ec2.create_fleet(
+        Type="instant",
+        LaunchTemplateConfigs=[
+            {
+                "LaunchTemplateSpecification": {"LaunchTemplateName": name, "Version": "$Latest"},
+                "Overrides": [{"InstanceType": "g5.2xlarge", "SubnetId": subnet}],
+            }
+        ],
+        TargetCapacitySpecification={"TotalTargetCapacity": 1, "DefaultTargetCapacityType": "on-demand"},
+    )
+    [reservation] = ec2.describe_instances(InstanceIds=fleet["Instances"][0]["InstanceIds"])["Reservations"]
+    return [each["GroupId"] for each in reservation["Instances"][0]["SecurityGroups"]] == [group]
+
+
+@probe("ec2-quotas")
+def ec2_quotas(clients: Clients) -> bool:
+    quotas = clients("service-quotas")
+    try:
+        granted = quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-DB2E81BA")["Quota"]["Value"]
+        default = quotas.get_aws_default_service_quota(ServiceCode="ec2", QuotaCode="L-DB2E81BA")["Quota"]["Value"]
+    except (ClientError, NotImplementedError):
+        return False
+    return bool(granted > default == 0)
+
+
+@probe("eks-cluster-security-group")
+def eks_cluster_security_group(clients: Clients) -> bool:
+    made = cluster(clients)
+    groups = clients("ec2").describe_security_groups(
+        Filters=[{"Name": "group-id", "Values": [made["resourcesVpcConfig"]["clusterSecurityGroupId"]]}]
+    )["SecurityGroups"]
+    in_its_vpc = [group["VpcId"] for group in groups] == [made["resourcesVpcConfig"]["vpcId"]]
+    clients("eks").delete_cluster(name=made["name"])
+    left = clients("ec2").describe_security_groups(
+        Filters=[{"Name": "tag:aws:eks:cluster-name", "Values": [made["name"]]}]
+    )["SecurityGroups"]
+    return in_its_vpc and not left
+
+
+@probe("eks-upgrade-policy")
+def eks_upgrade_policy(clients: Clients) -> bool:
+    return bool(
+        cluster(clients, upgradePolicy={"supportType": "STANDARD"}).get("upgradePolicy") == {"supportType": "STANDARD"}
+    )
+
+
+@probe("eks-node-group-launch-template")
+def eks_node_group_launch_template(clients: Clients) -> bool:
+    name, eks, group = cluster(clients)["name"], clients("eks"), unique("group")
+    template = clients("ec2").create_launch_template(
+        LaunchTemplateName=unique("template"), LaunchTemplateData={"ImageId": "ami-12345678"}
+    )["LaunchTemplate"]
+    _, subnets, _ = network(clients)
+    eks.create_nodegroup(
+        clusterName=name,
+        nodegroupName=group,
+        subnets=subnets,
+        nodeRole=ROLE,
+        launchTemplate={"id": template["LaunchTemplateId"], "version": "1"},
+        updateConfig={"maxUnavailable": 1},
+    )
+    described = eks.describe_nodegroup(clusterName=name, nodegroupName=group)["nodegroup"]
+    expected = {"id": template["LaunchTemplateId"], "name": template["LaunchTemplateName"], "version": "1"}
+    return described.get("launchTemplate") == expected and described.get("updateConfig") == {"maxUnavailable": 1}
+
+
+@probe("eks-addon-pod-identity")
+def eks_addon_pod_identity(clients: Clients) -> bool:
+    name, eks = cluster(clients)["name"], clients("eks")
+    eks.create_addon(
+        clusterName=name,
+        addonName="aws-mountpoint-s3-csi-driver",
+        podIdentityAssociations=[{"serviceAccount": "s3-csi-driver-sa", "roleArn": ROLE}],
+    )
+    addon = eks.describe_addon(clusterName=name, addonName="aws-mountpoint-s3-csi-driver")["addon"]
+    associations = eks.list_pod_identity_associations(clusterName=name)["associations"]
+    owned = [each["associationArn"] for each in associations if each.get("ownerArn") == addon["addonArn"]]
+    eks.delete_addon(clusterName=name, addonName="aws-mountpoint-s3-csi-driver")
+    gone = not eks.list_pod_identity_associations(clusterName=name)["associations"]
+    return len(owned) == 1 and addon["podIdentityAssociations"] == owned and gone
+
+
+@probe("lambda-sqs-batches")
+def lambda_sqs_batches(clients: Clients) -> bool:
+    """30 messages within the window are one invocation."""
+    sqs, functions, name = clients("sqs"), clients("lambda"), unique("batches")
+    queue = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "60"})["QueueUrl"]
+    seen = sqs.create_queue(QueueName=f"{name}-seen")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr(
+            "app.py",
+            "import boto3, os\n"
+            "def handler(event, context):\n"
+            "    sqs = boto3.client('sqs', endpoint_url=os.environ['ENDPOINT'])\n"
+            "    sqs.send_message(QueueUrl=os.environ['SEEN'], MessageBody=str(len(event['Records'])))\n",
+        )
+    functions.create_function(
+        FunctionName=name,
+        Runtime="python3.11",
+        Role=ROLE,
+        Handler="app.handler",
+        Code={"ZipFile": code.getvalue()},
+        Timeout=30,
+        Environment={"Variables": {"SEEN": seen, "ENDPOINT": sqs.meta.endpoint_url}},
+    )
+    for start in (0, 10, 20):
+        entries = [{"Id": str(i), "MessageBody": str(i)} for i in range(start, start + 10)]
+        sqs.send_message_batch(QueueUrl=queue, Entries=entries)
+    functions.create_event_source_mapping(
+        EventSourceArn=arn, FunctionName=name, BatchSize=1000, MaximumBatchingWindowInSeconds=1
+    )
+    sizes: list[int] = []
+    deadline = time.monotonic() + 20
+    while sum(sizes) < 30 and time.monotonic() < deadline:
+        answer = sqs.receive_message(QueueUrl=seen, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+        sizes += [int(message["Body"]) for message in answer.get("Messages", [])]
+    functions.delete_function(FunctionName=name)
+    assert sum(sizes) == 30
+    return sizes == [30]
+
+
+@probe("s3-delete-event-fields")
+def s3_delete_event_fields(clients: Clients) -> bool:
+    s3, sqs, name = clients("s3"), clients("sqs"), unique("bucket")
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    queue = sqs.create_queue(QueueName=name)["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    s3.put_bucket_notification_configuration(
+        Bucket=name,
+        NotificationConfiguration={"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectRemoved:*"]}]},
+    )
+    s3.put_object(Bucket=name, Key="loras/a.safetensors", Body=b"x")
+    s3.delete_object(Bucket=name, Key="loras/a.safetensors")
+    while messages := sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=2).get("Messages"):
+        body = json.loads(messages[0]["Body"])
+        if "Records" in body:
+            [record] = body["Records"]
+            assert record["s3"]["object"]["key"] == "loras/a.safetensors"
+            return not {"size", "eTag"} & record["s3"]["object"].keys()
+        sqs.delete_message(QueueUrl=queue, ReceiptHandle=messages[0]["ReceiptHandle"])
+    raise AssertionError("no delete event arrived")
+
+
+@probe("s3-multipart-tags")
+def s3_multipart_tags(clients: Clients) -> bool:
+    s3, name = clients("s3"), unique("bucket")
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    upload = {"Bucket": name, "Key": "big"}
+    upload["UploadId"] = s3.create_multipart_upload(**upload, Tagging="Application=comfyui%20on%20eks")["UploadId"]
+    part = s3.upload_part(**upload, PartNumber=1, Body=b"x")
+    s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
+    tags = s3.get_object_tagging(Bucket=name, Key="big")["TagSet"]
+    return bool(tags == [{"Key": "Application", "Value": "comfyui on eks"}])
+
+
+@probe("codebuild-project-fields")
+def codebuild_project_fields(clients: Clients) -> bool:
+    codebuild, name = clients("codebuild"), unique("images")
+    made = codebuild.create_project(
+        name=name,
+        source={"type": "NO_SOURCE", "buildspec": "version: 0.2"},
+        artifacts={"type": "NO_ARTIFACTS"},
+        environment={"type": "LINUX_CONTAINER", "image": "any", "computeType": "BUILD_GENERAL1_LARGE"},
+        serviceRole=ROLE,
+        cache={"type": "LOCAL", "modes": ["LOCAL_DOCKER_LAYER_CACHE"]},
+    )["project"]
+    [project] = codebuild.batch_get_projects(names=[name])["projects"]
+    kept = project.get("cache", {}).get("type") == "LOCAL" and project.get("queuedTimeoutInMinutes") == 480
+    try:
+        codebuild.delete_project(name=made["arn"])
+    except ClientError:
+        return False
+    return kept and not codebuild.batch_get_projects(names=[name])["projects"]
+
+
+def test_every_bridge_has_a_probe_and_every_probe_a_bridge() -> None:
+    assert sorted(PROBES) == sorted(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_gap_is_still_there_without_the_bridge(name: str, plain_emulators: Clients) -> None:
+    emulator = bridges.BRIDGES[name].emulator
+    assert not PROBES[name](plain_emulators), f"newer {emulator} no longer needs bridge {name}: delete it"
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("name", ALL)
+def test_the_bridge_answers_as_aws_does(name: str, local_aws: LocalAws) -> None:
+    assert PROBES[name](local_aws.client)

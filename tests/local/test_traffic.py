@@ -1,0 +1,151 @@
+"""Naming AWS calls, counting them, letting them fail."""
+
+from __future__ import annotations
+
+import json
+
+import boto3
+import pytest
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.exceptions import ClientError
+
+from comfyeks.local.traffic import Request, Traffic, call_of
+
+
+class _Seen(Exception):
+    """Carries the request that would have been sent."""
+
+
+def request_of(service: str, operation: str, **parameters: object) -> Request:
+    """What a real SDK sends for an operation."""
+    client = boto3.client(
+        service,
+        region_name="us-west-2",
+        endpoint_url="http://127.0.0.1:1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    seen: list[AWSPreparedRequest] = []
+
+    def intercept(request: AWSPreparedRequest, **_: object) -> None:
+        seen.append(request)
+        raise _Seen
+
+    client.meta.events.register("before-send", intercept)
+    with pytest.raises(_Seen):
+        getattr(client, operation)(**parameters)
+    [sent] = seen
+    path, _, query = sent.url.removeprefix("http://127.0.0.1:1").partition("?")
+    headers = {
+        name.lower(): value.decode() if isinstance(value, bytes) else value for name, value in sent.headers.items()
+    }
+    body = sent.body or b""
+    form = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else b""
+    request = Request(sent.method, path or "/", query, headers)
+    return Request(sent.method, path or "/", query, headers, form) if request.is_form else request
+
+
+NODEGROUP = {"clusterName": "c", "nodegroupName": "n", "subnets": ["s"], "nodeRole": "r"}
+COPY = {"Bucket": "b", "Key": "k", "CopySource": "b/other"}
+PART = {"Bucket": "b", "Key": "k", "PartNumber": 1, "UploadId": "u", "Body": b"x"}
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "parameters", "name"),
+    [
+        ("ssm", "send_command", {"DocumentName": "d"}, "ssm.SendCommand"),
+        ("sqs", "receive_message", {"QueueUrl": "http://127.0.0.1:1/1/q"}, "sqs.ReceiveMessage"),
+        ("ec2", "describe_vpcs", {}, "ec2.DescribeVpcs"),
+        ("sts", "get_caller_identity", {}, "sts.GetCallerIdentity"),
+        ("iam", "create_role", {"RoleName": "r", "AssumeRolePolicyDocument": "{}"}, "iam.CreateRole"),
+        ("s3", "list_buckets", {}, "s3.ListBuckets"),
+        ("s3", "list_objects_v2", {"Bucket": "b"}, "s3.ListObjectsV2"),
+        ("s3", "get_object", {"Bucket": "b", "Key": "checkpoints/中 文+[1].safetensors"}, "s3.GetObject"),
+        ("s3", "put_object", {"Bucket": "b", "Key": "folder/", "Body": b""}, "s3.PutObject"),
+        ("s3", "copy_object", COPY, "s3.CopyObject"),
+        ("s3", "upload_part", PART, "s3.UploadPart"),
+        ("s3", "create_multipart_upload", {"Bucket": "b", "Key": "k"}, "s3.CreateMultipartUpload"),
+        ("s3", "get_bucket_notification_configuration", {"Bucket": "b"}, "s3.GetBucketNotificationConfiguration"),
+        ("s3", "delete_object", {"Bucket": "b", "Key": "k"}, "s3.DeleteObject"),
+        ("eks", "describe_cluster", {"name": "c"}, "eks.DescribeCluster"),
+        ("eks", "create_nodegroup", NODEGROUP, "eks.CreateNodegroup"),
+        ("lambda", "invoke", {"FunctionName": "f"}, "lambda.Invoke"),
+        ("lambda", "list_event_source_mappings", {}, "lambda.ListEventSourceMappings"),
+        ("efs", "describe_file_systems", {}, "elasticfilesystem.DescribeFileSystems"),
+    ],
+)
+def test_a_request_of_the_sdk_gets_its_name(
+    service: str, operation: str, parameters: dict[str, object], name: str
+) -> None:
+    assert str(call_of(request_of(service, operation, **parameters))) == name
+
+
+def test_a_presigned_request_gets_its_name() -> None:
+    query = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=test%2F20260101%2Fus-west-2%2Fs3%2Faws4_request"
+    assert str(call_of(Request("GET", "/bucket/key", query, {}))) == "s3.GetObject"
+
+
+def test_an_unsigned_request_is_nobodys_call() -> None:
+    assert call_of(Request("GET", "/bucket/key", "", {})) is None
+
+
+def test_calls_are_counted() -> None:
+    traffic = Traffic()
+    for _ in range(3):
+        traffic.meet(request_of("ssm", "send_command", DocumentName="d"))
+    assert traffic.control("GET", "/_local/calls", b"") == (200, {"ssm.SendCommand": 3})
+
+
+def test_a_fault_happens_as_often_as_asked_and_only_to_its_operation() -> None:
+    traffic = Traffic()
+    fault = {"service": "ssm", "operation": "SendCommand", "error": "ThrottlingException", "times": 2}
+    traffic.control("POST", "/_local/faults", json.dumps([fault]).encode())
+    send = request_of("ssm", "send_command", DocumentName="d")
+    assert traffic.meet(request_of("ssm", "list_commands")) is None
+    answers = [traffic.meet(send) for _ in range(3)]
+    assert [answer and answer[0] for answer in answers] == [400, 400, None]
+
+
+def test_faults_can_be_taken_back() -> None:
+    traffic = Traffic()
+    fault = {"service": "s3", "operation": "*", "error": "SlowDown", "status": 503, "times": 9}
+    traffic.control("POST", "/_local/faults", json.dumps([fault]).encode())
+    assert traffic.meet(request_of("s3", "list_buckets")) is not None
+    traffic.control("DELETE", "/_local/faults", b"")
+    assert traffic.meet(request_of("s3", "list_buckets")) is None
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[1]", b'[{"service": "ssm"}]', b"no json"])
+def test_malformed_faults_are_refused(body: bytes) -> None:
+    answer = Traffic().control("POST", "/_local/faults", body)
+    assert answer is not None
+    assert answer[0] == 400
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("service", "operation", "parameters", "name"),
+    [
+        ("ssm", "send_command", {"DocumentName": "doc"}, "SendCommand"),
+        ("ec2", "describe_vpcs", {}, "DescribeVpcs"),
+        ("iam", "list_roles", {}, "ListRoles"),
+        ("sts", "get_caller_identity", {}, "GetCallerIdentity"),
+        ("s3", "list_objects_v2", {"Bucket": "b"}, "ListObjectsV2"),
+        ("eks", "list_clusters", {}, "ListClusters"),
+    ],
+)
+def test_the_sdk_sees_an_injected_fault_as_the_services_own_error(
+    local_aws, service: str, operation: str, parameters: dict[str, str], name: str
+) -> None:
+    client = local_aws.client(service)
+    signed_for = client.meta.service_model.signing_name
+    local_aws.inject({"service": signed_for, "operation": name, "error": "Invented", "message": "on purpose"})
+    before = local_aws.calls().get(f"{signed_for}.{name}", 0)
+    try:
+        with pytest.raises(ClientError) as error:
+            getattr(client, operation)(**parameters)
+    finally:
+        local_aws.heal()
+    assert error.value.response["Error"]["Code"] == "Invented"
+    assert error.value.response["Error"]["Message"] == "on purpose"
+    assert local_aws.calls()[f"{signed_for}.{name}"] == before + 1
