@@ -1,0 +1,32 @@
+"""Run ComfyUI workflows from a program: `ComfyClient`, `workflow.load`, and the errors that can come of it."""
+
+from comfyeks.client.client import ComfyClient, Job, Progress
+from comfyeks.client.errors import (
+    ClientError,
+    ExecutionFailed,
+    Interrupted,
+    JobLost,
+    Rejected,
+    ResultMissing,
+    TimedOut,
+    Unreachable,
+)
+from comfyeks.client.results import OutputData, OutputFile, Result, SavedFile
+
+__all__ = [
+    "ClientError",
+    "ComfyClient",
+    "ExecutionFailed",
+    "Interrupted",
+    "Job",
+    "JobLost",
+    "OutputData",
+    "OutputFile",
+    "Progress",
+    "Rejected",
+    "Result",
+    "ResultMissing",
+    "SavedFile",
+    "TimedOut",
+    "Unreachable",
+]

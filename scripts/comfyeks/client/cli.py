@@ -1,0 +1,169 @@
+"""`comfyeks run`: one workflow, from the file to its results on this disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from comfyeks.client import workflow as workflows
+from comfyeks.client.client import ComfyClient
+from comfyeks.client.client import Progress as JobProgress
+from comfyeks.client.errors import ClientError
+from comfyeks.client.results import Result, SavedFile
+from comfyeks.console import err, note
+from comfyeks.errors import UserError
+
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C: a job must not go on running for a program that is gone."""
+
+
+def run(
+    workflow: Annotated[Path, typer.Argument(metavar="WORKFLOW.json", help="Workflow in API format (Export (API)).")],
+    url: Annotated[str, typer.Option(envvar="COMFYUI_URL", help="Address of the server.")] = "http://127.0.0.1:8848",
+    seed: Annotated[int | None, typer.Option(help="Put this number into every seed that is a plain number.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Set an input, by node id or title. Repeatable."),
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--input", metavar="FILE", help="Upload a file the workflow loads by that name. Repeatable."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; nothing is overwritten.")] = Path(
+        "output"
+    ),
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Cancel the job after this time and exit with 124.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
+) -> None:
+    """Run a workflow and save what it makes.
+
+    Prints the paths of the saved files. Exit codes: 0 done, 1 failed (the reason is the server's), 2 wrong usage,
+    124 timed out, 130 interrupted; in the last two cases the job is cancelled on the server.
+    """
+    if timeout is not None and timeout <= 0:
+        raise UserError(f"--timeout {timeout:g}: must be more than 0 seconds")
+    graph = workflows.load(workflow)
+    if seed is not None:
+        graph = workflows.with_seed(graph, seed)
+    for assignment in assignments or []:
+        graph = workflows.with_value(graph, assignment)
+    for path in inputs or []:
+        if not path.is_file():
+            raise UserError(f"--input {path}: there is no such file")
+        graph = workflows.with_file(graph, path.name, path.name)
+    client = ComfyClient(url)
+    started = time.monotonic()
+    saved: list[SavedFile] = []
+    try:
+        with _termination_as_interrupt():
+            for path in inputs or []:
+                graph = workflows.with_file(graph, path.name, client.upload(path))
+            with _Display() as display:
+                result = client.run(graph, timeout=timeout, on_progress=display.show)
+            saved = client.save(result, out, graph)
+    except ClientError as error:
+        if as_json:
+            _print_json({"status": type(error).__name__, "error": str(error)})
+        raise
+    except KeyboardInterrupt as signalled:
+        code = TERMINATED if isinstance(signalled, _Terminated) else INTERRUPTED
+        outcome = "; ".join(["interrupted", *getattr(signalled, "__notes__", [])])
+        note(outcome)
+        if as_json:
+            _print_json({"status": "Cancelled", "error": outcome})
+        raise typer.Exit(code) from None
+    note(f"done in {time.monotonic() - started:.1f} s{_cached_note(result, graph)}")
+    if as_json:
+        _print_json(_summary(result, saved))
+    else:
+        for file in saved:
+            sys.stdout.write(f"{file.path}\n")
+    if not saved:
+        note("the workflow has no results to save")
+
+
+def _summary(result: Result, saved: list[SavedFile]) -> dict[str, Any]:
+    return {
+        "status": "completed",
+        "prompt_id": result.prompt_id,
+        "seconds": result.seconds,
+        "cached_nodes": list(result.cached),
+        "files": [
+            {"path": str(file.path), "node": file.node_id, "kind": file.kind, "bytes": file.bytes} for file in saved
+        ],
+    }
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+
+
+def _cached_note(result: Result, graph: workflows.Workflow) -> str:
+    if len(result.cached) < len(graph):
+        return ""
+    return ": nothing changed since the last run, the server answered from its cache"
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    def raise_terminated(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Display:
+    """Progress on stderr: bars on a terminal, a line per node anywhere else."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task: TaskID = self._bars.add_task("queued", total=None)
+        self._node_id: str | None = None
+        self._line = self._told = ""
+
+    def __enter__(self) -> _Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bars.stop()
+
+    def show(self, progress: JobProgress) -> None:
+        if progress.state == "queued":
+            self._line = f"queued, {progress.queue} on the server" if progress.queue else "queued"
+        elif progress.node_id != self._node_id:
+            self._node_id = progress.node_id
+            self._line = f"node {progress.done + 1} of {progress.total}: {progress.node}"
+        elif progress.node_id is None:
+            self._line = "running"
+        self._bars.update(self._task, description=self._line, completed=progress.value, total=progress.maximum or None)
+        if not err.is_terminal and self._line != self._told:
+            note(self._line)
+            self._told = self._line

@@ -1,0 +1,665 @@
+"""The ComfyUI client: one server address, one cookie jar, one client id."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import requests
+import urllib3.exceptions
+import websocket
+from requests.cookies import get_cookie_header
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from comfyeks.client import workflow as workflows
+from comfyeks.client.errors import (
+    ClientError,
+    ExecutionFailed,
+    Interrupted,
+    JobLost,
+    Rejected,
+    ResultMissing,
+    TimedOut,
+    Unreachable,
+)
+from comfyeks.client.events import PING_SECONDS, Event, EventStream
+from comfyeks.client.results import (
+    OutputData,
+    OutputFile,
+    Result,
+    SavedFile,
+    local_path,
+    new_file,
+    parse_outputs,
+)
+from comfyeks.client.workflow import Workflow
+from comfyeks.errors import UserError
+
+_CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
+# The server validates before it answers, which takes long for big graphs on slow model folders.
+_SUBMIT_SECONDS = 180.0
+_GATEWAY_ERRORS = (502, 503, 504)
+_ATTEMPTS = 3
+_CHUNK = 1 << 20
+_LIVE = ("pending", "in_progress")
+_WEBSOCKET_RESULTS = "SaveImageWebsocket"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the server sees it. `status`: pending, in_progress, completed, failed or cancelled."""
+
+    id: str
+    status: str
+    outputs: dict[str, Any]
+    messages: list[Any]
+    raw: dict[str, Any]
+
+    @property
+    def live(self) -> bool:
+        return self.status in _LIVE
+
+    def message(self, name: str) -> dict[str, Any] | None:
+        """The data of the last history message of that name."""
+        found = [entry[1] for entry in self.messages if len(entry) == 2 and entry[0] == name]
+        return found[-1] if found else None
+
+    @property
+    def seconds(self) -> float:
+        times = [entry[1].get("timestamp", 0) for entry in self.messages if len(entry) == 2]
+        return (max(times) - min(times)) / 1000 if times else 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands. `value` of `maximum` steps of the node that runs; `done` of `total` nodes."""
+
+    state: str = "queued"  # queued | running
+    queue: int | None = None  # jobs on the server, this one included, as last heard
+    node_id: str | None = None
+    node: str = ""
+    value: float = 0
+    maximum: float = 0
+    done: int = 0
+    total: int = 0
+    live: bool = False  # events arrive; otherwise this comes from polling
+
+
+Reporter = Callable[[Progress], None]
+
+
+class ComfyClient:
+    """Runs workflows on one ComfyUI server, directly or behind a load balancer with sticky sessions.
+
+    A server keeps its queue, history and sockets in the memory of one process, so that every request of a job must
+    reach the same one: cookies of the load balancer are kept and sent with each request and the websocket handshake.
+
+    Example:
+        client = ComfyClient("http://127.0.0.1:8848")
+        result = client.run(workflow.load(Path("workflows/sdxl-text-to-image.json")), timeout=600)
+        for saved in client.save(result, Path("output")):
+            print(saved.path)
+
+    Args:
+        url: http(s) address, with a path when the server is below one.
+        session: carries authentication, proxies and TLS settings; its headers go to the websocket as well.
+        patience: seconds without any answer from the server after which a running job is given up.
+        poll_seconds: pause between polls while no events arrive; five times that while they do.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        session: requests.Session | None = None,
+        client_id: str | None = None,
+        patience: float = 60.0,
+        poll_seconds: float = 2.0,
+        lost_post_seconds: float = 20.0,
+        ping_seconds: float = PING_SECONDS,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(f"--url {url!r}: must be an http:// or https:// address, for example http://127.0.0.1:8848")
+        self.url = url.rstrip("/")
+        self.client_id = client_id or uuid.uuid4().hex
+        self._session = session or requests.Session()
+        self._own_headers: dict[str, Any] = dict(self._session.headers) if session is not None else {}
+        self._patience = patience
+        self._poll_seconds = poll_seconds
+        self._lost_post_seconds = lost_post_seconds
+        self._ping_seconds = ping_seconds
+        self._has_jobs_api = True
+
+    # Whole jobs -------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        workflow: Workflow,
+        *,
+        timeout: float | None = None,
+        on_progress: Reporter | None = None,
+        prompt_id: str | None = None,
+        extra_data: dict[str, Any] | None = None,
+    ) -> Result:
+        """Submit a workflow and wait for it.
+
+        Whatever ends the wait early (the time limit, Ctrl-C, an exception of `on_progress`) cancels the job first; a
+        note on the exception says how that went.
+
+        Raises:
+            Rejected, ExecutionFailed, Interrupted, JobLost, Unreachable, TimedOut: see comfyeks.client.errors.
+        """
+        prompt_id = prompt_id or str(uuid.uuid4())
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._start_session()
+        with EventStream(self._connect_websocket, self._ping_seconds) as stream:
+            try:
+                self.submit(workflow, prompt_id=prompt_id, extra_data=extra_data)
+                return self._wait(prompt_id, workflow, stream, deadline, on_progress)
+            except TimedOut as error:
+                raise TimedOut(f"{error} after {timeout:g} s; {self._cancel_in_words(prompt_id)}") from None
+            except ClientError:
+                raise
+            except BaseException as reason:
+                try:
+                    words = self._cancel_in_words(prompt_id, settle=2.0)
+                except KeyboardInterrupt:
+                    words = f"interrupted again: job {prompt_id} may still run on the server"
+                reason.add_note(words)
+                raise
+
+    def submit(
+        self,
+        workflow: Workflow,
+        *,
+        prompt_id: str | None = None,
+        extra_data: dict[str, Any] | None = None,
+    ) -> str:
+        """Queue a workflow once, and only once; its job id.
+
+        The id is made on this side. When an answer is lost on the way, the server is asked whether it knows the job
+        before anything is sent again; after a mere timeout nothing is sent again at all, because the server may still
+        be validating. A workflow of which only some outputs can run is cancelled and refused as well.
+        """
+        prompt_id = prompt_id or str(uuid.uuid4())
+        body = {"prompt": workflow, "prompt_id": prompt_id, "client_id": self.client_id, "extra_data": extra_data or {}}
+        problem = ""
+        for attempt in range(_ATTEMPTS):
+            try:
+                response = self._session.post(
+                    f"{self.url}/api/prompt",
+                    json=body,
+                    timeout=(_CONNECT_SECONDS, _SUBMIT_SECONDS),
+                    allow_redirects=False,
+                )
+            except requests.exceptions.ReadTimeout as error:
+                if self._is_known(prompt_id, self._lost_post_seconds):
+                    return prompt_id
+                raise Unreachable(
+                    f"{self.url} did not answer within {_SUBMIT_SECONDS:g} s whether it took the job; not sent again, "
+                    f"because it may still take it (job {prompt_id})"
+                ) from error
+            except requests.exceptions.ConnectionError as error:
+                problem = f"no connection to {self.url}: {_root_cause(error)}"
+                if _was_never_sent(error):
+                    time.sleep(0.5 * 2**attempt)
+                    continue
+            else:
+                if response.status_code not in (500, *_GATEWAY_ERRORS):
+                    return self._accepted(response, workflow, prompt_id)
+                problem = f"{self.url} answered {response.status_code}: {_reason(response)}"
+                if response.status_code == 500:  # the server's own fault: it either queued the job or it never will
+                    if self._is_known(prompt_id, 0):
+                        return prompt_id
+                    raise ClientError(f"the server failed on this workflow: {problem}")
+            if self._is_known(prompt_id, self._lost_post_seconds):
+                return prompt_id
+        raise Unreachable(f"the workflow could not be submitted: {problem}")
+
+    def save(self, result: Result, out: Path, workflow: Workflow | None = None) -> list[SavedFile]:
+        """Save every result below `out`, subfolders kept, nothing overwritten.
+
+        Raises ResultMissing for what the server no longer has, after everything else has been saved.
+        """
+        saved, missing = [], []
+        for file in result.files:
+            try:
+                with new_file(local_path(out, file.name)) as (stream, publish):
+                    size = self._download(file, stream)
+                    saved.append(SavedFile(publish(), file.node_id, file.kind, size))
+            except ResultMissing as error:
+                missing.append(str(error))
+        for index, data in enumerate(result.data, 1):
+            name = workflows.title(workflow or {}, data.node_id)
+            stem = (
+                "".join(char if char.isalnum() or char in " -_." else "_" for char in name)[:80].strip(". ") or "node"
+            )
+            with new_file(out / f"{stem}-{data.kind}-{index:05}{data.suffix}") as (stream, publish):
+                stream.write(data.content)
+                saved.append(SavedFile(publish(), data.node_id, data.kind, len(data.content)))
+        if missing:
+            raise ResultMissing("; ".join(missing))
+        return saved
+
+    def upload(self, path: Path) -> str:
+        """Put a file into the server's input folder; the name to write into a workflow.
+
+        It goes to a folder named after its bytes, so that it neither replaces another file of that name nor is stored
+        twice. Raises UserError when it cannot be read or is larger than the server takes.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"--input {path}: cannot be read: {error.strerror}") from error
+        subfolder = f"uploads/{hashlib.sha256(data).hexdigest()[:16]}"
+        response = self._send(
+            "POST", "/upload/image", files={"image": (path.name, data)}, data={"type": "input", "subfolder": subfolder}
+        )
+        if response.status_code == 413:
+            raise UserError(f"--input {path}: {len(data)} bytes are more than the server takes (its --max-upload-size)")
+        if response.status_code != 200:
+            raise ClientError(f"--input {path}: upload refused with {response.status_code}: {_reason(response)}")
+        stored = response.json()
+        return f"{stored['subfolder']}/{stored['name']}" if stored.get("subfolder") else str(stored["name"])
+
+    # One job ----------------------------------------------------------------------------------------------------------
+
+    def job(self, prompt_id: str) -> Job | None:
+        """The job, or None when the server does not know it. Raises Unreachable when nobody answers for ComfyUI."""
+        if self._has_jobs_api:
+            response = self._send("GET", f"/jobs/{prompt_id}")
+            body = _json(response)
+            if response.status_code == 200 and isinstance(body, dict) and "status" in body:
+                messages = (body.get("execution_status") or {}).get("messages", [])
+                return Job(prompt_id, body["status"], body.get("outputs") or {}, messages, body)
+            if response.status_code == 404 and isinstance(body, dict) and "error" in body:
+                return None
+            if response.status_code != 404:
+                raise Unreachable(f"{self.url} answered {response.status_code} for a job: {_reason(response)}")
+            self._has_jobs_api = False  # a server from before the jobs API
+        return self._job_from_history(prompt_id)
+
+    def cancel(self, prompt_id: str, *, within: float = 15.0, settle: float = 0.0) -> Job | None:
+        """Cancel a pending or running job and see that it is gone; the finished job, or None when it left no trace.
+
+        A running node is only interrupted at its next step. With `settle` an unknown job is watched for that many
+        seconds, for the case that its submission is still on the way.
+
+        Raises ClientError when it still runs after `within` seconds.
+        """
+        started = time.monotonic()
+        asked = -1.0
+        while True:
+            job = self.job(prompt_id)
+            now = time.monotonic() - started
+            if job is None and now >= settle:
+                return None
+            if job is not None and not job.live:
+                return job
+            if now > within:
+                raise ClientError(f"the server was told to cancel job {prompt_id}, which still runs after {within:g} s")
+            if job is not None and now - asked >= 1.0:
+                self._ask_to_cancel(prompt_id)
+                asked = now
+            time.sleep(0.05 if now < 1 else 0.3)
+
+    def system_stats(self) -> dict[str, Any]:
+        """The server's /system_stats. Raises Unreachable when this is no ComfyUI."""
+        body = _json(response := self._send("GET", "/system_stats"))
+        if response.status_code != 200 or not isinstance(body, dict) or "system" not in body:
+            raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {_reason(response)})")
+        return body
+
+    # Waiting ----------------------------------------------------------------------------------------------------------
+
+    def _wait(
+        self, prompt_id: str, workflow: Workflow, stream: EventStream, deadline: float | None, report: Reporter | None
+    ) -> Result:
+        tracker = _Tracker(prompt_id, workflow)
+        next_poll = time.monotonic() + min(1.0, self._poll_seconds)
+        answered = time.monotonic()
+        unknown = 0
+        while True:
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise TimedOut("timed out")
+            event = stream.next(min(next_poll, deadline or next_poll) - now)
+            if event is not None:
+                tracker.apply(event)
+                if tracker.changed and report is not None:
+                    report(tracker.progress)
+                    tracker.changed = False
+                if not tracker.finished and event.type != "disconnected" and time.monotonic() < next_poll:
+                    continue
+            elif time.monotonic() < next_poll:
+                continue
+            try:
+                job = self.job(prompt_id)
+            except Unreachable as error:
+                if time.monotonic() - answered > self._patience:
+                    raise Unreachable(f"no answer about job {prompt_id} for {self._patience:g} s: {error}") from error
+                next_poll = time.monotonic() + min(1.0, self._poll_seconds)
+                continue
+            answered = time.monotonic()
+            if job is None:
+                unknown += 1
+                if unknown >= 3:
+                    raise JobLost(
+                        f"the server no longer knows job {prompt_id}: somebody removed it from the queue, or the "
+                        "server restarted, which empties its queue (it is kept in memory). Run it again."
+                    )
+                next_poll = time.monotonic() + 0.2
+                continue
+            unknown = 0
+            if not job.live:
+                return self._finished(job, workflow, tracker)
+            if tracker.poll(job) and report is not None:
+                report(tracker.progress)
+            # The history entry is written shortly after the event that announces the end.
+            pause = 0.05 if tracker.finished else self._poll_seconds * (5 if tracker.progress.live else 1)
+            next_poll = time.monotonic() + pause
+
+    def _finished(self, job: Job, workflow: Workflow, tracker: _Tracker) -> Result:
+        if job.status == "completed":
+            files, data = parse_outputs(job.outputs)
+            cached = tuple((job.message("execution_cached") or {}).get("nodes", []))
+            self._check_websocket_images(workflow, tracker, cached)
+            return Result(job.id, job.seconds, tuple(files), (*data, *tracker.images), cached, job.raw)
+        error = job.message("execution_error") or job.raw.get("execution_error")
+        if error:
+            where = workflows.name(workflow, str(error.get("node_id")))
+            what = f"{error.get('exception_type')}: {str(error.get('exception_message') or '').strip()}"
+            raise ExecutionFailed(f"{where} failed: {what}", error)
+        interrupted = job.message("execution_interrupted") or {}
+        where = f" at {workflows.name(workflow, str(interrupted['node_id']))}" if interrupted.get("node_id") else ""
+        raise Interrupted(f"job {job.id} was interrupted on the server{where}, not by this program")
+
+    @staticmethod
+    def _check_websocket_images(workflow: Workflow, tracker: _Tracker, cached: Iterable[str]) -> None:
+        received = {image.node_id for image in tracker.images}
+        for node_id, node in workflow.items():
+            if node["class_type"] == _WEBSOCKET_RESULTS and node_id not in received:
+                why = "it was cached and sends nothing" if node_id in cached else "the websocket was down meanwhile"
+                node_name = workflows.name(workflow, node_id)
+                raise ResultMissing(
+                    f"{node_name} sends its image over the websocket only, and none arrived: {why}. "
+                    "Change a seed and run again, or use SaveImage."
+                )
+
+    def _cancel_in_words(self, prompt_id: str, settle: float = 0.0) -> str:
+        try:
+            job = self.cancel(prompt_id, settle=settle)
+        except ClientError as error:
+            return str(error)
+        if job is not None and job.status == "completed":
+            return "it finished just then; its results are on the server"
+        return "the job was cancelled on the server"
+
+    def _ask_to_cancel(self, prompt_id: str) -> None:
+        if self._has_jobs_api:
+            self._send("POST", f"/jobs/{prompt_id}/cancel")
+        else:
+            self._send("POST", "/queue", json={"delete": [prompt_id]})
+            self._send("POST", "/interrupt", json={"prompt_id": prompt_id})
+
+    def _job_from_history(self, prompt_id: str) -> Job | None:
+        history = _json(response := self._send("GET", f"/history/{prompt_id}"))
+        if response.status_code != 200 or not isinstance(history, dict):
+            raise Unreachable(f"{self.url} answered {response.status_code} for a job: {_reason(response)}")
+        if entry := history.get(prompt_id):
+            status = entry.get("status") or {}
+            messages = status.get("messages", [])
+            names = [message[0] for message in messages]
+            failed = "cancelled" if "execution_interrupted" in names else "failed"
+            return Job(
+                prompt_id,
+                "completed" if status.get("status_str") == "success" else failed,
+                entry.get("outputs") or {},
+                messages,
+                entry,
+            )
+        queue = _json(self._send("GET", "/queue")) or {}
+        for key, state in (("queue_running", "in_progress"), ("queue_pending", "pending")):
+            if any(item[1] == prompt_id for item in queue.get(key, [])):
+                return Job(prompt_id, state, {}, [], {})
+        return None
+
+    # Submitting -------------------------------------------------------------------------------------------------------
+
+    def _accepted(self, response: requests.Response, workflow: Workflow, prompt_id: str) -> str:
+        body = _json(response)
+        if response.status_code == 200 and isinstance(body, dict) and "prompt_id" in body:
+            if body.get("node_errors"):
+                self.cancel(prompt_id)
+                raise self._rejection("some outputs of this workflow cannot run; cancelled", workflow, body)
+            return prompt_id
+        if response.status_code == 413:
+            raise ClientError("the workflow is larger than the server takes (its --max-upload-size)")
+        if isinstance(body, dict) and isinstance(body.get("error"), dict):
+            error = body["error"]
+            if body.get("node_errors"):
+                raise self._rejection("the server refused the workflow", workflow, body)
+            details = error.get("details") or ""
+            extra = f" ({details})" if details and details != error.get("message") else ""
+            raise Rejected(f"the server refused the workflow: {error.get('message')}{extra}")
+        raise ClientError(
+            f"{self.url} did not take the workflow like ComfyUI does ({response.status_code}: {_reason(response)})"
+        )
+
+    @staticmethod
+    def _rejection(summary: str, workflow: Workflow, body: dict[str, Any]) -> Rejected:
+        lines = workflows.explain_node_errors(workflow, body["node_errors"])
+        return Rejected("\n  ".join([f"{summary}:", *lines]), body["node_errors"])
+
+    def _is_known(self, prompt_id: str, seconds: float) -> bool:
+        """Whether the server has the job; asks for up to `seconds` while it does not, or does not answer."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if self.job(prompt_id) is not None:
+                    return True
+            except Unreachable:
+                pass
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.3)
+
+    def _start_session(self) -> None:
+        """Ask once before anything else, so that a load balancer has bound this client to a server."""
+        response = self._send("GET", "/prompt")
+        if response.status_code != 200 or not isinstance(_json(response), dict):
+            raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {_reason(response)})")
+
+    # Transport --------------------------------------------------------------------------------------------------------
+
+    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
+        """A request that may be repeated safely. Raises Unreachable when no server answered it after three attempts."""
+        problem = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(0.2 * 2**attempt)
+            try:
+                response = self._session.request(
+                    method,
+                    f"{self.url}/api{path}",
+                    timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                    allow_redirects=False,
+                    **options,
+                )
+            except requests.exceptions.RequestException as error:
+                problem = f"no connection to {self.url}: {_root_cause(error)}"
+                continue
+            if response.status_code in _GATEWAY_ERRORS:
+                problem = f"{self.url} answered {response.status_code}: {_reason(response)}"
+                continue
+            if response.is_redirect or response.status_code == 401:
+                where = urlsplit(response.headers.get("Location", "")).hostname
+                raise ClientError(
+                    f"{self.url} wants a sign-in ({response.status_code}{f', to {where}' if where else ''}): "
+                    "programs use the internal address or a port-forward"
+                )
+            return response
+        raise Unreachable(problem)
+
+    def _download(self, file: OutputFile, stream: IO[bytes]) -> int:
+        """Copy a result into `stream`; its size. Starts again when the connection breaks on the way."""
+        query = urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type}, quote_via=quote)
+        problem = ""
+        for _ in range(_ATTEMPTS):
+            stream.seek(0)
+            stream.truncate()
+            with self._send("GET", f"/view?{query}", stream=True) as response:
+                if response.status_code != 200:
+                    raise ResultMissing(
+                        f"the job succeeded, but its result {file.name} ({file.type}) is not on the server "
+                        f"({response.status_code}): deleted or moved since it was made. Change a seed to make it anew."
+                    )
+                try:
+                    for chunk in response.iter_content(_CHUNK):
+                        stream.write(chunk)
+                    return stream.tell()
+                except requests.exceptions.RequestException as error:
+                    problem = _root_cause(error)
+        raise ClientError(f"the result {file.name} could not be fetched: {problem}")
+
+    def _connect_websocket(self) -> websocket.WebSocket:
+        scheme, rest = self.url.split("://", 1)
+        request = requests.Request("GET", f"{self.url}/ws").prepare()
+        verify = self._session.verify
+        authorities = (
+            verify if isinstance(verify, str) else os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+        )
+        return websocket.create_connection(
+            f"{'wss' if scheme == 'https' else 'ws'}://{rest}/ws?clientId={self.client_id}",
+            timeout=_CONNECT_SECONDS,
+            header=[
+                f"{key}: {value}"
+                for key, value in self._own_headers.items()
+                if key.lower() not in ("accept", "accept-encoding", "connection", "user-agent")
+            ],
+            cookie=get_cookie_header(self._session.cookies, request),  # type: ignore[no-untyped-call]
+            suppress_origin=True,  # the server compares Origin with Host, which a proxy may have changed
+            sslopt={"ca_certs": authorities} if verify else {"cert_reqs": 0, "check_hostname": False},
+            enable_multithread=True,
+        )
+
+
+class _Tracker:
+    """Turns events into progress. `finished` once an event announced the end; the outcome is then read from the job."""
+
+    def __init__(self, prompt_id: str, workflow: Workflow) -> None:
+        self.prompt_id = prompt_id
+        self.workflow = workflow
+        self.progress = Progress(total=len(workflow))
+        self.changed = False
+        self.finished = False
+        self.images: list[OutputData] = []
+        self._done: set[str] = set()
+
+    def apply(self, event: Event) -> None:
+        data = event.data
+        if event.type == "disconnected":
+            self._update(live=False)
+        elif event.type == "status":
+            exec_info = (data.get("status") or {}).get("exec_info") or {}
+            if self.progress.state == "queued":
+                self._update(queue=exec_info.get("queue_remaining"))
+        elif event.type == "image":
+            self._image(event)
+        elif data.get("prompt_id") == self.prompt_id:
+            self._own_event(event.type, data)
+
+    def poll(self, job: Job) -> bool:
+        """Take what polling says; whether that is news."""
+        if job.status == "in_progress" and self.progress.state == "queued":
+            self.progress = replace(self.progress, state="running")
+            return True
+        return False
+
+    def _own_event(self, kind: str, data: dict[str, Any]) -> None:
+        match kind:
+            case "execution_start":
+                self._update(state="running", live=True)
+            case "execution_cached":
+                self._done.update(data.get("nodes", []))
+                self._update(state="running", live=True, done=len(self._done))
+            case "executing" if data.get("node") is None:
+                self.finished = True
+            case "executing":
+                node_id = str(data["node"])
+                self._update(
+                    state="running",
+                    live=True,
+                    node_id=node_id,
+                    node=workflows.title(self.workflow, node_id),
+                    value=0,
+                    maximum=0,
+                )
+            case "progress":
+                self._update(live=True, value=data.get("value", 0), maximum=data.get("max", 0))
+            case "progress_state":
+                states = data.get("nodes") or {}
+                self._done.update(node_id for node_id, state in states.items() if state.get("state") == "finished")
+                self._update(live=True, done=len(self._done))
+            case "execution_success" | "execution_error" | "execution_interrupted":
+                self.finished = True
+
+    def _image(self, event: Event) -> None:
+        """Frames are previews, unless the node that runs has no other way to deliver its images."""
+        node_id = event.data.get("node_id") or self.progress.node_id
+        if event.data.get("prompt_id") not in (None, self.prompt_id) or node_id not in self.workflow:
+            return
+        if self.workflow[node_id]["class_type"] == _WEBSOCKET_RESULTS:
+            self.images.append(OutputData(node_id, "image", f".{event.data['format']}", event.image))
+
+    def _update(self, **changes: Any) -> None:
+        updated = replace(self.progress, **changes)
+        self.changed = self.changed or updated != self.progress
+        self.progress = updated
+
+
+def _json(response: requests.Response) -> Any:
+    try:
+        return response.json()
+    except requests.exceptions.JSONDecodeError:
+        return None
+
+
+def _reason(response: requests.Response) -> str:
+    """What a response says about itself, in one line."""
+    body = _json(response)
+    if isinstance(body, dict):
+        error = body.get("error", body)
+        return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+    text = "" if "html" in response.headers.get("Content-Type", "") else response.text.strip().partition("\n")[0]
+    return text[:200] or response.reason or "no explanation"
+
+
+def _was_never_sent(error: requests.exceptions.ConnectionError) -> bool:
+    """Whether no byte of the request can have reached the server: there was no connection at all."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return True
+    cause = error.args[0] if error.args else None
+    reason = getattr(cause, "reason", None)
+    return isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason in requests' chain of wrappers."""
+    while True:
+        inner = next(
+            (arg for arg in (getattr(error, "reason", None), *error.args) if isinstance(arg, BaseException)), None
+        )
+        if inner is None:
+            text = getattr(error, "strerror", None) or str(error).rpartition(": ")[2] or type(error).__name__
+            return re.sub(r"^\[Errno -?\d+\] ", "", text)
+        error = inner

@@ -1,0 +1,214 @@
+"""`comfyeks models`: add, ls, rm, status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import boto3
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from comfyeks import deployment
+from comfyeks.console import err, note
+from comfyeks.deployment import Deployment
+from comfyeks.errors import Failure, UserError
+from comfyeks.models import layout, status
+from comfyeks.models.store import ModelStore, target_key
+
+app = typer.Typer(
+    help="The models bucket and the nodes that mirror it.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_UNLIMITED = 4096
+
+ProjectOption = Annotated[str | None, typer.Option("--project", envvar="COMFYEKS_PROJECT", help="Deployment to use.")]
+RegionOption = Annotated[str | None, typer.Option("--region", envvar="AWS_REGION", help="AWS region.")]
+BucketOption = Annotated[str | None, typer.Option("--bucket", help="Another bucket than the deployment's own.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def add(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Model files on this machine.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FOLDER[/SUB]", help="Folder below models/, as its loader reads it.")
+    ],
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Another name than the file's own.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    bucket: BucketOption = None,
+    project: ProjectOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Upload model files; they appear on every GPU node. Nothing is replaced without --force. Prints the keys."""
+    if name is not None and len(files) > 1:
+        raise UserError(f"--as {name}: names one file, and {len(files)} are given")
+    for path in files:
+        if not path.is_file():
+            raise UserError(
+                f"{path}: is a directory, name its files" if path.is_dir() else f"{path}: there is no such file"
+            )
+    keys = [target_key(path, to, name) for path in files]
+    if doubles := sorted({key for key in keys if keys.count(key) > 1}):
+        raise UserError(f"several files would become {', '.join(doubles)}; upload them with --as, one by one")
+    store = _store(bucket, project, region)
+    if not force and (present := [key for key in keys if store.exists(key)]):
+        raise Failure(f"{', '.join(present)} in {store.bucket} already: nothing was uploaded. --force replaces them.")
+    for notice in sorted({text for key in keys if (text := layout.folder_notice(key)) is not None}):
+        note(f"note: {notice}")
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not err.is_terminal,
+    ) as progress:
+        for path, key in zip(files, keys, strict=True):
+            task = progress.add_task(key, total=path.stat().st_size)
+            store.upload(path, key, force=force, on_bytes=partial(progress.advance, task))
+            sys.stdout.write(f"{key}\n")
+
+
+@app.command("ls")
+def list_models(
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that start so, e.g. loras/.")] = "",
+    as_json: JsonOption = False,
+    bucket: BucketOption = None,
+    project: ProjectOption = None,
+    region: RegionOption = None,
+) -> None:
+    """List the models bucket: keys, sizes, ages."""
+    models = [model for model in _store(bucket, project, region).models() if model.key.startswith(prefix)]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "key": model.key,
+                    "bytes": model.size,
+                    "modified": model.modified.isoformat(),
+                    "ignored": model.ignored,
+                }
+                for model in models
+            ]
+        )
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column("size", justify="right")
+    table.add_column("age", justify="right")
+    table.add_column("")
+    for model in models:
+        remark = f"not on nodes: {model.ignored}" if model.ignored else ""
+        table.add_row(_plain(model.key), decimal(model.size), _age(model.modified), remark)
+    _print_table(table)
+    note(f"{len(models)} objects, {decimal(sum(model.size for model in models))}")
+
+
+@app.command("rm")
+def remove(
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys as 'models ls' prints them.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    bucket: BucketOption = None,
+    project: ProjectOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Delete models from the bucket, and thereby from every GPU node."""
+    store = _store(bucket, project, region)
+    sizes = {model.key: model.size for model in store.models()}
+    if unknown := [key for key in keys if key not in sizes]:
+        raise UserError(
+            f"not in {store.bucket}: {', '.join(unknown)}. Nothing was deleted; 'models ls' lists the keys."
+        )
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError("models rm asks before it deletes; without a terminal, say --yes")
+        total = decimal(sum(sizes[key] for key in set(keys)))
+        if not typer.confirm(f"Delete {', '.join(keys)} ({total}) from {store.bucket} and all nodes?", err=True):
+            raise Failure("nothing was deleted")
+    store.delete(sorted(set(keys)))
+    for key in sorted(set(keys)):
+        sys.stdout.write(f"{key}\n")
+
+
+@app.command("status")
+def show_status(
+    as_json: JsonOption = False,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for nodes to answer.")] = 20.0,
+    project: ProjectOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Show what each GPU node holds of the bucket. Exit code 1 unless every node is ready and up to date."""
+    target = deployment.current(project, region)
+    session = boto3.Session(region_name=target.region)
+    models = ModelStore(session, target.bucket("models")).models()
+    nodes = status.collect(session, target, models, wait)
+    if as_json:
+        _print_json([node.as_dict() for node in nodes])
+    elif not nodes:
+        note("no GPU node is running")
+    else:
+        _print_nodes(nodes)
+    if behind := [node.node for node in nodes if not node.converged]:
+        raise Failure(f"not up to date: {', '.join(behind)}")
+
+
+def _print_nodes(nodes: list[status.NodeStatus]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("node", "type", "zone", "state", "ready", "files", "size", "missing", "last run", "remark"):
+        table.add_column(column, overflow="fold")
+    for node in nodes:
+        missing = f"{node.missing_files} ({decimal(node.missing_bytes)})" if node.missing_files else "-"
+        answered = node.state != "no answer"
+        table.add_row(
+            node.node,
+            node.instance_type,
+            node.zone,
+            node.state,
+            "yes" if node.ready else "no",
+            str(node.files) if answered else "-",
+            decimal(node.bytes) if answered else "-",
+            missing if answered else "-",
+            node.finished or "-",
+            _plain(node.problem or ""),
+        )
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    """On a terminal as wide as that; elsewhere one line a row, however long."""
+    Console(width=None if sys.stdout.isatty() else _UNLIMITED).print(table)
+
+
+def _store(bucket: str | None, project: str | None, region: str | None) -> ModelStore:
+    if bucket is not None:
+        return ModelStore(boto3.Session(region_name=region), bucket)
+    target: Deployment = deployment.current(project, region)
+    return ModelStore(boto3.Session(region_name=target.region), target.bucket("models"))
+
+
+def _plain(text: str) -> str:
+    """Text for a table cell without Rich reading brackets in file names as markup."""
+    return text.replace("[", "\\[")
+
+
+def _age(moment: datetime) -> str:
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def _print_json(data: object) -> None:
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")

@@ -1,0 +1,53 @@
+"""Which object keys are models: `<folder>/<path>` becomes `models/<folder>/<path>` on every GPU node."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+# The folders ComfyUI's own loaders read; custom nodes add theirs.
+KNOWN_FOLDERS = (
+    "audio_encoders", "checkpoints", "clip", "clip_vision", "configs", "controlnet", "diffusers", "diffusion_models",
+    "embeddings", "gligen", "hypernetworks", "latent_upscale_models", "loras", "model_patches", "photomaker",
+    "style_models", "t2i_adapter", "text_encoders", "unet", "upscale_models", "vae", "vae_approx",
+)  # fmt: skip
+_MAX_KEY_BYTES = 1024  # S3's limit
+_MAX_NAME_BYTES = 255  # of one name, on the nodes' file systems
+
+
+def problem(key: str) -> str | None:
+    """Why the nodes would not take this key as a model, or None when they do."""
+    segments = key.split("/")
+    if any(unicodedata.category(char) == "Cc" for char in key):
+        return "has control characters"
+    if key.endswith("/"):
+        return "is a folder marker, not a file"
+    if len(segments) < 2:
+        return "is in no folder: write <folder>/<file>, for example checkpoints/model.safetensors"
+    if "" in segments:
+        return "has an empty folder name"
+    if hidden := [segment for segment in segments if segment.startswith(".")]:
+        return f"has a name that starts with a dot ({hidden[0]!r})"
+    if len(key.encode()) > _MAX_KEY_BYTES:
+        return f"is longer than {_MAX_KEY_BYTES} bytes"
+    if long := [segment for segment in segments if len(segment.encode()) > _MAX_NAME_BYTES]:
+        return f"has a name longer than {_MAX_NAME_BYTES} bytes ({long[0][:40]}…)"
+    return None
+
+
+def folder_notice(key: str) -> str | None:
+    """A word of warning when ComfyUI itself reads no such folder."""
+    folder = key.partition("/")[0]
+    if folder in KNOWN_FOLDERS:
+        return None
+    near = difflib.get_close_matches(folder, KNOWN_FOLDERS, n=1, cutoff=0.85)
+    return f"ComfyUI itself reads no folder {folder!r}; a custom node may" + (
+        f". Did you mean {near[0]!r}?" if near else ""
+    )
+
+
+def conflicts(keys: Iterable[str]) -> set[str]:
+    """The keys no disk can hold because another key is a file where they need a folder (`a/b` and `a/b/c`)."""
+    known = set(keys)
+    return {key for key in known if any(key[:at] in known for at, char in enumerate(key) if char == "/")}

@@ -1,0 +1,138 @@
+"""Models in S3: list, upload without overwriting by accident, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from boto3.exceptions import S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError
+
+from comfyeks.errors import Failure, UserError
+from comfyeks.models import layout
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_PART_BYTES = 32 * 2**20
+TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=8)
+_DELETE_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Model:
+    key: str
+    size: int
+    modified: datetime
+    # Why the nodes leave it out, or None.
+    ignored: str | None = None
+
+
+class ModelStore:
+    """One models bucket.
+
+    `s3` reads and deletes. Uploads go through a client of their own, because "do not overwrite" is set on a client.
+    """
+
+    def __init__(self, session: boto3.Session, bucket: str) -> None:
+        self._session = session
+        self.bucket = bucket
+        self._s3: S3Client = session.client("s3")
+
+    def models(self) -> list[Model]:
+        """Every object, by key; what the nodes ignore says why. Raises Failure when the bucket cannot be listed."""
+        with self._errors("list"):
+            found = [
+                Model(item["Key"], item["Size"], item["LastModified"], layout.problem(item["Key"]))
+                for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+                for item in page.get("Contents", [])
+            ]
+        conflicting = layout.conflicts(model.key for model in found if model.ignored is None)
+        return [
+            Model(model.key, model.size, model.modified, "needs a folder where another model is a file")
+            if model.key in conflicting
+            else model
+            for model in found
+        ]
+
+    def exists(self, key: str) -> bool:
+        with self._errors("read"):
+            try:
+                self._s3.head_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if _status(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
+                    return False
+                raise
+        return True
+
+    def upload(self, path: Path, key: str, *, force: bool, on_bytes: Callable[[int], object]) -> None:
+        """Copy a file into the bucket, in parallel parts when it is large.
+
+        Without `force` S3 itself refuses when the key exists by the time the upload completes, whoever made it; the
+        parts are then discarded. `on_bytes` is told of bytes as they are sent, from several threads.
+
+        Raises Failure, also for a key that exists.
+        """
+        client: S3Client = self._session.client("s3")
+        if not force:
+            for operation in ("PutObject", "CompleteMultipartUpload"):
+                client.meta.events.register(f"provide-client-params.s3.{operation}", _if_none_match)
+        with self._errors(f"write {key} to"):
+            try:
+                client.upload_file(str(path), self.bucket, key, Callback=on_bytes, Config=TRANSFER)
+            except S3UploadFailedError as error:
+                cause = error.__cause__ or error.__context__
+                if isinstance(cause, ClientError) and _status(cause) in (409, 412):
+                    raise Failure(f"{key} exists in {self.bucket} already; --force replaces it") from error
+                raise Failure(str(error)) from error
+
+    def delete(self, keys: list[str]) -> None:
+        """Delete objects; raises Failure naming those that S3 kept."""
+        kept = []
+        with self._errors("delete from"):
+            for start in range(0, len(keys), _DELETE_BATCH):
+                batch = keys[start : start + _DELETE_BATCH]
+                answer = self._s3.delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
+                )
+                kept += [f"{item.get('Key')} ({item.get('Message')})" for item in answer.get("Errors", [])]
+        if kept:
+            raise Failure(f"not deleted: {', '.join(kept)}")
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "NoSuchBucket":
+                raise UserError(
+                    f"there is no bucket {self.bucket}: wrong --project or --region, or 'make infra' has not run"
+                ) from error
+            raise Failure(
+                f"cannot {doing} {self.bucket}: {code}: {error.response['Error'].get('Message', '')}"
+            ) from error
+        except BotoCoreError as error:
+            raise Failure(f"cannot {doing} {self.bucket}: {error}") from error
+
+
+def target_key(path: Path, folder: str, name: str | None) -> str:
+    """The key for a local file. Raises UserError when the nodes would not take it."""
+    key = f"{folder.strip('/')}/{name or path.name}"
+    if (problem := layout.problem(key)) is not None:
+        raise UserError(f"{path}: {key!r} {problem}")
+    return key
+
+
+def _if_none_match(params: dict[str, Any], **_: Any) -> None:
+    params["IfNoneMatch"] = "*"
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,0 +1,165 @@
+"""`comfyeks run` as a process: output, exit codes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from comfyeks.client import cli
+from comfyeks.errors import ComfyeksError
+from tests.client.conftest import WORKFLOW, sleeping, text_to_image
+from tests.support.comfyui import RunningServer
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Callable[[Any], Path]:
+    def write(graph: Any) -> Path:
+        path = tmp_path / "workflow.json"
+        path.write_text(json.dumps(graph))
+        return path
+
+    return write
+
+
+def run(*arguments: Any) -> Result:
+    """The command in this process. Its errors are exceptions; main() makes one line and an exit code of them."""
+    import typer
+
+    app = typer.Typer()
+    app.command()(cli.run)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def start(server: RunningServer, graph: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "comfyeks", "run", graph, "--url", server.url, *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def until_running(server: RunningServer) -> str:
+    for _ in range(500):
+        running = server.get("/api/jobs?status=in_progress").json()["jobs"]
+        if running:
+            return str(running[0]["id"])
+        time.sleep(0.02)
+    raise AssertionError("no job came to run")
+
+
+def status(server: RunningServer, prompt_id: str) -> str:
+    return str(server.get(f"/api/jobs/{prompt_id}").json()["status"])
+
+
+def test_paths_go_to_stdout_and_everything_else_to_stderr(server: RunningServer, tmp_path: Path) -> None:
+    result = run(WORKFLOW, "--url", server.url, "--out", tmp_path / "got", "--seed", 600, "--set", "Size.width=64",
+                 "--set", "5.height=64", "--set", "Prompt.text=ein Fuchs")  # fmt: skip
+    assert result.exit_code == 0
+    [path] = result.stdout.splitlines()
+    image = Image.open(path)
+    assert image.size == (64, 64)
+    prompt = json.loads(image.text["prompt"])  # type: ignore[attr-defined]
+    assert prompt["3"]["inputs"]["seed"] == 600
+    assert prompt["6"]["inputs"]["text"] == "ein Fuchs"
+    assert "node 5 of 7: Sampler" in result.stderr
+
+
+def test_json_tells_the_outcome_in_one_object(
+    server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path
+) -> None:
+    result = run(workflow(text_to_image(seed=601)), "--url", server.url, "--out", tmp_path / "got", "--json")
+    outcome = json.loads(result.stdout)
+    assert outcome["status"] == "completed"
+    [file] = outcome["files"]
+    assert Path(file["path"]).stat().st_size == file["bytes"]
+
+
+def test_a_failure_is_told_in_json_too(server: RunningServer, workflow: Callable[[Any], Path]) -> None:
+    graph = text_to_image()
+    graph["4"]["inputs"]["ckpt_name"] = "absent.safetensors"
+    result = run(workflow(graph), "--url", server.url, "--json")
+    assert isinstance(result.exception, ComfyeksError)
+    assert result.exception.exit_code == 1
+    assert json.loads(result.stdout)["status"] == "Rejected"
+
+
+def test_an_input_file_is_uploaded_and_used(
+    server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path
+) -> None:
+    Image.new("RGB", (16, 16), (0, 200, 0)).save(tmp_path / "photo.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "copy"}},
+    }
+    result = run(workflow(graph), "--url", server.url, "--out", tmp_path / "got", "--input", tmp_path / "photo.png")
+    assert result.exit_code == 0, result.stderr
+    assert Image.open(result.stdout.strip()).getpixel((0, 0)) == (0, 200, 0)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--input", "/no/such/file.png"], ["--timeout", "0"], ["--set", "nope"], ["--seed", "-1"], ["--url", "nonsense"]],
+)
+def test_wrong_usage_is_exit_code_2_before_anything_is_sent(
+    server: RunningServer, workflow: Callable[[Any], Path], flags: list[str]
+) -> None:
+    before = len(server.get("/history").json())
+    result = run(workflow(text_to_image()), "--url", server.url, *flags)
+    assert isinstance(result.exception, ComfyeksError)
+    assert result.exception.exit_code == 2
+    assert len(server.get("/history").json()) == before
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_the_job_on_the_server(
+    server: RunningServer, workflow: Callable[[Any], Path], number: signal.Signals, code: int
+) -> None:
+    process = start(server, workflow(sleeping()))
+    prompt_id = until_running(server)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "interrupted; the job was cancelled on the server" in errors
+    assert status(server, prompt_id) == "cancelled"
+
+
+@pytest.mark.local
+def test_a_timeout_is_exit_code_124(server: RunningServer, workflow: Callable[[Any], Path]) -> None:
+    process = start(server, workflow(sleeping()), "--timeout", "0.5")
+    prompt_id = until_running(server)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 124
+    assert "Error: timed out after 0.5 s; the job was cancelled on the server" in errors
+    assert status(server, prompt_id) == "cancelled"
+
+
+@pytest.mark.local
+def test_a_server_killed_in_the_middle_is_told_at_the_time_limit(
+    tmp_path: Path, workflow: Callable[[Any], Path]
+) -> None:
+    (tmp_path / "home/custom_nodes").mkdir(parents=True)
+    flags = ["--base-directory", str(tmp_path / "home"), "--port", "0", "--database-url", "sqlite:///:memory:"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "comfyeks.local.comfyui", *flags], stderr=subprocess.PIPE, text=True
+    )
+    assert server.stderr is not None
+    url = server.stderr.readline().strip().rpartition(" ")[2]
+    running = RunningServer(url, tmp_path, None)  # type: ignore[arg-type]
+    client = start(running, workflow(sleeping()), "--timeout", "3")
+    until_running(running)
+    server.kill()
+    server.wait()
+    _, errors = client.communicate(timeout=30)
+    assert client.returncode == 124
+    assert "timed out after 3 s; no connection to" in errors

@@ -1,0 +1,170 @@
+"""`comfyeks models status`: what nodes say, and what they do not."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from typer.testing import CliRunner
+
+from comfyeks.errors import Failure
+from comfyeks.models import cli, status
+from comfyeks.models.store import Model
+from tests.models.conftest import BUCKET, DEPLOYMENT
+
+MODELS = [Model("vae/a", 10, datetime.now(UTC)), Model("vae/b", 5, datetime.now(UTC)),
+          Model("x", 99, datetime.now(UTC), ignored="is in no folder")]  # fmt: skip
+SYNCED = {
+    "schema": 1, "state": "idle", "ready": True, "files": 2, "bytes": 15, "missing_files": 0, "missing_bytes": 0,
+    "finished": "2026-11-21T07:00:00Z", "error": None,
+}  # fmt: skip
+
+
+class Channel:
+    """SSM as the nodes see it: one answer per instance; None never answers."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.sent: list[dict[str, Any]] = []
+
+    def send_command(self, **parameters: Any) -> dict[str, Any]:
+        self.sent.append(parameters)
+        return {"Command": {"CommandId": "command-1"}}
+
+    def get_paginator(self, name: str) -> Channel:
+        assert name == "list_command_invocations"
+        return self
+
+    def paginate(self, **parameters: Any) -> list[dict[str, Any]]:
+        assert parameters == {"CommandId": "command-1", "Details": True}
+        return [
+            {"CommandInvocations": [self._invocation(node, answer)]}
+            for node, answer in self.answers.items() if answer is not None
+        ]  # fmt: skip
+
+    def _invocation(self, node: str, answer: Any) -> dict[str, Any]:
+        if isinstance(answer, tuple):
+            state, output = answer
+        else:
+            state, output = "Success", json.dumps(answer) + "\n"
+        return {
+            "InstanceId": node,
+            "Status": state,
+            "CommandPlugins": [{"Output": output}] if state != "InProgress" else [],
+        }
+
+
+@pytest.fixture
+def channel(monkeypatch: pytest.MonkeyPatch) -> Channel:
+    fake = Channel()
+    original = boto3.Session.client
+    monkeypatch.setattr(
+        boto3.Session,
+        "client",
+        lambda self, name, **options: fake if name == "ssm" else original(self, name, **options),
+    )
+    return fake
+
+
+class OneNode:
+    """A session in whose account runs one node, i-1."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    def client(self, name: str) -> Any:
+        return self.channel if name == "ssm" else self
+
+    def get_paginator(self, name: str) -> OneNode:
+        return self
+
+    def paginate(self, **parameters: Any) -> list[dict[str, Any]]:
+        return [{"Reservations": [{"Instances": [{"InstanceId": "i-1", "InstanceType": "g5.2xlarge"}]}]}]
+
+
+def collect_one(channel: Channel) -> status.NodeStatus:
+    [row] = status.collect(cast(boto3.Session, OneNode(channel)), DEPLOYMENT, MODELS, wait=0.1)
+    return row
+
+
+def launch(session: boto3.Session, count: int, tag: str = DEPLOYMENT.name) -> list[str]:
+    ec2 = session.client("ec2")
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "ComfyUIModelSync", "Value": tag}]}]
+    instances = ec2.run_instances(
+        ImageId="ami-12c6146b", MinCount=count, MaxCount=count, InstanceType="g5.2xlarge", TagSpecifications=tags  # type: ignore[arg-type]
+    )["Instances"]  # fmt: skip
+    return sorted(instance["InstanceId"] for instance in instances)
+
+
+def test_every_live_node_is_asked_once_by_tag(session: boto3.Session, channel: Channel) -> None:
+    nodes = launch(session, 2)
+    launch(session, 1, tag="comfyui-other")
+    session.client("ec2").terminate_instances(InstanceIds=launch(session, 1))
+    channel.answers = dict.fromkeys(nodes, SYNCED)
+    rows = status.collect(session, DEPLOYMENT, MODELS, wait=1)
+    assert [row.node for row in rows] == nodes
+    assert all(row.converged and row.ready and row.instance_type == "g5.2xlarge" for row in rows)
+    [sent] = channel.sent
+    assert sent["DocumentName"] == "comfyui-sync-models"
+    assert sent["Targets"] == [{"Key": "tag:ComfyUIModelSync", "Values": ["comfyui"]}]
+    assert sent["Parameters"] == {"action": ["status"]}
+    assert (sent["MaxConcurrency"], sent["MaxErrors"]) == ("100%", "100%")
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "words"),
+    [
+        (None, "no answer", "still booting, or its SSM agent is not connected"),
+        (("InProgress", ""), "no answer", "still booting"),
+        (("Failed", "sh: not found\nmore"), "no answer", "the command ended with Failed: sh: not found"),
+        (("TimedOut", ""), "no answer", "the command ended with TimedOut: no output"),
+        (("Success", "not json"), "no answer", "not json"),
+        ({**SYNCED, "state": "syncing", "ready": False, "files": 1, "missing_files": 1}, "syncing", None),
+        ({**SYNCED, "state": "failed", "error": "disk full"}, "failed", "disk full"),
+        ({**SYNCED, "files": 1, "bytes": 10}, "idle", "holds 1 files, the bucket has 2: a sync is due"),
+        ({**SYNCED, "bytes": 14}, "idle", "a sync is due"),
+        ({**SYNCED, "ready": False}, "idle", None),
+    ],
+)
+def test_a_node_that_is_not_up_to_date_is_told(channel: Channel, answer: Any, state: str, words: str | None) -> None:
+    channel.answers = {"i-1": answer}
+    row = collect_one(channel)
+    assert not row.converged
+    assert row.state == state
+    assert (words or "") in (row.problem or "")
+
+
+def test_no_node_means_no_command(session: boto3.Session, channel: Channel) -> None:
+    assert status.collect(session, DEPLOYMENT, MODELS) == []
+    assert channel.sent == []
+
+
+def test_the_command_exits_1_unless_all_nodes_are_up_to_date(session: boto3.Session, channel: Channel) -> None:
+    first, second = launch(session, 2)
+    session.client("s3").put_object(Bucket=BUCKET, Key="vae/a", Body=b"0123456789")
+    here = {**SYNCED, "files": 1, "bytes": 10}
+    channel.answers = {first: here, second: None}
+    result = CliRunner().invoke(cli.app, ["status", "--json", "--wait", "0.1"])
+    assert isinstance(result.exception, Failure)
+    assert str(result.exception) == f"not up to date: {second}"
+    assert [row["converged"] for row in json.loads(result.stdout)] == [True, False]
+    channel.answers[second] = here
+    table = CliRunner().invoke(cli.app, ["status"])
+    assert table.exit_code == 0
+    assert first in table.stdout
+    assert second in table.stdout
+
+
+def test_a_document_that_is_not_there_is_told_with_the_way_to_get_it(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**parameters: Any) -> None:
+        raise ClientError({"Error": {"Code": "InvalidDocument", "Message": ""}}, "SendCommand")
+
+    monkeypatch.setattr(channel, "send_command", refuse)
+    with pytest.raises(Failure, match="make infra"):
+        collect_one(channel)
