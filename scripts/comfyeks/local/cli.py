@@ -11,8 +11,10 @@ import typer
 from rich.table import Table
 
 from comfyeks.console import note, out
+from comfyeks.local import pod
 from comfyeks.local.emulators import UNSET, LocalAws, PartStatus
 from comfyeks.local.node_cli import app as node
+from comfyeks.local.node_cli import remove_all
 
 app = typer.Typer(
     help="An embedded AWS and local GPU nodes: everything runs on this machine, no account needed.",
@@ -38,8 +40,8 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """Stop the local AWS. Its state is gone with it; logs stay."""
-    LocalAws().down()
+    """Stop the local pods, nodes and AWS. Their state is gone with them; logs stay."""
+    stop_everything()
     note("the local AWS is down")
 
 
@@ -65,6 +67,13 @@ def env() -> None:
     lines = [f"unset {name}" for name in sorted({*UNSET, *foreign})]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(variables.items())]
     typer.echo("\n".join(lines))
+
+
+def stop_everything() -> None:
+    """End pods, then nodes, then the emulators, which alone know the nodes' instances."""
+    pod.kill_all()
+    remove_all()
+    LocalAws().down()
 
 
 def _print_status(parts: list[PartStatus]) -> None:

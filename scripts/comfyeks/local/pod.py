@@ -29,6 +29,9 @@ import requests
 from comfyeks.charts.render import Rendered
 from comfyeks.errors import Failure
 from comfyeks.local.processes import Process
+from comfyeks.paths import STATE
+
+PODS = STATE / "local" / "pods"
 
 
 def _free_port() -> int:
@@ -221,3 +224,9 @@ class LocalPod:
             return requests.get(self.url + path, timeout=2).ok
         except requests.RequestException:
             return False
+
+
+def kill_all() -> None:
+    """End the containers of every pod below PODS at once, also those that a killed command left."""
+    for record in PODS.glob("*/run/*.json"):
+        Process(record.parent.parent, record.stem).kill()

@@ -1,0 +1,319 @@
+"""`comfyeks demo`: the main job on an AWS inside this machine, with the project's real parts, as a timeline.
+
+The steps run the commands that a person would type; what has no AWS here is a named stand-in: the AWS itself
+(`comfyeks.local.emulators`), the GPU node (`comfyeks.local.node`), kubelet and ComfyUI (`comfyeks.local.pod`,
+`comfyeks.local.comfyui`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import boto3
+import typer
+from PIL import Image
+from rich.text import Text
+
+from comfyeks.charts.render import Rendered, render
+from comfyeks.console import err
+from comfyeks.deployment import Deployment, current
+from comfyeks.errors import ComfyeksError, Failure
+from comfyeks.local.cli import stop_everything
+from comfyeks.local.emulators import LocalAws
+from comfyeks.local.node import LocalNode
+from comfyeks.local.node_cli import NODES
+from comfyeks.local.pod import PODS, LocalPod
+from comfyeks.local.processes import Process, wait_until
+from comfyeks.paths import REPO_ROOT, STATE
+
+PROJECT = "demo"
+HOME = STATE / "demo"
+WORKFLOW = REPO_ROOT / "workflows" / "sdxl-text-to-image.json"
+INSTANCE_TYPE = "g5.2xlarge"
+NODE_COUNT = 2
+
+
+class Timeline:
+    """Prints each step when it begins and again, with its seconds, when it ended."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self.steps: list[tuple[str, float]] = []
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Yields a function that adds a line of detail below the step."""
+        begin = self.elapsed
+        self._print(begin, "▸", title)
+        try:
+            yield lambda detail: self._print(None, " ", detail)
+        except BaseException:
+            self._print(self.elapsed, "✗", title, "red")
+            raise
+        self.steps.append((title, self.elapsed - begin))
+        self._print(self.elapsed, "✓", f"{title}  ({self.elapsed - begin:.1f} s)", "green")
+
+    @staticmethod
+    def _print(at: float | None, mark: str, text: str, style: str = "") -> None:
+        clock = f"{at:7.1f} s" if at is not None else " " * 9
+        err.print(Text(f"{clock}  {mark} {text}", style=style or ("" if at is not None else "dim")), soft_wrap=True)
+
+
+class Demo:
+    """The state that the steps share. Each step raises Failure when what it says did not happen."""
+
+    def __init__(self) -> None:
+        self.timeline = Timeline()
+        self.aws = LocalAws()
+        self.env: dict[str, str] = {}
+        self.deployment: Deployment
+        self.nodes: list[LocalNode] = []
+        self.pod: LocalPod | None = None
+        self.model = HOME / "sd_xl_base_1.0.safetensors"
+        self.key = f"checkpoints/{self.model.name}"
+        self.image: Path | None = None
+
+    def run(self) -> None:
+        self.start_aws()
+        self.make_infra()
+        self.deploy_events()
+        self.boot_nodes()
+        self.add_model()
+        self.start_pod()
+        self.run_workflow()
+        self.refuse_unknown_model()
+        self.remove_model()
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def start_aws(self) -> None:
+        with self.timeline.step("local AWS: two emulators on loopback") as detail:
+            self.sweep()
+            self.aws.up()
+            self.env = {**self.aws.environment(os.environ), "COMFYEKS_PROJECT": PROJECT}
+            os.environ.clear()
+            os.environ.update(self.env)
+            self.deployment = current()
+            detail(f"account {self.deployment.account}, {self.deployment.region}")
+
+    def make_infra(self) -> None:
+        with self.timeline.step("make infra: terraform apply of the data root and the platform") as detail:
+            self.command("infra", "apply")
+            detail(f"generated: {', '.join(sorted(p.name for p in self.deployment.dir.glob('*.values.yaml')))}")
+
+    def deploy_events(self) -> None:
+        with self.timeline.step("make events: chalice deploy"):
+            self.command("lambda", "deploy")
+
+    def boot_nodes(self) -> None:
+        with self.timeline.step(f"{NODE_COUNT} GPU nodes boot the user data of charts/karpenter-gpu") as detail:
+            node_class = self.chart("karpenter-gpu").of_kind("EC2NodeClass")[0]["spec"]
+            for number in range(NODE_COUNT):
+                node = LocalNode(
+                    NODES / f"node-{number}",
+                    env=self.env,
+                    user_data=node_class["userData"],
+                    tags=node_class["tags"],
+                    instance_type=INSTANCE_TYPE,
+                )
+                node.start()
+                self.nodes.append(node)
+                detail(
+                    f"{node.instance_id} ({INSTANCE_TYPE}), user data of {len(node_class['userData'].encode())} bytes"
+                )
+            self.wait("every node's first sync", lambda: all(self.ready(node) for node in self.nodes))
+
+    def add_model(self) -> None:
+        with self.timeline.step(f"comfyeks models add {self.model.name}: S3 → SQS → Lambda → SSM → nodes") as detail:
+            self.write_model()
+            self.command("models", "add", str(self.model), "--to", "checkpoints", "--force")
+            uploaded = time.monotonic()
+            self.wait("the model on every node", lambda: all((node.models / self.key).exists() for node in self.nodes))
+            detail(f"on both nodes {time.monotonic() - uploaded:.1f} s after the upload")
+            wanted = hashlib.sha256(self.bucket_bytes("models", self.key)).hexdigest()
+            for node in self.nodes:
+                if hashlib.sha256((node.models / self.key).read_bytes()).hexdigest() != wanted:
+                    raise Failure(f"{node.instance_id}: {self.key} differs from the bucket")
+            detail(f"sha256 on the nodes equals the bucket's: {wanted[:16]}…")
+
+    def start_pod(self) -> None:
+        with self.timeline.step("the pod of charts/comfyui: init gate, uploader, ComfyUI (stand-in)") as detail:
+            self.pod = LocalPod(PODS / "comfyui-0", self.chart("comfyui"), self.nodes[0].models, self.aws.env())
+            self.pod.start()
+            detail(f"ready at {self.pod.url}")
+
+    def run_workflow(self) -> None:
+        assert self.pod
+        with self.timeline.step(f"comfyeks run {WORKFLOW.relative_to(REPO_ROOT)}") as detail:
+            results = HOME / "results"
+            self.command("run", str(WORKFLOW), "--url", self.pod.url, "--seed", "42", "--out", str(results))
+            [self.image] = list(results.rglob("*.png"))
+            with Image.open(self.image) as picture:
+                picture.load()
+                detail(f"{self.image.name}: PNG of {picture.width}×{picture.height}")
+            wanted = self.image.read_bytes()
+            objects: dict[str, Any] = {}
+
+            def uploaded() -> bool:
+                objects.update({o["Key"]: o for o in self.objects("outputs") if o["Key"].endswith(".png")})
+                return bool(objects)
+
+            self.wait("the image in the outputs bucket", uploaded)
+            [key] = objects
+            if self.bucket_bytes("outputs", key) != wanted:
+                raise Failure(f"s3://{self.deployment.bucket('outputs')}/{key} differs from what the server returned")
+            detail(f"s3://{self.deployment.bucket('outputs')}/{key}")
+
+    def refuse_unknown_model(self) -> None:
+        assert self.pod
+        with self.timeline.step("a workflow whose model is not there is refused with the server's reason") as detail:
+            missing = "not-there.safetensors"
+            answer = self.command(
+                "run", str(WORKFLOW), "--url", self.pod.url, "--set", f"{self.loader()}.ckpt_name={missing}", expect=1
+            )
+            if missing not in answer:
+                raise Failure(f"the reason does not name {missing}:\n{answer}")
+            detail(next(line.strip() for line in answer.splitlines() if missing in line))
+
+    def remove_model(self) -> None:
+        with self.timeline.step(f"comfyeks models rm {self.key}: gone from every node") as detail:
+            self.command("models", "rm", self.key, "--yes")
+            removed = time.monotonic()
+            self.wait("the model gone", lambda: not any((node.models / self.key).exists() for node in self.nodes))
+            detail(f"gone from both nodes {time.monotonic() - removed:.1f} s after the delete")
+
+    # -- the summary and the end --------------------------------------------------------------------------------------
+
+    def summary(self, kept: bool) -> None:
+        calls = self.aws.calls()
+        services: dict[str, int] = {}
+        for name, count in calls.items():
+            service = name.split(".")[0]
+            services[service] = services.get(service, 0) + count
+        busiest = sorted(services.items(), key=lambda item: -item[1])
+        lines = [
+            f"resources made by Terraform: {self.resources()}",
+            f"AWS API calls: {sum(calls.values())} ({', '.join(f'{name} {count}' for name, count in busiest)})",
+            f"SSM commands for one upload and one delete: {calls['ssm.SendCommand']}",
+            f"the image: {self.image}",
+        ]
+        if kept and self.pod:
+            lines.append(f"still running: {self.pod.url}; `comfyeks local down` ends it")
+        else:
+            lines.append("everything else was torn down; KEEP=1 leaves it running")
+        err.print(f"\nDone in {self.timeline.elapsed:.0f} s.", style="bold green")
+        for line in lines:
+            err.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+    def resources(self) -> int:
+        """Managed resources in the two Terraform states."""
+        count = 0
+        for item in self.objects("artifacts"):
+            if item["Key"].endswith(".tfstate"):
+                state = json.loads(self.bucket_bytes("artifacts", item["Key"]))
+                count += sum(len(r["instances"]) for r in state["resources"] if r["mode"] == "managed")
+        return count
+
+    def tear_down(self) -> None:
+        Process(HOME, "command").kill()
+        if self.pod:
+            self.pod.stop()
+        stop_everything()
+
+    @staticmethod
+    def sweep() -> None:
+        """End and remove what an earlier demo left, also one that was killed."""
+        Process(HOME, "command").kill()
+        stop_everything()
+        shutil.rmtree(HOME, ignore_errors=True)
+        HOME.mkdir(parents=True)
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def command(self, *words: str, expect: int = 0) -> str:
+        """Run a comfyeks command as a person would; its output goes to the demo's log.
+
+        Returns what it printed. Raises Failure when its exit code is not `expect`.
+        """
+        process = Process(HOME, "command")  # recorded, so that the next demo ends what a killed one left
+        process.log.unlink(missing_ok=True)
+        process.start([sys.executable, "-m", "comfyeks", *words], self.env)
+        code = process.wait()
+        printed = process.log.read_text(errors="replace")
+        with (HOME / "commands.log").open("a") as log:
+            log.write(f"$ comfyeks {' '.join(words)}\n{printed}\n")
+        if code != expect:
+            tail = process.tail(25)
+            raise Failure(f"`comfyeks {' '.join(words)}` ended with exit code {code}, not {expect}:\n{tail}")
+        return printed
+
+    def chart(self, name: str) -> Rendered:
+        """A chart rendered with the instance type's values and those that `make infra` generated."""
+        return render(
+            name,
+            files=[
+                REPO_ROOT / "charts" / name / "instance-types" / f"{INSTANCE_TYPE}.yaml",
+                self.deployment.dir / f"{name}.values.yaml",
+            ],
+        )
+
+    @staticmethod
+    def wait(what: str, ready: Callable[[], bool], seconds: float = 60) -> None:
+        try:
+            wait_until(what, ready, seconds)
+        except TimeoutError as error:
+            raise Failure(str(error)) from error
+
+    @staticmethod
+    def ready(node: LocalNode) -> bool:
+        return bool(node.status().get("ready"))
+
+    def write_model(self) -> None:
+        """A small, valid safetensors file under the name that the workflow asks for."""
+        data = secrets.token_bytes(8 << 20)
+        header = json.dumps({"weight": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+        self.model.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+    def loader(self) -> str:
+        """The id of the workflow's checkpoint loader."""
+        graph = json.loads(WORKFLOW.read_text())
+        return next(str(node_id) for node_id, node in graph.items() if node["class_type"] == "CheckpointLoaderSimple")
+
+    def objects(self, kind: str) -> list[dict[str, Any]]:
+        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.deployment.bucket(kind))
+        return [dict(item) for page in pages for item in page.get("Contents", [])]
+
+    def bucket_bytes(self, kind: str, key: str) -> bytes:
+        body = boto3.client("s3").get_object(Bucket=self.deployment.bucket(kind), Key=key)["Body"]
+        return bytes(body.read())
+
+
+def run(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards.")] = False,
+) -> None:
+    """Run the main job end to end on an AWS inside this machine: model in, image out. No AWS account, no cluster."""
+    demo = Demo()
+    done = False
+    try:
+        demo.run()
+        demo.summary(kept=keep)
+        done = True
+    except ComfyeksError as error:
+        raise Failure(f"{error}\nlogs: {HOME}") from error
+    finally:
+        if not (keep and done):
+            demo.tear_down()

@@ -1,0 +1,63 @@
+"""What the README promises a newcomer: `make demo`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import Clone, copy_of_the_tree
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("demo")]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Iterator[Clone]:
+    root = copy_of_the_tree(tmp_path / "clone")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "COMFYEKS_", "S3_"))}
+    yield Clone(
+        root, {**env, "PYTHONPATH": str(root / "scripts"), **{k: v for k, v in os.environ.items() if "BUNDLE" in k}}
+    )
+    for process in left_by(root):
+        process.kill()
+
+
+def left_by(root: Path) -> list[psutil.Process]:
+    """Processes whose command line or folder lies in the clone."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and (
+                str(root) in " ".join(process.cmdline()) or process.cwd().startswith(str(root))
+            ):
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def test_the_demo_survives_a_kill_in_the_middle_and_ends_clean(clone: Clone) -> None:
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "comfyeks", "demo"], cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL
+    )
+    time.sleep(20)
+    assert killed.poll() is None, "the demo ended before it could be killed"
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+
+    answer = clone.comfyeks("demo")
+    print(answer.stderr)
+    [image] = list((clone.root / ".comfyeks/demo/results").rglob("*.png"))
+    with Image.open(image) as picture:
+        picture.load()
+        assert picture.width > 0
+    assert str(image) in answer.stderr
+    assert left_by(clone.root) == []
