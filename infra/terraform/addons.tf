@@ -1,0 +1,41 @@
+# Versions: `addons` in versions.yaml, exact builds.
+
+locals {
+  # Needed for a node to become Ready, or for the pods on it to get credentials.
+  addons_before_nodes = ["eks-pod-identity-agent", "kube-proxy", "vpc-cni"]
+
+  addon_configuration = {
+    "vpc-cni" = { enableNetworkPolicy = "true" }
+  }
+}
+
+resource "aws_eks_addon" "before_nodes" {
+  for_each = toset(local.addons_before_nodes)
+
+  cluster_name                = aws_eks_cluster.this.name
+  addon_name                  = each.key
+  addon_version               = local.versions.addons[each.key]
+  configuration_values        = try(jsonencode(local.addon_configuration[each.key]), null)
+  resolve_conflicts_on_create = "OVERWRITE"
+  resolve_conflicts_on_update = "OVERWRITE"
+
+  # Pods started before their association would run without credentials until restarted.
+  depends_on = [aws_eks_pod_identity_association.this]
+}
+
+# Deployments: without a node to run on they stay degraded, and EKS waits for them.
+resource "aws_eks_addon" "on_nodes" {
+  for_each = setsubtract(keys(local.versions.addons), local.addons_before_nodes)
+
+  cluster_name                = aws_eks_cluster.this.name
+  addon_name                  = each.key
+  addon_version               = local.versions.addons[each.key]
+  configuration_values        = try(jsonencode(local.addon_configuration[each.key]), null)
+  resolve_conflicts_on_create = "OVERWRITE"
+  resolve_conflicts_on_update = "OVERWRITE"
+
+  depends_on = [
+    aws_eks_node_group.system,
+    aws_eks_pod_identity_association.this,
+  ]
+}

@@ -1,0 +1,101 @@
+resource "aws_kms_key" "secrets" {
+  description             = "Kubernetes secrets of the EKS cluster ${local.name}"
+  enable_key_rotation     = true
+  deletion_window_in_days = 7
+}
+
+resource "aws_kms_alias" "secrets" {
+  name          = "alias/${local.name}-secrets"
+  target_key_id = aws_kms_key.secrets.key_id
+}
+
+resource "aws_iam_role" "cluster" {
+  name = "${local.iam_prefix}-cluster"
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "eks.amazonaws.com" }
+      Action    = "sts:AssumeRole"
+    }]
+  })
+}
+
+resource "aws_iam_role_policy_attachment" "cluster" {
+  role       = aws_iam_role.cluster.name
+  policy_arn = "arn:${local.partition}:iam::aws:policy/AmazonEKSClusterPolicy"
+}
+
+# EKS writes to this name. Made first, or EKS makes it itself, without an expiry.
+resource "aws_cloudwatch_log_group" "cluster" {
+  name              = "/aws/eks/${local.name}/cluster"
+  retention_in_days = var.log_retention_days
+}
+
+resource "aws_eks_cluster" "this" {
+  name     = local.name
+  version  = local.versions.kubernetes
+  role_arn = aws_iam_role.cluster.arn
+
+  # The add-ons in addons.tf replace the unmanaged ones that EKS would otherwise install.
+  bootstrap_self_managed_addons = false
+  enabled_cluster_log_types     = ["api", "audit", "authenticator", "controllerManager", "scheduler"]
+
+  access_config {
+    authentication_mode                         = "API"
+    bootstrap_cluster_creator_admin_permissions = true
+  }
+
+  vpc_config {
+    subnet_ids              = [for subnet in aws_subnet.private : subnet.id]
+    endpoint_private_access = true
+    endpoint_public_access  = var.api_public_access
+    public_access_cidrs     = var.api_public_access ? var.api_allowed_cidrs : null
+  }
+
+  encryption_config {
+    resources = ["secrets"]
+
+    provider {
+      key_arn = aws_kms_key.secrets.arn
+    }
+  }
+
+  # Extended support costs six times as much and starts by itself; standard support upgrades the cluster instead.
+  upgrade_policy {
+    support_type = "STANDARD"
+  }
+
+  depends_on = [
+    aws_cloudwatch_log_group.cluster,
+    aws_iam_role_policy_attachment.cluster,
+  ]
+}
+
+# EKS makes this group and puts every node of the managed group into it; Karpenter finds it by the tag and does the same.
+# Exactly one group may carry the tag: with two, pods get both and the load balancer controller cannot choose.
+resource "aws_ec2_tag" "node_discovery" {
+  resource_id = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
+  key         = "karpenter.sh/discovery"
+  value       = local.name
+}
+
+resource "aws_eks_access_entry" "admin" {
+  for_each = toset(var.cluster_admin_arns)
+
+  cluster_name  = aws_eks_cluster.this.name
+  principal_arn = each.value
+}
+
+resource "aws_eks_access_policy_association" "admin" {
+  for_each = toset(var.cluster_admin_arns)
+
+  cluster_name  = aws_eks_cluster.this.name
+  principal_arn = aws_eks_access_entry.admin[each.key].principal_arn
+  policy_arn    = "arn:${local.partition}:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy"
+
+  access_scope {
+    type = "cluster"
+  }
+}

@@ -1,0 +1,125 @@
+# EKS Pod Identity: which service account gets which role. Trust is the same for all; the association does the telling apart.
+
+locals {
+  pod_identities = {
+    "vpc-cni" = {
+      namespace       = "kube-system"
+      service_account = "aws-node"
+    }
+    "s3-csi-driver" = {
+      namespace       = "kube-system"
+      service_account = "s3-csi-driver-sa"
+    }
+    "karpenter" = {
+      namespace       = "kube-system"
+      service_account = "karpenter"
+    }
+    "load-balancer-controller" = {
+      namespace       = "kube-system"
+      service_account = "aws-load-balancer-controller"
+    }
+    "comfyui" = {
+      namespace       = var.comfyui_namespace
+      service_account = var.comfyui_release
+    }
+  }
+
+  pod_policies = {
+    # Mountpoint: inputs are edited in place by users, outputs only when `outputs.mode: mount` is chosen.
+    "s3-csi-driver" = [
+      {
+        Sid      = "ListVolumes"
+        Effect   = "Allow"
+        Action   = "s3:ListBucket"
+        Resource = [local.bucket_arns.inputs, local.bucket_arns.outputs]
+      },
+      {
+        Sid      = "UseVolumes"
+        Effect   = "Allow"
+        Action   = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
+        Resource = ["${local.bucket_arns.inputs}/*", "${local.bucket_arns.outputs}/*"]
+      },
+    ]
+
+    "karpenter" = local.karpenter_statements
+
+    # Enough for TargetGroupBinding: the load balancer itself is ours, not the controller's.
+    "load-balancer-controller" = [
+      {
+        Sid    = "ReadTargets"
+        Effect = "Allow"
+        Action = [
+          "ec2:DescribeAvailabilityZones",
+          "ec2:DescribeInstances",
+          "ec2:DescribeNetworkInterfaces",
+          "ec2:DescribeSecurityGroups",
+          "ec2:DescribeSubnets",
+          "ec2:DescribeVpcs",
+          "elasticloadbalancing:DescribeTargetGroupAttributes",
+          "elasticloadbalancing:DescribeTargetGroups",
+          "elasticloadbalancing:DescribeTargetHealth",
+        ]
+        Resource = "*" # describe actions know no resources
+      },
+      {
+        Sid      = "RegisterTargets"
+        Effect   = "Allow"
+        Action   = ["elasticloadbalancing:DeregisterTargets", "elasticloadbalancing:RegisterTargets"]
+        Resource = "arn:${local.partition}:elasticloadbalancing:${var.region}:${local.account_id}:targetgroup/${local.name}-*/*"
+      },
+    ]
+
+    # The uploader writes new keys; it reads one back only when S3 says that the key is taken, to see whether it is its own.
+    "comfyui" = [
+      {
+        Sid      = "WriteOutputs"
+        Effect   = "Allow"
+        Action   = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
+        Resource = "${local.bucket_arns.outputs}/*"
+      },
+    ]
+  }
+}
+
+resource "aws_iam_role" "pod" {
+  for_each = local.pod_identities
+
+  name = "${local.iam_prefix}-${each.key}"
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "pods.eks.amazonaws.com" }
+      Action    = ["sts:AssumeRole", "sts:TagSession"]
+      Condition = { StringEquals = { "aws:SourceAccount" = local.account_id } }
+    }]
+  })
+}
+
+resource "aws_iam_role_policy" "pod" {
+  for_each = local.pod_policies
+
+  name = each.key
+  role = aws_iam_role.pod[each.key].id
+
+  policy = jsonencode({
+    Version   = "2012-10-17"
+    Statement = each.value
+  })
+}
+
+# AWS keeps this list up with the network plugin's versions.
+resource "aws_iam_role_policy_attachment" "vpc_cni" {
+  role       = aws_iam_role.pod["vpc-cni"].name
+  policy_arn = "arn:${local.partition}:iam::aws:policy/AmazonEKS_CNI_Policy"
+}
+
+resource "aws_eks_pod_identity_association" "this" {
+  for_each = local.pod_identities
+
+  cluster_name    = aws_eks_cluster.this.name
+  namespace       = each.value.namespace
+  service_account = each.value.service_account
+  role_arn        = aws_iam_role.pod[each.key].arn
+}

@@ -1,0 +1,156 @@
+# A model is uploaded or deleted: bucket -> queue -> Lambda (made by Chalice, lambda-chalice/) -> one SSM command for all nodes.
+
+locals {
+  model_events_name     = "${local.name}-model-events"
+  model_events_arn      = "arn:${local.partition}:sqs:${var.region}:${local.account_id}:${local.model_events_name}"
+  model_events_dlq_name = "${local.name}-model-events-dlq"
+  model_events_dlq_arn  = "arn:${local.partition}:sqs:${var.region}:${local.account_id}:${local.model_events_dlq_name}"
+
+  chalice_stage         = coalesce(var.project, "default")
+  sync_function_name    = "comfyui-models-${local.chalice_stage}-sync"
+  sync_function_timeout = 60 # seconds; the app's own limit (TIMEOUT_SECONDS in scripts/comfyeks/lambda_app.py)
+
+  sync_document_name = "${local.name}-sync-models"
+  sync_tag_key       = "ComfyUIModelSync"
+
+  # A queue that answers plain HTTP would carry bucket keys in the clear.
+  refuse_plain_http = {
+    Sid       = "RefusePlainHttp"
+    Effect    = "Deny"
+    Principal = "*"
+    Action    = "sqs:*"
+    Condition = { Bool = { "aws:SecureTransport" = "false" } }
+  }
+}
+
+# The provider waits 25 s for each queue and for each policy that is a resource of its own: SQS takes that long to be
+# consistent. So policies are written into the queues, with names instead of references; only the redrive policy needs the
+# other queue to exist.
+resource "aws_sqs_queue" "model_events_dlq" {
+  name                      = local.model_events_dlq_name
+  message_retention_seconds = 14 * 24 * 3600
+  sqs_managed_sse_enabled   = true
+
+  redrive_allow_policy = jsonencode({
+    redrivePermission = "byQueue"
+    sourceQueueArns   = [local.model_events_arn]
+  })
+
+  policy = jsonencode({
+    Version   = "2012-10-17"
+    Statement = [merge(local.refuse_plain_http, { Resource = local.model_events_dlq_arn })]
+  })
+}
+
+resource "aws_sqs_queue" "model_events" {
+  name                      = local.model_events_name
+  message_retention_seconds = 4 * 24 * 3600
+  sqs_managed_sse_enabled   = true # a KMS key of AWS's own would shut S3 out
+
+  # Lambda asks for six times the function's timeout, so that a batch being worked on is not handed out twice.
+  visibility_timeout_seconds = 6 * local.sync_function_timeout
+
+  redrive_policy = jsonencode({
+    deadLetterTargetArn = aws_sqs_queue.model_events_dlq.arn
+    maxReceiveCount     = 5
+  })
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Sid       = "ModelsBucket"
+        Effect    = "Allow"
+        Principal = { Service = "s3.amazonaws.com" }
+        Action    = "sqs:SendMessage"
+        Resource  = local.model_events_arn
+        Condition = {
+          ArnEquals    = { "aws:SourceArn" = local.bucket_arns.models }
+          StringEquals = { "aws:SourceAccount" = local.account_id }
+        }
+      },
+      merge(local.refuse_plain_http, { Resource = local.model_events_arn }),
+    ]
+  })
+}
+
+# One notification document exists per bucket: it is Terraform's, and Chalice only reads the queue.
+resource "aws_s3_bucket_notification" "models" {
+  bucket = data.aws_s3_bucket.this["models"].bucket
+
+  queue {
+    id        = local.model_events_name
+    queue_arn = aws_sqs_queue.model_events.arn
+    events    = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
+  }
+}
+
+# Tells each GPU node to make its disk equal to the bucket, or to say how far it is. No key ever reaches a shell.
+resource "aws_ssm_document" "sync_models" {
+  name            = local.sync_document_name
+  document_type   = "Command"
+  document_format = "YAML"
+  target_type     = "/AWS::EC2::Instance"
+  content         = file("${path.module}/sync-models.ssm.yaml")
+}
+
+# Chalice would make this group on first use, without an expiry.
+resource "aws_cloudwatch_log_group" "sync" {
+  name              = "/aws/lambda/${local.sync_function_name}"
+  retention_in_days = var.log_retention_days
+}
+
+resource "aws_iam_role" "sync" {
+  name = "${local.iam_prefix}-model-events"
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "lambda.amazonaws.com" }
+      Action    = "sts:AssumeRole"
+    }]
+  })
+}
+
+resource "aws_iam_role_policy" "sync" {
+  name = "model-events"
+  role = aws_iam_role.sync.id
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Sid      = "ReadEvents"
+        Effect   = "Allow"
+        Action   = ["sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"]
+        Resource = local.model_events_arn
+      },
+      {
+        Sid      = "SetUnreadableAside"
+        Effect   = "Allow"
+        Action   = "sqs:SendMessage"
+        Resource = local.model_events_dlq_arn
+      },
+      {
+        Sid      = "UseSyncDocument"
+        Effect   = "Allow"
+        Action   = "ssm:SendCommand"
+        Resource = "arn:${local.partition}:ssm:${var.region}:${local.account_id}:document/${local.sync_document_name}"
+      },
+      {
+        Sid       = "OnSyncNodes"
+        Effect    = "Allow"
+        Action    = "ssm:SendCommand"
+        Resource  = "${local.ec2_arn_prefix}:${local.account_id}:instance/*"
+        Condition = { StringEquals = { "ssm:resourceTag/${local.sync_tag_key}" = local.name } }
+      },
+      {
+        Sid      = "WriteLogs"
+        Effect   = "Allow"
+        Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+        Resource = "arn:${local.partition}:logs:${var.region}:${local.account_id}:log-group:${aws_cloudwatch_log_group.sync.name}:*"
+      },
+    ]
+  })
+}

@@ -1,0 +1,53 @@
+# What every node may do, whoever starts it (the managed group or Karpenter). The network plugin has its own role (identity.tf).
+
+locals {
+  ec2_trust_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "ec2.amazonaws.com" }
+      Action    = "sts:AssumeRole"
+    }]
+  })
+
+  node_statements = [
+    {
+      Sid      = "JoinCluster"
+      Effect   = "Allow"
+      Action   = ["ec2:DescribeInstances", "ec2:DescribeInstanceTypes"]
+      Resource = "*" # neither action knows resources
+    },
+    {
+      Sid      = "PodIdentityAgent"
+      Effect   = "Allow"
+      Action   = "eks-auth:AssumeRoleForPodIdentity"
+      Resource = "arn:${local.partition}:eks:${var.region}:${local.account_id}:cluster/${local.name}"
+    },
+    {
+      Sid      = "RegistryLogin"
+      Effect   = "Allow"
+      Action   = "ecr:GetAuthorizationToken"
+      Resource = "*" # the action knows no resources
+    },
+    {
+      # EKS keeps the images of its add-ons in registries of its own accounts, which differ by region.
+      Sid      = "PullImages"
+      Effect   = "Allow"
+      Action   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+      Resource = "arn:${local.partition}:ecr:${var.region}:*:repository/*"
+    },
+    {
+      # AmazonSSMManagedInstanceCore without its ssm:GetParameter on every parameter of the account.
+      Sid    = "SystemsManagerAgent"
+      Effect = "Allow"
+      Action = [
+        "ssm:UpdateInstanceInformation",
+        "ssmmessages:CreateControlChannel",
+        "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel",
+        "ssmmessages:OpenDataChannel",
+      ]
+      Resource = "*" # the agent's channels know no resources
+    },
+  ]
+}

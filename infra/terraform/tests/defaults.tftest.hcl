@@ -1,0 +1,27 @@
+# The platform root planned without AWS; tests/infra reads the plan of this run, so it stays the only one here.
+
+mock_provider "aws" {
+  override_during = plan
+
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "111122223333" }
+  }
+
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+
+  mock_data "aws_availability_zones" {
+    defaults = { names = ["us-west-2a", "us-west-2b", "us-west-2c", "us-west-2d"] }
+  }
+}
+
+variables {
+  region            = "us-west-2"
+  api_allowed_cidrs = ["198.51.100.7/32"]
+  s5cmd_path        = "versions.tf" # any file: only its hash goes into the plan
+}
+
+run "defaults" {
+  command = plan
+}

@@ -1,0 +1,89 @@
+"""`comfyeks infra`: Terraform for people who do not want to type its arguments."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from comfyeks.console import out
+from comfyeks.deployment import current
+from comfyeks.errors import UserError
+from comfyeks.infra import deploy, outputs
+from comfyeks.infra.variables import Settings, listed
+
+app = typer.Typer(help="The AWS side: buckets, network, cluster, queues.", no_args_is_help=True)
+
+Project = Annotated[
+    str | None, typer.Option(envvar="COMFYEKS_PROJECT", help="Tells deployments in one account and region apart.")
+]
+Region = Annotated[str | None, typer.Option(envvar="AWS_REGION", help="AWS region.")]
+Cidrs = Annotated[
+    str | None,
+    typer.Option(
+        envvar="COMFYEKS_API_ALLOWED_CIDRS", help="Who may reach the Kubernetes API: IPv4 ranges, separated by commas."
+    ),
+]
+Private = Annotated[
+    bool | None,
+    typer.Option(
+        "--private-api/--public-api",
+        envvar="COMFYEKS_PRIVATE_API",
+        help="Kubernetes API from inside the VPC only, or also from the allowed ranges.",
+    ),
+]
+Admins = Annotated[
+    str | None,
+    typer.Option(
+        envvar="COMFYEKS_CLUSTER_ADMIN_ARNS",
+        help="IAM roles or users that administer the cluster beside its creator, separated by commas.",
+    ),
+]
+
+
+@app.command()
+def apply(
+    project: Project = None,
+    region: Region = None,
+    api_allowed_cidrs: Cidrs = None,
+    private_api: Private = None,
+    cluster_admin_arns: Admins = None,
+) -> None:
+    """Bring everything up, or up to date, and write the generated values; safe to repeat."""
+    deploy.apply(
+        current(project, region),
+        Settings(
+            api_allowed_cidrs=listed(api_allowed_cidrs),
+            api_public_access=None if private_api is None else not private_api,
+            cluster_admin_arns=listed(cluster_admin_arns),
+        ),
+    )
+
+
+@app.command()
+def destroy(
+    project: Project = None,
+    region: Region = None,
+    data: Annotated[bool, typer.Option("--data", help="Also delete all models, inputs, outputs and images.")] = False,
+    confirm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The deployment's name, instead of being asked for it (--data).")
+    ] = None,
+) -> None:
+    """Take the platform down; models, inputs, outputs and images stay unless --data is given."""
+    deployment = current(project, region)
+    if data:
+        question = (
+            f"This deletes every model, input, output and image of {deployment.name} in account {deployment.account}, "
+            f"{deployment.region}. Type its name to go on"
+        )
+        typed = confirm if confirm is not None else typer.prompt(question, err=True)
+        if typed != deployment.name:
+            raise UserError(f"{typed!r} is not the deployment's name {deployment.name!r}: nothing was deleted")
+    deploy.destroy(deployment, Settings(), with_data=data)
+
+
+@app.command("outputs")
+def show_outputs(project: Project = None, region: Region = None) -> None:
+    """Print the platform's outputs as JSON."""
+    out.print_json(json.dumps(outputs.platform(current(project, region))))

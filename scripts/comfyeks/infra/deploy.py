@@ -1,0 +1,137 @@
+"""The deployment's AWS side, up and down: state bucket, data root, platform root, generated files."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import boto3
+from botocore.exceptions import ClientError
+
+from comfyeks import lambda_app
+from comfyeks.console import note
+from comfyeks.deployment import Deployment
+from comfyeks.errors import Failure, UserError
+from comfyeks.infra import data_loss, generated, s5cmd, state_bucket
+from comfyeks.infra.terraform import POLL_SECONDS, Progress, Root, Run, wait
+from comfyeks.infra.variables import Settings, arguments
+
+
+def apply(deployment: Deployment, settings: Settings) -> dict[str, Any]:
+    """Bring data root and platform up, or up to date, and write the generated files; the platform's outputs.
+
+    Idempotent: a run that was stopped half-way is finished by the next. Raises UserError or Failure.
+    """
+    settings.check(deployment)
+    progress = Progress()
+    data, platform = _prepare(deployment, progress)
+    tool = s5cmd.prepare()
+    with ExitStack() as stack:
+        data_run = stack.enter_context(data.start("apply", arguments(deployment, "data", settings, tool), progress))
+        # S3 takes a minute to confirm lifecycle rules, which the platform does not need: it starts as soon as what it
+        # looks up is there.
+        _wait_for_data(deployment, data_run)
+        platform_run = stack.enter_context(
+            platform.start("apply", arguments(deployment, "platform", settings, tool), progress)
+        )
+        wait(data_run, platform_run)
+    outputs = platform.outputs()
+    files = generated.write(deployment, outputs)
+    progress.say("values", f"{len(files)} values files written to {deployment.dir}")
+    lambda_app.configure(deployment, outputs["chalice"])
+    progress.say("done", f"{deployment.name} is up in account {deployment.account}, {deployment.region}")
+    return outputs
+
+
+def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = False) -> None:
+    """Take the platform down, Lambda function first; `with_data` also the buckets, images and Terraform's state.
+
+    Raises UserError while GPU nodes are running, Failure when AWS refuses something.
+    """
+    progress = Progress()
+    if not state_bucket.exists(deployment):
+        note(f"{deployment.name} is not there in account {deployment.account}, {deployment.region}: nothing to destroy")
+        return
+    _refuse_running_nodes(deployment)
+    data, platform = _prepare(deployment, progress)
+    tool = s5cmd.prepare()
+    lambda_app.delete(deployment)
+    _destroy(platform, arguments(deployment, "platform", settings.for_destroy(), tool), progress)
+    generated.remove(deployment)
+    if not with_data:
+        progress.say("done", f"{deployment.name} is gone; its buckets and images stay")
+        return
+    for kind in data_loss.DATA_BUCKETS:
+        progress.say(
+            "data", f"deleted {data_loss.empty_bucket(deployment, kind)} objects from {deployment.bucket(kind)}"
+        )
+    progress.say("data", f"deleted {data_loss.empty_registry(deployment)} images")
+    _destroy(data, arguments(deployment, "data", settings, tool), progress)
+    data_loss.delete_state_bucket(deployment)
+    shutil.rmtree(deployment.dir / "terraform", ignore_errors=True)
+    progress.say("done", f"{deployment.name} and its data are gone")
+
+
+def _prepare(deployment: Deployment, progress: Progress) -> tuple[Root, Root]:
+    progress.say("start", f"{deployment.name} in account {deployment.account}, {deployment.region}")
+    state_bucket.ensure(deployment)
+    data, platform = Root("data", deployment), Root("platform", deployment)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Root.init, (data, platform)))
+    return data, platform
+
+
+def _destroy(root: Root, variables: list[str], progress: Progress) -> None:
+    if root.is_empty():
+        progress.say(root.name, "nothing to destroy")
+        return
+    with root.start("destroy", variables, progress) as run:
+        wait(run)
+
+
+def _wait_for_data(deployment: Deployment, run: Run) -> None:
+    """Return once buckets and registry exist; raise what went wrong when the data root failed to make them."""
+    while not _data_exists(deployment):
+        if run.poll():
+            run.check()
+            if not _data_exists(deployment):
+                raise Failure(f"the data root is applied, but its buckets do not answer; full log: {run.log}")
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _data_exists(deployment: Deployment) -> bool:
+    s3 = boto3.client("s3", region_name=deployment.region)
+    ecr = boto3.client("ecr", region_name=deployment.region)
+    try:
+        for kind in data_loss.DATA_BUCKETS:
+            s3.head_bucket(Bucket=deployment.bucket(kind), ExpectedBucketOwner=deployment.account)
+        ecr.describe_repositories(repositoryNames=[f"{deployment.name}-images"])
+    except ecr.exceptions.RepositoryNotFoundException:
+        return False
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            return False
+        raise Failure(f"AWS did not tell whether the data root's buckets exist: {error}") from error
+    return True
+
+
+def _refuse_running_nodes(deployment: Deployment) -> None:
+    """Karpenter's nodes are not Terraform's: without their cluster nobody would ever end and stop paying for them."""
+    ec2 = boto3.client("ec2", region_name=deployment.region)
+    pages = ec2.get_paginator("describe_instances").paginate(
+        Filters=[
+            {"Name": f"tag:kubernetes.io/cluster/{deployment.name}", "Values": ["owned"]},
+            {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]},
+            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
+        ]
+    )
+    nodes = [i["InstanceId"] for page in pages for group in page["Reservations"] for i in group["Instances"]]
+    if nodes:
+        raise UserError(
+            f"{len(nodes)} GPU node(s) of {deployment.name} still run ({', '.join(nodes[:5])}): remove the charts "
+            "first (helm uninstall comfyui, then karpenter-gpu) and wait until Karpenter has ended them"
+        )

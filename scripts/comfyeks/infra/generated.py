@@ -1,0 +1,55 @@
+"""The files that other rooms read: written from Terraform's outputs, never edited, ignored by git."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from comfyeks.deployment import Deployment
+
+OUTPUTS = "outputs.json"
+ADDONS = "addons"
+
+
+def values_files(deployment: Deployment, outputs: dict[str, Any]) -> dict[Path, dict[str, Any]]:
+    """Path and content of every values file that the platform's outputs call for."""
+    values = outputs["helm_values"]
+    return {
+        deployment.dir / "karpenter-gpu.values.yaml": values["karpenter_gpu"],
+        deployment.dir / "comfyui.values.yaml": values["comfyui"],
+        **{addon_file(deployment, name): content for name, content in values["addons"].items()},
+    }
+
+
+def addon_file(deployment: Deployment, name: str) -> Path:
+    return deployment.dir / ADDONS / f"{name}.values.yaml"
+
+
+def write(deployment: Deployment, outputs: dict[str, Any]) -> list[Path]:
+    """Write all files, and remove those of add-ons that are gone; the paths of the values files."""
+    files = values_files(deployment, outputs)
+    for stale in set((deployment.dir / ADDONS).glob("*.values.yaml")) - set(files):
+        stale.unlink()
+    header = f"# {deployment.name} in {deployment.account}, {deployment.region}. Written by `comfyeks infra apply`.\n"
+    for path, content in files.items():
+        _write(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    _write(deployment.dir / OUTPUTS, json.dumps(outputs, indent=2) + "\n")
+    return sorted(files)
+
+
+def remove(deployment: Deployment) -> None:
+    """Remove what `write` wrote: it speaks of a platform that is gone."""
+    for path in (*deployment.dir.glob("*.values.yaml"), deployment.dir / OUTPUTS):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(deployment.dir / ADDONS, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,297 @@
+"""Running Terraform: a process per root, a full log of each, progress for the person watching, errors as they stand.
+
+Terraform writes to its log and not to a pipe: when this program is killed, Terraform finishes what it does and saves
+its state. It also inherits a lock on a file of this checkout, which tells the next run whether Terraform is still at
+work, or died and left the lock on its state behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from getpass import getuser
+from pathlib import Path
+from typing import IO, Any
+
+import boto3
+from botocore.exceptions import ClientError
+
+from comfyeks import tools
+from comfyeks.console import err, note
+from comfyeks.deployment import Deployment
+from comfyeks.errors import Failure, UserError
+from comfyeks.infra import provider
+from comfyeks.paths import REPO_ROOT, STATE
+
+ROOTS = {"data": REPO_ROOT / "infra" / "terraform" / "data", "platform": REPO_ROOT / "infra" / "terraform"}
+
+HEARTBEAT_SECONDS = 10.0
+POLL_SECONDS = 0.2
+# A state lock taken within this time after the start of a run of ours was taken by that run: it held the lock file.
+LOCK_WINDOW = timedelta(minutes=5)
+
+_ERROR_BLOCK = re.compile(r"^╷\n(?:│ ?.*\n)*?│ Error: (?:.*\n)*?╵$", re.MULTILINE)
+_BEGIN = re.compile(r"^(\S.*): (?:Creating|Modifying|Destroying|Still \w+ing)\.\.\.")
+_END = re.compile(r"^(\S.*): (Creation|Modifications|Destruction) complete after (?:(\d+)m)?(\d+)s")
+_PLAN = re.compile(r"^Plan: (\d+) to add, (\d+) to change, (\d+) to destroy")
+_RESULT = re.compile(r"^(?:Apply|Destroy) complete! (.*)|^(No changes)\.")
+_SLOW_SECONDS = 5
+
+
+class Progress:
+    """Lines on stderr: seconds since the start, the root, what happened."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def say(self, root: str, text: str) -> None:
+        err.print(
+            f"{time.monotonic() - self._start:6.1f}s  {root:<9} {text}", markup=False, highlight=False, soft_wrap=True
+        )
+
+
+class Run:
+    """One `terraform` process at work; `poll` moves its progress on."""
+
+    def __init__(self, root: Root, verb: str, process: subprocess.Popen[bytes], log: Path, progress: Progress) -> None:
+        self.root, self.verb, self.log = root, verb, log
+        self._process, self._progress = process, progress
+        self._reader: IO[str] = log.open(errors="replace")
+        self._rest = ""
+        self._total = 0
+        self._done = 0
+        self._busy: dict[str, float] = {}
+        self._spoke = time.monotonic()
+
+    def poll(self) -> bool:
+        """Read what is new in the log; True once the process has ended."""
+        ended = self._process.poll() is not None
+        lines = (self._rest + self._reader.read()).split("\n")
+        self._rest = lines.pop()
+        for line in lines:
+            self._read(line)
+        if ended:
+            self._reader.close()
+        elif self._busy and time.monotonic() - self._spoke > HEARTBEAT_SECONDS:
+            slowest, since = min(self._busy.items(), key=lambda item: item[1])
+            more = f" and {len(self._busy) - 1} more" if len(self._busy) > 1 else ""
+            self._say(f"{self._done}/{self._total}  waiting for {slowest} ({time.monotonic() - since:.0f}s){more}")
+        return ended
+
+    def check(self) -> None:
+        """Raise what went wrong, after the end. A refused input is the user's, anything else a failure."""
+        if self._process.returncode == 0:
+            return
+        text = self.log.read_text(errors="replace")
+        blocks = error_blocks(text)
+        where = f"terraform {self.verb} of the {self.root.name} root failed; full log: {self.log}"
+        if blocks and all("Invalid value for variable" in block for block in blocks):
+            raise UserError("\n".join(refused_variable(block) for block in blocks))
+        raise Failure("\n".join([where, *(blocks or [_tail(text)])]))
+
+    def _read(self, line: str) -> None:
+        if match := _PLAN.match(line):
+            self._total = sum(int(count) for count in match.groups())
+            self._say(f"{line.removesuffix('.').removeprefix('Plan: ')}")
+        elif match := _BEGIN.match(line):
+            self._busy.setdefault(match[1], time.monotonic())
+        elif match := _END.match(line):
+            self._done += 1
+            self._busy.pop(match[1], None)
+            seconds = 60 * int(match[3] or 0) + int(match[4])
+            if seconds >= _SLOW_SECONDS:
+                self._say(f"{self._done}/{self._total}  {match[1]} {_PAST[match[2]]} after {seconds}s")
+        elif match := _RESULT.match(line):
+            self._say((match[1] or match[2]).rstrip("."))
+
+    def _say(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        self._progress.say(self.root.name, text)
+
+
+_PAST = {"Creation": "created", "Modifications": "changed", "Destruction": "destroyed"}
+
+
+@dataclass(frozen=True)
+class Root:
+    """One Terraform root (`data` or `platform`) of one deployment."""
+
+    name: str
+    deployment: Deployment
+
+    @property
+    def folder(self) -> Path:
+        return ROOTS[self.name]
+
+    @property
+    def state_key(self) -> str:
+        return f"terraform/{self.name}.tfstate"
+
+    @property
+    def scratch(self) -> Path:
+        """Terraform's working data, apart for each deployment, so that switching never mixes two backends."""
+        return self.deployment.dir / "terraform" / self.name
+
+    @cached_property
+    def _environment(self) -> dict[str, str]:
+        return {**provider.environment(STATE), "TF_DATA_DIR": str(self.scratch), "TF_IN_AUTOMATION": "1"}
+
+    def init(self) -> None:
+        """Prepare provider and backend. Raises Failure with Terraform's error."""
+        backend = {
+            "bucket": self.deployment.bucket("artifacts"),
+            "key": self.state_key,
+            "region": self.deployment.region,
+            "use_lockfile": "true",
+            "encrypt": "true",
+        }
+        settings = [f"-backend-config={name}={value}" for name, value in backend.items()]
+        self._quick("init", "-no-color", "-input=false", "-reconfigure", *settings)
+
+    def outputs(self) -> dict[str, Any]:
+        """Output values by name; empty before the first apply. Needs `init`."""
+        answer = json.loads(self._quick("output", "-no-color", "-json"))
+        return {name: output["value"] for name, output in answer.items()}
+
+    def is_empty(self) -> bool:
+        """Whether the state holds nothing. Needs `init`."""
+        return not self._quick("state", "list").strip()
+
+    @contextmanager
+    def start(self, verb: str, variables: list[str], progress: Progress) -> Iterator[Run]:
+        """`apply` or `destroy` at work inside the block, ended when it is left.
+
+        `variables` are arguments (`-var-file=…`). Waits for an earlier run of this user that was left alone, and takes
+        away the state lock of one that died. Raises Failure.
+        """
+        log = self._log(verb)
+        with self._alone(progress) as (lock, previous):
+            if previous is not None:
+                self._release_stale_lock(previous, progress)
+            argv = [str(tools.terraform()), f"-chdir={self.folder}", verb, "-auto-approve", "-input=false", "-no-color"]
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [*argv, *variables],
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[lock.fileno()],  # held for as long as Terraform lives, whatever happens to us
+                )
+            run = Run(self, verb, process, log, progress)
+            try:
+                yield run
+            finally:
+                # Ctrl-C reaches Terraform too: it stops at the next safe point and saves its state.
+                if process.poll() is None:
+                    progress.say(self.name, "waiting for Terraform to end and save its state")
+                    _wait_however_impatient(process)
+                lock.truncate(0)  # ended in order: no lock can be left
+
+    @contextmanager
+    def _alone(self, progress: Progress) -> Iterator[tuple[IO[str], datetime | None]]:
+        """Hold the lock file of this root; yields it and the start of an earlier run that died."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with (self.scratch / "running").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress.say(self.name, "an earlier run is still at work: waiting for its end")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.seek(0)
+            started = lock.read().strip()
+            lock.truncate(0)
+            lock.write(datetime.now(UTC).isoformat())
+            lock.flush()
+            yield lock, datetime.fromisoformat(started) if started else None
+
+    def _release_stale_lock(self, previous: datetime, progress: Progress) -> None:
+        """Remove the state lock that a run of ours, started at `previous` and now dead, took and never gave back."""
+        s3 = boto3.client("s3", region_name=self.deployment.region)
+        try:
+            answer = s3.get_object(Bucket=self.deployment.bucket("artifacts"), Key=f"{self.state_key}.tflock")
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return
+            raise Failure(f"the state lock of the {self.name} root could not be read: {error}") from error
+        info = json.loads(answer["Body"].read())
+        created = _lock_time(info["Created"])
+        ours = info["Who"] == f"{getuser()}@{socket.gethostname()}"
+        if ours and previous <= created <= previous + LOCK_WINDOW:
+            self._quick("force-unlock", "-no-color", "-force", info["ID"])
+            progress.say(
+                self.name, f"released the state lock of a run that was killed (started {previous:%H:%M:%S} UTC)"
+            )
+
+    def _quick(self, verb: str, *arguments: str) -> str:
+        """Run a command that takes seconds; its stdout. Raises Failure."""
+        argv = [str(tools.terraform()), f"-chdir={self.folder}", verb, *arguments]
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        answer = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            log = self._log(verb)
+            log.write_text(answer.stdout + answer.stderr)
+            blocks = error_blocks(answer.stderr) or [_tail(answer.stderr)]
+            raise Failure("\n".join([f"terraform {verb} of the {self.name} root failed; full log: {log}", *blocks]))
+        return answer.stdout
+
+    def _log(self, verb: str) -> Path:
+        folder = self.deployment.dir / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{self.name}-{verb}.log"
+
+
+def wait(*runs: Run) -> None:
+    """Follow runs until all have ended, then raise what went wrong in the first of them."""
+    working = list(runs)
+    while working:
+        working = [run for run in working if not run.poll()]
+        time.sleep(POLL_SECONDS if working else 0)
+    for run in runs:
+        run.check()
+
+
+def error_blocks(text: str) -> list[str]:
+    """Terraform's framed error messages in its output, without the frame."""
+    return [
+        "\n".join(line.removeprefix("│").removeprefix(" ") for line in match[0].splitlines()[1:-1])
+        for match in _ERROR_BLOCK.finditer(text)
+    ]
+
+
+def refused_variable(block: str) -> str:
+    """The sentence of a variable's validation rule out of Terraform's error block, on one line.
+
+    The block: title, place, source line and value of the variable, the rule's sentence, where the rule stands.
+    """
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", block)]
+    return next(
+        (part for part in paragraphs[2:] if not part.startswith("This was checked by")),
+        paragraphs[-1],
+    )
+
+
+def _lock_time(text: str) -> datetime:
+    """Terraform writes nanoseconds, which Python does not read."""
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", text))
+
+
+def _wait_however_impatient(process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            note("still waiting: the state would be lost")
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-15:])

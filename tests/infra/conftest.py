@@ -1,0 +1,137 @@
+"""Terraform without AWS: both roots planned against a mocked provider, the plan handed to the tests as plain data."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from comfyeks import tools
+from comfyeks.deployment import Deployment
+from comfyeks.infra import provider
+from comfyeks.infra.terraform import ROOTS
+
+ACCOUNT = "111122223333"
+REGION = "us-west-2"
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """The deployment `comfyui`, with its generated files below the test's own folder."""
+    monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path)
+    return Deployment(project=None, region=REGION, account=ACCOUNT)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """moto inside this process, account ACCOUNT; no endpoint of the caller's environment is used."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("MOTO_ACCOUNT_ID", ACCOUNT)
+    monkeypatch.setattr("moto.core.models.DEFAULT_ACCOUNT_ID", ACCOUNT, raising=False)
+    with mock_aws():
+        yield
+
+
+Terraform = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
+    """`terraform(root, *arguments)` in an initialised root (`data` or `platform`), without a backend."""
+    scratch = tmp_path_factory.mktemp("terraform")
+    initialised: set[str] = set()
+
+    def run(root: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        env = {**provider.environment(scratch), "TF_DATA_DIR": str(scratch / root)}
+        if root not in initialised:
+            call(env, root, "init", "-backend=false", "-input=false", "-no-color").check_returncode()
+            initialised.add(root)
+        return call(env, root, *arguments)
+
+    def call(env: dict[str, str], root: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = [str(tools.terraform()), f"-chdir={ROOTS[root]}", *arguments]
+        return subprocess.run(argv, env=env, capture_output=True, text=True)
+
+    return run
+
+
+class Plan:
+    """What a root would make, by address, with the defaults; values that only AWS knows are left out."""
+
+    def __init__(self, messages: str) -> None:
+        plans = [m["test_plan"] for m in map(json.loads, messages.splitlines()) if m["type"] == "test_plan"]
+        assert len(plans) == 1, messages[:2_000]
+        [plan] = plans
+        self.resources: dict[str, dict[str, Any]] = {
+            change["address"]: change["change"]["after"]
+            for change in plan["resource_changes"]
+            if change["mode"] == "managed"
+        }
+        self.outputs: dict[str, Any] = {name: change.get("after") for name, change in plan["output_changes"].items()}
+
+    def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
+        return {address: r for address, r in self.resources.items() if address.startswith(f"{kind}.")}
+
+    def statements(self, address: str) -> dict[str, dict[str, Any]]:
+        """The statements of a resource's policy, by Sid, with lists for single values."""
+        found = {}
+        for statement in json.loads(self.resources[address]["policy"])["Statement"]:
+            found[statement["Sid"]] = {
+                key: [value] if key in ("Action", "Resource") and isinstance(value, str) else value
+                for key, value in statement.items()
+            }
+        return found
+
+
+def _plan(terraform: Terraform, root: str) -> Plan:
+    return Plan(terraform(root, "test", "-json", "-verbose", "-filter=tests/defaults.tftest.hcl").stdout)
+
+
+@pytest.fixture(scope="session")
+def data_plan(terraform: Terraform) -> Plan:
+    return _plan(terraform, "data")
+
+
+@pytest.fixture(scope="session")
+def platform_plan(terraform: Terraform) -> Plan:
+    return _plan(terraform, "platform")
+
+
+@pytest.fixture
+def fake_terraform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Put a `terraform` on PATH that runs the given shell text; its calls are in the returned file, one per line."""
+
+    def install(script: str) -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        calls = tmp_path / "calls"
+        program = folder / "terraform"
+        program.write_text(
+            "#!/bin/bash\n"
+            'if [ "$1" = version ]; then echo \'{"terraform_version": "1.11.4"}\'; exit; fi\n'
+            f'shift; echo "$*" >> {calls}\n{script}\n'
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        return calls
+
+    return install
+
+
+@pytest.fixture
+def state_bucket_there(aws: None, deployment: Deployment) -> Deployment:
+    boto3.client("s3", region_name=REGION).create_bucket(
+        Bucket=deployment.bucket("artifacts"), CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    return deployment

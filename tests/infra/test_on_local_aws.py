@@ -1,0 +1,225 @@
+"""Both roots on the local AWS: up from nothing, up to date, down, up again with the data that stayed, gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from comfyeks.deployment import Deployment
+from comfyeks.infra import generated
+from comfyeks.local.emulators import ACCOUNT, REGION, LocalAws
+from comfyeks.paths import STATE
+
+pytestmark = pytest.mark.local
+
+SECONDS = 120  # of the first apply; provider and services wait about 60 of them
+NOT_OURS = 1  # the default VPC of the account
+
+
+class Platform:
+    """`comfyeks infra` on a local AWS of its own."""
+
+    def __init__(self, aws: LocalAws, project: str) -> None:
+        self.aws = aws
+        self.names = Deployment(project=project, region=REGION, account=ACCOUNT)
+        self.env = {**aws.environment(), "COMFYEKS_PROJECT": project, "COMFYEKS_API_ALLOWED_CIDRS": "192.0.2.1/32"}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "comfyeks", "infra", *arguments]
+
+    def run(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*arguments), env=self.env, capture_output=True, text=True, timeout=timeout)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.command(*arguments), env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def inventory(self) -> dict[str, int]:
+        """How many there are of what the platform root makes."""
+        ec2, sqs, eks = (self.aws.client(service) for service in ("ec2", "sqs", "eks"))
+        iam, ssm, logs = (self.aws.client(service) for service in ("iam", "ssm", "logs"))
+        own_documents = [{"Key": "Owner", "Values": ["Self"]}]
+        return {
+            "clusters": len(eks.list_clusters()["clusters"]),
+            "vpcs": len(ec2.describe_vpcs()["Vpcs"]) - NOT_OURS,
+            "addresses": len(ec2.describe_addresses()["Addresses"]),
+            "gateways": len([g for g in ec2.describe_nat_gateways()["NatGateways"] if g["State"] != "deleted"]),
+            "queues": len(sqs.list_queues().get("QueueUrls", [])),
+            "roles": len([r for r in iam.list_roles()["Roles"] if r["RoleName"].startswith("comfyui")]),
+            "documents": len(ssm.list_documents(Filters=own_documents)["DocumentIdentifiers"]),
+            "logs": len(logs.describe_log_groups()["logGroups"]),
+            "rules": len(self.aws.client("events").list_rules()["Rules"]),
+            "templates": len(ec2.describe_launch_templates()["LaunchTemplates"]),
+        }
+
+    def buckets(self) -> set[str]:
+        return {bucket["Name"] for bucket in self.aws.client("s3").list_buckets()["Buckets"]}
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    platform = None
+    try:
+        with LocalAws(tmp_path_factory.mktemp("aws")) as aws:
+            platform = Platform(aws, project="t-infra")
+            yield platform
+    finally:
+        if platform:
+            shutil.rmtree(platform.names.dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def up(platform: Platform) -> subprocess.CompletedProcess[str]:
+    begun = time.monotonic()
+    answer = platform.run("apply")
+    print(f"apply from nothing: {time.monotonic() - begun:.0f} s\n{answer.stderr}")
+    assert answer.returncode == 0, answer.stderr
+    assert time.monotonic() - begun < SECONDS
+    return answer
+
+
+def receive(platform: Platform, url: str) -> list[dict[str, Any]]:
+    answer = platform.aws.client("sqs").receive_message(QueueUrl=url, WaitTimeSeconds=5, MaxNumberOfMessages=10)
+    return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+
+
+@pytest.mark.usefixtures("up")
+class TestLifecycle:
+    """In this order."""
+
+    def test_second_apply_changes_nothing(self, platform: Platform) -> None:
+        begun = time.monotonic()
+        answer = platform.run("apply")
+        print(f"second apply: {time.monotonic() - begun:.0f} s")
+        assert answer.returncode == 0, answer.stderr
+        assert answer.stderr.count("No changes") == 2, answer.stderr
+
+    def test_outputs_are_the_generated_ones(self, platform: Platform) -> None:
+        printed = json.loads(platform.run("outputs").stdout)
+        assert printed == json.loads((platform.names.dir / generated.OUTPUTS).read_text())
+        values = yaml.safe_load((platform.names.dir / "karpenter-gpu.values.yaml").read_text())
+        assert values == printed["helm_values"]["karpenter_gpu"]
+
+    def test_node_files_are_in_the_artifacts_bucket(self, platform: Platform) -> None:
+        values = yaml.safe_load((platform.names.dir / "karpenter-gpu.values.yaml").read_text())["modelSync"]
+        s3 = platform.aws.client("s3")
+        for file in values["files"].values():
+            assert s3.head_object(Bucket=values["artifactsBucket"], Key=file["key"])["ContentLength"] > 0
+
+    def test_upload_and_delete_reach_the_queue(self, platform: Platform) -> None:
+        url = json.loads(platform.run("outputs").stdout)["queue_urls"]["model_events"]
+        s3 = platform.aws.client("s3")
+        s3.put_object(Bucket=platform.names.bucket("models"), Key="checkpoints/kept.safetensors", Body=b"weights")
+        s3.put_object(Bucket=platform.names.bucket("models"), Key="checkpoints/gone.safetensors", Body=b"weights")
+        s3.delete_object(Bucket=platform.names.bucket("models"), Key="checkpoints/gone.safetensors")
+        events: list[str] = []
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and len(events) < 3:
+            events += [r["eventName"] for body in receive(platform, url) for r in body.get("Records", [])]
+        assert sorted(event.split(":")[0] for event in events) == ["ObjectCreated", "ObjectCreated", "ObjectRemoved"]
+
+    def test_destroy_is_refused_while_a_gpu_node_runs(self, platform: Platform) -> None:
+        ec2 = platform.aws.client("ec2")
+        tags = {f"kubernetes.io/cluster/{platform.names.name}": "owned", "karpenter.sh/nodepool": "gpu"}
+        [image] = ec2.describe_images()["Images"][:1]
+        [node] = ec2.run_instances(
+            ImageId=image["ImageId"],
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[
+                {"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+            ],
+        )["Instances"]
+        answer = platform.run("destroy")
+        assert answer.returncode == 2
+        assert node["InstanceId"] in answer.stderr
+        assert platform.inventory()["clusters"] == 1
+        ec2.terminate_instances(InstanceIds=[node["InstanceId"]])
+
+    def test_destroy_leaves_only_the_data_root(self, platform: Platform) -> None:
+        begun = time.monotonic()
+        answer = platform.run("destroy")
+        print(f"destroy: {time.monotonic() - begun:.0f} s")
+        assert answer.returncode == 0, answer.stderr
+        assert set(platform.inventory().values()) == {0}, platform.inventory()
+        assert platform.buckets() == {
+            platform.names.bucket(kind) for kind in ("models", "inputs", "outputs", "artifacts")
+        }
+        assert not list(platform.names.dir.glob("*.values.yaml"))
+
+    def test_second_destroy_finds_nothing_to_do(self, platform: Platform) -> None:
+        answer = platform.run("destroy")
+        assert answer.returncode == 0, answer.stderr
+
+    def test_outputs_of_a_platform_that_is_gone_name_the_command_that_makes_one(self, platform: Platform) -> None:
+        answer = platform.run("outputs")
+        assert answer.returncode == 2
+        assert "make infra" in answer.stderr
+
+    def test_apply_again_finds_the_models_that_stayed(self, platform: Platform) -> None:
+        """Begun by a command that is killed; Terraform works on, and the next command waits for it."""
+        killed = platform.start("apply")
+        running = platform.names.dir / "terraform" / "platform" / "running"
+        before = running.read_text()
+        deadline = time.monotonic() + 60
+        while running.read_text() == before and time.monotonic() < deadline:
+            time.sleep(0.2)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        answer = platform.run("apply")
+        assert answer.returncode == 0, answer.stderr
+        assert "an earlier run is still at work" in answer.stderr
+        assert platform.inventory()["clusters"] == 1
+        kept = platform.aws.client("s3").list_objects_v2(Bucket=platform.names.bucket("models"))["Contents"]
+        assert [o["Key"] for o in kept] == ["checkpoints/kept.safetensors"]
+
+    def test_data_is_not_destroyed_without_the_name(self, platform: Platform) -> None:
+        answer = platform.run("destroy", "--data", "--confirm", "comfyui")
+        assert answer.returncode == 2
+        assert "nothing was deleted" in answer.stderr
+        assert len(platform.buckets()) == 4
+
+    def test_data_destroy_leaves_nothing(self, platform: Platform) -> None:
+        answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+        assert answer.returncode == 0, answer.stderr
+        assert set(platform.inventory().values()) == {0}, platform.inventory()
+        assert platform.buckets() == set()
+        assert platform.aws.client("ecr").describe_repositories()["repositories"] == []
+        assert not (platform.names.dir / "terraform").exists()
+
+    def test_destroy_of_what_is_not_there_is_done(self, platform: Platform) -> None:
+        answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+        assert answer.returncode == 0
+        assert "nothing to destroy" in answer.stderr
+
+
+def test_missing_ranges_are_refused_before_anything_is_made(platform: Platform) -> None:
+    env = {name: value for name, value in platform.env.items() if name != "COMFYEKS_API_ALLOWED_CIDRS"}
+    env["COMFYEKS_PROJECT"] = "t-none"
+    answer = subprocess.run(platform.command("apply"), env=env, capture_output=True, text=True)
+    assert answer.returncode == 2
+    assert "--api-allowed-cidrs" in answer.stderr
+    assert not [name for name in platform.buckets() if "t-none" in name]
+    assert not Path(STATE / "comfyui-t-none").exists()
+
+
+def test_help_names_every_option() -> None:
+    env = {**os.environ, "COLUMNS": "200"}
+    for verb, option in (("apply", "--api-allowed-cidrs"), ("destroy", "--confirm"), ("outputs", "--region")):
+        answer = subprocess.run(
+            [sys.executable, "-m", "comfyeks", "infra", verb, "-h"], env=env, capture_output=True, text=True
+        )
+        assert answer.returncode == 0
+        assert option in answer.stdout

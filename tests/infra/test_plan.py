@@ -1,0 +1,221 @@
+"""What both roots would make: names, protection, and the facts that other rooms rely on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from comfyeks import lambda_app
+from comfyeks.charts.render import render
+from comfyeks.deployment import BUCKET_KINDS, Deployment
+from comfyeks.paths import REPO_ROOT
+from comfyeks.versions import VERSIONS
+
+from .conftest import ACCOUNT, REGION, Plan
+
+NAMES = Deployment(project=None, region=REGION, account=ACCOUNT)
+DATA_KINDS = ("models", "inputs", "outputs")
+
+
+def test_data_root_makes_the_buckets_of_the_contract(data_plan: Plan) -> None:
+    names = {bucket["bucket"] for bucket in data_plan.of_type("aws_s3_bucket").values()}
+    assert names == {NAMES.bucket(kind) for kind in DATA_KINDS}
+
+
+@pytest.mark.parametrize("kind", DATA_KINDS)
+def test_bucket_is_closed_to_the_public(data_plan: Plan, kind: str) -> None:
+    block = data_plan.resources[f'aws_s3_bucket_public_access_block.this["{kind}"]']
+    assert [block[name] for name in block if name.startswith(("block_", "ignore_", "restrict_"))] == [True] * 4
+    [ownership] = data_plan.resources[f'aws_s3_bucket_ownership_controls.this["{kind}"]']["rule"]
+    assert ownership["object_ownership"] == "BucketOwnerEnforced"
+
+
+@pytest.mark.parametrize("kind", DATA_KINDS)
+def test_bucket_refuses_plain_http_for_itself_and_all_it_holds(data_plan: Plan, kind: str) -> None:
+    [(_, refusal)] = data_plan.statements(f'aws_s3_bucket_policy.this["{kind}"]').items()
+    arn = f"arn:aws:s3:::{NAMES.bucket(kind)}"
+    assert refusal["Effect"] == "Deny"
+    assert refusal["Principal"] == "*"
+    assert refusal["Resource"] == [arn, f"{arn}/*"]
+    assert refusal["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+@pytest.mark.parametrize("kind", DATA_KINDS)
+def test_bucket_removes_what_a_broken_upload_left(data_plan: Plan, kind: str) -> None:
+    rules = data_plan.resources[f'aws_s3_bucket_lifecycle_configuration.this["{kind}"]']["rule"]
+    assert any(rule["abort_incomplete_multipart_upload"] for rule in rules)
+
+
+def test_only_models_keep_old_versions_and_only_for_a_time(data_plan: Plan) -> None:
+    assert list(data_plan.of_type("aws_s3_bucket_versioning")) == ["aws_s3_bucket_versioning.models"]
+    rules = data_plan.resources['aws_s3_bucket_lifecycle_configuration.this["models"]']["rule"]
+    [expiry] = [rule["noncurrent_version_expiration"] for rule in rules if rule["noncurrent_version_expiration"]]
+    assert expiry[0]["noncurrent_days"] == 7
+
+
+def test_no_current_object_ever_expires(data_plan: Plan) -> None:
+    for configuration in data_plan.of_type("aws_s3_bucket_lifecycle_configuration").values():
+        for rule in configuration["rule"]:
+            assert all(expiration.get("days") is None for expiration in rule["expiration"] or [])
+
+
+def test_terraform_alone_cannot_delete_data(data_plan: Plan) -> None:
+    assert not any(bucket["force_destroy"] for bucket in data_plan.of_type("aws_s3_bucket").values())
+    assert not data_plan.resources["aws_ecr_repository.images"]["force_delete"]
+
+
+def test_registry_keeps_tags_and_scans(data_plan: Plan) -> None:
+    registry = data_plan.resources["aws_ecr_repository.images"]
+    assert registry["name"] == f"{NAMES.name}-images"
+    assert registry["image_tag_mutability"] == "IMMUTABLE"
+    assert registry["image_scanning_configuration"] == [{"scan_on_push": True}]
+
+
+def test_platform_makes_no_bucket_and_no_lambda_function(platform_plan: Plan) -> None:
+    """Buckets outlive it, the function is Chalice's."""
+    assert not platform_plan.of_type("aws_s3_bucket")
+    assert not platform_plan.of_type("aws_lambda_function")
+
+
+def test_exactly_one_security_group_and_the_private_subnets_are_karpenters(platform_plan: Plan) -> None:
+    tagged = {
+        address
+        for address, resource in platform_plan.resources.items()
+        if "karpenter.sh/discovery" in (resource.get("tags") or {})
+    }
+    assert tagged == {f'aws_subnet.private["{REGION}{zone}"]' for zone in "abc"}
+    [tag] = platform_plan.of_type("aws_ec2_tag").values()
+    assert (tag["key"], tag["value"]) == ("karpenter.sh/discovery", NAMES.name)
+
+
+def test_subnets_do_not_overlap_and_are_tagged_for_load_balancers(platform_plan: Plan) -> None:
+    subnets = platform_plan.of_type("aws_subnet")
+    cidrs = [subnet["cidr_block"] for subnet in subnets.values()]
+    assert len(cidrs) == len(set(cidrs)) == 6
+    for address, subnet in subnets.items():
+        role = "internal-elb" if ".private" in address else "elb"
+        assert subnet["tags"][f"kubernetes.io/role/{role}"] == "1"
+
+
+def test_cluster_is_closed_encrypted_and_logged(platform_plan: Plan) -> None:
+    [cluster] = platform_plan.of_type("aws_eks_cluster").values()
+    assert cluster["name"] == NAMES.name
+    assert cluster["version"] == VERSIONS["kubernetes"]
+    assert cluster["vpc_config"][0]["public_access_cidrs"] == ["198.51.100.7/32"]
+    assert cluster["access_config"][0]["authentication_mode"] == "API"
+    assert cluster["access_config"][0]["bootstrap_cluster_creator_admin_permissions"]
+    assert cluster["encryption_config"][0]["resources"] == ["secrets"]
+    assert len(cluster["enabled_cluster_log_types"]) == 5
+    assert platform_plan.resources["aws_cloudwatch_log_group.cluster"]["retention_in_days"] == 30
+
+
+def test_add_ons_are_those_of_versions_yaml_and_no_other(platform_plan: Plan) -> None:
+    addons = platform_plan.of_type("aws_eks_addon").values()
+    assert {addon["addon_name"]: addon["addon_version"] for addon in addons} == VERSIONS["addons"]
+
+
+def test_network_policies_are_enforced(platform_plan: Plan) -> None:
+    cni = platform_plan.resources['aws_eks_addon.before_nodes["vpc-cni"]']
+    assert json.loads(cni["configuration_values"])["enableNetworkPolicy"] == "true"
+
+
+def test_pods_on_system_nodes_cannot_reach_the_nodes_credentials(platform_plan: Plan) -> None:
+    [options] = platform_plan.resources["aws_launch_template.system"]["metadata_options"]
+    assert options["http_tokens"] == "required"
+    assert options["http_put_response_hop_limit"] == 1
+
+
+def test_system_nodes_can_hold_karpenters_two_replicas(platform_plan: Plan) -> None:
+    [group] = platform_plan.of_type("aws_eks_node_group").values()
+    assert group["scaling_config"][0]["min_size"] >= 2
+    assert group["instance_types"] == ["t3a.xlarge"]
+    assert group["ami_type"] == "AL2023_x86_64_STANDARD"
+
+
+def test_models_bucket_tells_the_queue_of_every_upload_and_delete(platform_plan: Plan) -> None:
+    [notification] = platform_plan.of_type("aws_s3_bucket_notification").values()
+    assert notification["bucket"] == NAMES.bucket("models")
+    [queue] = notification["queue"]
+    assert sorted(queue["events"]) == ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
+    assert not queue["filter_prefix"]
+
+
+def test_a_batch_is_not_handed_out_twice_while_the_function_works_on_it(platform_plan: Plan) -> None:
+    queue = platform_plan.resources["aws_sqs_queue.model_events"]
+    assert queue["visibility_timeout_seconds"] >= 6 * lambda_app.TIMEOUT_SECONDS
+
+
+def test_dead_letters_take_only_the_model_events_and_stay_longest(platform_plan: Plan) -> None:
+    dead = platform_plan.resources["aws_sqs_queue.model_events_dlq"]
+    allowed = json.loads(dead["redrive_allow_policy"])
+    assert allowed["sourceQueueArns"] == [f"arn:aws:sqs:{REGION}:{ACCOUNT}:{NAMES.name}-model-events"]
+    assert dead["message_retention_seconds"] == 14 * 24 * 3600
+
+
+def test_queues_are_encrypted_with_a_key_that_s3_can_use(platform_plan: Plan) -> None:
+    for queue in platform_plan.of_type("aws_sqs_queue").values():
+        assert queue["sqs_managed_sse_enabled"]
+
+
+def test_every_interruption_event_reaches_karpenters_queue(platform_plan: Plan) -> None:
+    patterns = [
+        json.loads(rule["event_pattern"]) for rule in platform_plan.of_type("aws_cloudwatch_event_rule").values()
+    ]
+    assert len(platform_plan.of_type("aws_cloudwatch_event_target")) == len(patterns) == 5
+    assert {pattern["detail-type"][0] for pattern in patterns} == {
+        "AWS Health Event",
+        "EC2 Capacity Reservation Instance Interruption Warning",
+        "EC2 Instance Rebalance Recommendation",
+        "EC2 Instance State-change Notification",
+        "EC2 Spot Instance Interruption Warning",
+    }
+
+
+def test_function_logs_expire(platform_plan: Plan) -> None:
+    group = platform_plan.resources["aws_cloudwatch_log_group.sync"]
+    assert group["name"] == f"/aws/lambda/{lambda_app.function_name(NAMES)}"
+    assert group["retention_in_days"] == 30
+
+
+def test_node_files_lie_under_their_own_hash(platform_plan: Plan) -> None:
+    objects = platform_plan.of_type("aws_s3_object")
+    assert {re.search(r'"(.*)"', address)[1] for address in objects} == {  # type: ignore[index]
+        "program",
+        "service",
+        "timer",
+        "path",
+        "s5cmd",
+    }
+    program = objects['aws_s3_object.node_program["program"]']
+    digest = hashlib.sha256((REPO_ROOT / "node" / "comfyui-model-sync").read_bytes()).hexdigest()
+    assert program["key"] == f"node/{digest}/comfyui-model-sync"
+    assert program["bucket"] == NAMES.bucket("artifacts")
+
+
+def test_names_are_those_that_the_command_line_derives(platform_plan: Plan) -> None:
+    assert platform_plan.outputs["buckets"] == {kind: NAMES.bucket(kind) for kind in BUCKET_KINDS}
+    assert platform_plan.resources["aws_ssm_document.sync_models"]["name"] == NAMES.sync_document
+    variables = platform_plan.outputs["chalice"]["environment_variables"]
+    assert (variables["SYNC_TAG_KEY"], variables["SYNC_TAG_VALUE"]) == NAMES.sync_tag
+    assert platform_plan.outputs["chalice"]["stage"] == NAMES.stage
+
+
+def test_values_for_the_charts_have_the_agreed_layout(platform_plan: Plan) -> None:
+    values = platform_plan.outputs["helm_values"]
+    assert values["comfyui"].keys() >= {"aws", "inputs", "outputs", "serviceAccount"}
+    assert values["comfyui"]["outputs"] == {"bucket": NAMES.bucket("outputs")}
+    gpu = values["karpenter_gpu"]
+    assert gpu["cluster"] == {"name": NAMES.name}
+    assert gpu["nodeRole"] == f"{NAMES.name}-{REGION}-gpu-node"
+    assert gpu["modelSync"]["artifactsBucket"] == NAMES.bucket("artifacts")
+    assert gpu["modelSync"]["files"].keys() == {"program", "service", "timer", "path", "s5cmd"}
+    assert set(values["addons"]) == {"karpenter", "aws-load-balancer-controller", "nvidia-device-plugin"}
+
+
+@pytest.mark.parametrize(("chart", "kind"), [("karpenter-gpu", "EC2NodeClass"), ("comfyui", "Deployment")])
+def test_generated_values_are_taken_by_the_chart(platform_plan: Plan, chart: str, kind: str) -> None:
+    values = platform_plan.outputs["helm_values"][chart.replace("-", "_")]
+    assert render(chart, values=values).of_kind(kind)

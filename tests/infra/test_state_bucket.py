@@ -1,0 +1,94 @@
+"""The artifacts bucket, made before Terraform."""
+
+from __future__ import annotations
+
+import json
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from comfyeks.deployment import Deployment
+from comfyeks.errors import Failure
+from comfyeks.infra import data_loss, state_bucket
+
+from .conftest import ACCOUNT, REGION
+
+
+@pytest.mark.usefixtures("aws")
+def test_bucket_is_made_closed_encrypted_and_versioned(deployment: Deployment) -> None:
+    assert not state_bucket.exists(deployment)
+    state_bucket.ensure(deployment)
+    assert state_bucket.exists(deployment)
+    s3 = boto3.client("s3", region_name=REGION)
+    name = deployment.bucket("artifacts")
+    assert s3.get_bucket_location(Bucket=name)["LocationConstraint"] == REGION
+    assert all(s3.get_public_access_block(Bucket=name)["PublicAccessBlockConfiguration"].values())
+    assert s3.get_bucket_versioning(Bucket=name)["Status"] == "Enabled"
+    assert s3.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]["Rules"]
+    [statement] = json.loads(s3.get_bucket_policy(Bucket=name)["Policy"])["Statement"]
+    assert statement["Effect"] == "Deny"
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+@pytest.mark.usefixtures("aws")
+def test_second_time_keeps_what_is_in_it_and_mends_its_settings(deployment: Deployment) -> None:
+    state_bucket.ensure(deployment)
+    s3 = boto3.client("s3", region_name=REGION)
+    name = deployment.bucket("artifacts")
+    s3.delete_bucket_policy(Bucket=name)
+    s3.delete_public_access_block(Bucket=name)
+    s3.put_object(Bucket=name, Key="terraform/data.tfstate", Body=b"{}")
+    state_bucket.ensure(deployment)
+    assert [version["Key"] for version in s3.list_object_versions(Bucket=name)["Versions"]] == [
+        "terraform/data.tfstate"
+    ]
+    assert s3.get_bucket_policy(Bucket=name)["Policy"]
+    assert all(s3.get_public_access_block(Bucket=name)["PublicAccessBlockConfiguration"].values())
+
+
+@pytest.mark.usefixtures("aws")
+def test_bucket_in_the_region_that_must_not_be_named() -> None:
+    virginia = Deployment(project=None, region="us-east-1", account=ACCOUNT)
+    state_bucket.ensure(virginia)
+    assert state_bucket.exists(virginia)
+
+
+def test_name_that_somebody_else_took_is_refused(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3 = boto3.client("s3", region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test")
+    monkeypatch.setattr(boto3, "client", lambda *_, **__: s3)
+    with Stubber(s3) as stub:
+        stub.add_client_error("head_bucket", service_error_code="403", http_status_code=403)
+        with pytest.raises(Failure, match="somebody else took the name"):
+            state_bucket.exists(deployment)
+
+
+@pytest.mark.usefixtures("aws")
+def test_emptying_takes_old_versions_and_delete_markers_too(deployment: Deployment) -> None:
+    s3 = boto3.client("s3", region_name=REGION)
+    name = deployment.bucket("models")
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    for body in (b"1", b"2"):
+        s3.put_object(Bucket=name, Key="checkpoints/a b+中文.safetensors", Body=body)
+    s3.delete_object(Bucket=name, Key="checkpoints/a b+中文.safetensors")
+    assert data_loss.empty_bucket(deployment, "models") == 3
+    s3.delete_bucket(Bucket=name)
+
+
+@pytest.mark.usefixtures("aws")
+def test_bucket_and_registry_that_are_gone_are_empty(deployment: Deployment) -> None:
+    assert data_loss.empty_bucket(deployment, "models") == 0
+    assert data_loss.empty_registry(deployment) == 0
+    data_loss.delete_state_bucket(deployment)
+
+
+@pytest.mark.usefixtures("aws")
+def test_state_bucket_goes_with_all_that_is_in_it(deployment: Deployment) -> None:
+    state_bucket.ensure(deployment)
+    s3 = boto3.client("s3", region_name=REGION)
+    name = deployment.bucket("artifacts")
+    s3.delete_bucket_policy(Bucket=name)  # moto refuses everybody, whatever the policy's condition says
+    s3.put_object(Bucket=name, Key="terraform/data.tfstate", Body=b"{}")
+    data_loss.delete_state_bucket(deployment)
+    assert not state_bucket.exists(deployment)

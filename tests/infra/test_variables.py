@@ -1,0 +1,86 @@
+"""What the operator decides and how it reaches Terraform."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from comfyeks.deployment import Deployment
+from comfyeks.errors import UserError
+from comfyeks.infra.variables import Settings, arguments, listed, user_file
+
+
+def test_nobody_allowed_is_refused_with_the_two_ways_out(deployment: Deployment) -> None:
+    with pytest.raises(UserError, match=r"--api-allowed-cidrs.*--private-api"):
+        Settings().check(deployment)
+
+
+def test_private_api_needs_no_ranges(deployment: Deployment) -> None:
+    Settings(api_public_access=False).check(deployment)
+
+
+def test_ranges_may_stand_in_the_operators_file(deployment: Deployment) -> None:
+    path = user_file(deployment, "platform")
+    path.parent.mkdir(parents=True)
+    path.write_text('api_allowed_cidrs = ["198.51.100.7/32"]\n')
+    Settings().check(deployment)
+
+
+@pytest.mark.parametrize(
+    "cidr", ["0.0.0.0/0", "0.0.0.0/1", "10.0.0.0/7", "198.51.100.7", "198.51.100.7/24", "::/0", "me"]
+)
+def test_range_that_is_none_or_opens_the_api_to_the_world_is_refused_by_name(deployment: Deployment, cidr: str) -> None:
+    with pytest.raises(UserError, match=f"'{cidr}'"):
+        Settings(api_allowed_cidrs=("198.51.100.7/32", cidr)).check(deployment)
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/8", "198.51.100.0/24", "198.51.100.7/32"])
+def test_range_of_a_known_size_is_taken(deployment: Deployment, cidr: str) -> None:
+    Settings(api_allowed_cidrs=(cidr,)).check(deployment)
+
+
+def test_admin_that_is_a_session_is_refused(deployment: Deployment) -> None:
+    settings = Settings(api_public_access=False, cluster_admin_arns=("arn:aws:sts::111122223333:assumed-role/a/b",))
+    with pytest.raises(UserError, match="assumed-role/a/b"):
+        settings.check(deployment)
+
+
+def test_destroying_asks_for_no_ranges(deployment: Deployment) -> None:
+    settings = Settings().for_destroy()
+    settings.check(deployment)
+    assert settings.api_public_access is False
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [(None, None), ("", None), (" , ", None), ("a", ("a",)), ("a,b", ("a", "b")), ("a, b  c", ("a", "b", "c"))],
+)
+def test_lists_are_separated_by_commas_or_blanks(text: str | None, values: tuple[str, ...] | None) -> None:
+    assert listed(text) == values
+
+
+def generated(deployment: Deployment, root: str) -> dict[str, object]:
+    values: dict[str, object] = json.loads((deployment.dir / "terraform" / f"{root}.tfvars.json").read_text())
+    return values
+
+
+def test_what_was_not_decided_is_left_to_terraforms_defaults(deployment: Deployment) -> None:
+    arguments(deployment, "platform", Settings(), Path("/s5cmd"))
+    assert generated(deployment, "platform") == {"project": None, "region": "us-west-2", "s5cmd_path": "/s5cmd"}
+
+
+def test_data_root_gets_only_the_variables_it_knows(deployment: Deployment) -> None:
+    arguments(deployment, "data", Settings(api_allowed_cidrs=("198.51.100.7/32",)), Path("/s5cmd"))
+    assert generated(deployment, "data") == {"project": None, "region": "us-west-2"}
+
+
+def test_flags_win_over_the_operators_file(deployment: Deployment) -> None:
+    own = user_file(deployment, "platform")
+    own.parent.mkdir(parents=True)
+    own.touch()
+    first, second = arguments(deployment, "platform", Settings(api_public_access=False), Path("/s5cmd"))
+    assert first == f"-var-file={own}"
+    assert second.endswith("platform.tfvars.json")
+    assert generated(deployment, "platform")["api_public_access"] is False
