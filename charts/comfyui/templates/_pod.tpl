@@ -1,0 +1,50 @@
+{{/* Port that ComfyUI listens on in the pod; a contract with the load balancer's target group. */}}
+{{- define "comfyui.port" -}}
+8848
+{{- end }}
+
+{{/* User and group of every container, owner of what they write and of what Mountpoint shows them. */}}
+{{- define "comfyui.uid" -}}
+1000
+{{- end }}
+
+{{/* Where the scripts are mounted. */}}
+{{- define "comfyui.scripts" -}}
+/opt/comfyui-on-eks
+{{- end }}
+
+{{/* The image, exact. Usage: include "comfyui.image" $ */}}
+{{- define "comfyui.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* What the pods need of a node, as a map. Usage: include "comfyui.nodeSelector" $ | fromYaml */}}
+{{- define "comfyui.nodeSelector" -}}
+{{- $selector := deepCopy .Values.nodeSelector -}}
+{{- if and .Values.gpu.count .Values.pool.name -}}
+{{- $_ := set $selector .Values.pool.label .Values.pool.name -}}
+{{- end -}}
+{{- toYaml $selector -}}
+{{- end }}
+
+{{/* Security context of every container: restricted Pod Security and a root file system that nobody writes to. */}}
+{{- define "comfyui.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* Environment of every Python script of ours. */}}
+{{- define "comfyui.pythonEnv" -}}
+- name: PYTHONUNBUFFERED
+  value: "1"
+- name: PYTHONDONTWRITEBYTECODE
+  value: "1"
+{{- end }}

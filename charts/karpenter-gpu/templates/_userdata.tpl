@@ -1,0 +1,50 @@
+{{/* A word that a shell reads as it is. Usage: include "karpenter-gpu.quoted" $text */}}
+{{- define "karpenter-gpu.quoted" -}}
+'{{ . | toString | replace "'" "'\\''" }}'
+{{- end }}
+
+{{/* What the installing script reads, as assignments. Usage: include "karpenter-gpu.settings" $ */}}
+{{- define "karpenter-gpu.settings" -}}
+{{- $sync := .Values.modelSync -}}
+AWS_REGION={{ include "karpenter-gpu.quoted" $sync.region }}
+ARTIFACTS_BUCKET={{ include "karpenter-gpu.quoted" $sync.artifactsBucket }}
+{{- range $name, $file := $sync.files }}
+{{ upper $name }}_KEY={{ include "karpenter-gpu.quoted" $file.key }}
+{{ upper $name }}_SHA256={{ include "karpenter-gpu.quoted" $file.sha256 }}
+{{- end }}
+MODEL_SYNC_SETTINGS={{ include "karpenter-gpu.quoted" (printf "MODELS_BUCKET=%s\nAWS_REGION=%s" $sync.bucket $sync.region) }}
+{{- end }}
+
+{{/*
+User data of a node class, always explicit MIME: Karpenter takes other text that happens to be YAML for a NodeConfig.
+Usage: include "karpenter-gpu.userData" (list $ $nodeClass)
+*/}}
+{{- define "karpenter-gpu.userData" -}}
+{{- $root := first . -}}
+{{- $class := last . -}}
+{{- $boundary := "==comfyui-on-eks==" -}}
+MIME-Version: 1.0
+Content-Type: multipart/mixed; boundary="{{ $boundary }}"
+{{ with $class.nodeConfig }}
+--{{ $boundary }}
+Content-Type: application/node.eks.aws
+
+apiVersion: node.eks.aws/v1alpha1
+kind: NodeConfig
+spec:
+  {{- toYaml . | nindent 2 }}
+{{ end }}
+--{{ $boundary }}
+Content-Type: text/x-shellscript; charset="us-ascii"
+
+#!/bin/bash
+{{ include "karpenter-gpu.settings" $root }}
+{{ $root.Files.Get "files/install-model-sync.sh" | trimPrefix "#!/bin/bash\n" }}
+{{- range $class.extraUserData }}
+--{{ $boundary }}
+Content-Type: {{ .contentType }}
+
+{{ .content }}
+{{- end }}
+--{{ $boundary }}--
+{{- end }}

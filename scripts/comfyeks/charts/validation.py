@@ -1,0 +1,108 @@
+"""Are rendered objects what the API server would take? Kubernetes' own schemas offline, Karpenter's from its Go module.
+
+What only an API server can tell stays open: CEL rules of the CRDs, admission, defaults.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+from comfyeks.charts.render import KubernetesObject
+from comfyeks.errors import Failure, UserError
+from comfyeks.paths import REPO_ROOT
+
+# What EKS supports today; the oldest leaves support in December 2026.
+KUBERNETES_VERSIONS = ("1.34", "1.35", "1.36", "1.37")
+
+_CRD_MODULE = "github.com/aws/karpenter-provider-aws"
+_CRD_PIN = REPO_ROOT / "tools" / "crds"
+_CRD_GROUPS = ("karpenter.sh", "karpenter.k8s.aws")
+
+
+def problems(objects: Iterable[KubernetesObject], kubernetes: str) -> list[str]:
+    """One line for each thing that this Kubernetes version or Karpenter's CRDs would refuse, unknown fields too."""
+    found = []
+    for item in objects:
+        where = f"{item['kind']}/{item['metadata']['name']}"
+        if item["apiVersion"].split("/")[0] in _CRD_GROUPS:
+            found += [f"{where}: {problem}" for problem in _crd_problems(item)]
+            continue
+        try:
+            kubernetes_validate.validate(item, kubernetes, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            path = ".".join(str(step) for step in error.path)
+            found.append(f"{where} on Kubernetes {kubernetes}: {path}: {error.message}")
+        except kubernetes_validate.SchemaNotFoundError:
+            found.append(f"{where}: Kubernetes {kubernetes} has no {item['apiVersion']} {item['kind']}")
+    return found
+
+
+def _crd_problems(item: KubernetesObject) -> list[str]:
+    schema = karpenter_schemas().get((item["apiVersion"], item["kind"]))
+    if schema is None:
+        return [f"Karpenter has no {item['apiVersion']} {item['kind']}"]
+    validator = jsonschema.Draft7Validator(schema)
+    errors = sorted(validator.iter_errors(item), key=lambda error: list(map(str, error.path)))
+    return [f"{'.'.join(str(step) for step in error.path)}: {error.message}" for error in errors]
+
+
+@cache
+def karpenter_schemas() -> dict[tuple[str, str], dict[str, Any]]:
+    """(apiVersion, kind) → JSON schema that refuses unknown fields, as `kubectl apply` with strict validation does."""
+    schemas = {}
+    for file in sorted(karpenter_crds().glob("*.yaml")):
+        crd = yaml.safe_load(file.read_text())
+        group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]
+        for version in crd["spec"]["versions"]:
+            schema = copy.deepcopy(version["schema"]["openAPIV3Schema"])
+            _refuse_unknown(schema)
+            # The CRD leaves metadata to the API server.
+            schema["properties"]["metadata"] = {"type": "object"}
+            schemas[f"{group}/{version['name']}", kind] = schema
+    if not schemas:
+        raise Failure(f"no CRD in {karpenter_crds()}")
+    return schemas
+
+
+@cache
+def karpenter_crds() -> Path:
+    """Folder of Karpenter's CRDs in Go's module cache: the version that tools/crds/go.mod pins, checked by its go.sum.
+
+    Raises:
+        UserError: there is no Go on PATH.
+        Failure: Go could not get the module.
+    """
+    if shutil.which("go") is None:
+        raise UserError("Karpenter's CRDs come from its Go module, and go is not on PATH: go.dev/doc/install")
+    argv = ["go", "mod", "download", "-json", _CRD_MODULE]
+    done = subprocess.run(argv, cwd=_CRD_PIN, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Failure(f"`{' '.join(argv)}` in {_CRD_PIN} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return Path(json.loads(done.stdout)["Dir"]) / "pkg" / "apis" / "crds"
+
+
+def _refuse_unknown(schema: dict[str, Any]) -> None:
+    """Close every object that lists its properties; turn what OpenAPI says its own way into JSON Schema."""
+    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    if schema.get("nullable") and isinstance(schema.get("type"), str):
+        schema["type"] = [schema["type"], "null"]
+    children: list[Any] = [
+        *schema.get("properties", {}).values(),
+        schema.get("items"),
+        schema.get("additionalProperties"),
+    ]
+    for child in children:
+        if isinstance(child, dict):
+            _refuse_unknown(child)

@@ -1,0 +1,123 @@
+"""What the chart tests speak: scenarios, rendered charts, pods, refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from comfyeks.charts import CHARTS, CHARTS_ROOT
+from comfyeks.charts.render import Rendered, RenderError, render
+
+Container = dict[str, Any]
+
+# (chart, scenario) → its values file. ci/ holds a file for each feature that changes what is rendered.
+SCENARIOS = {
+    (chart, file.name.removesuffix("-values.yaml")): file
+    for chart in CHARTS
+    for file in sorted((CHARTS_ROOT / chart / "ci").glob("*-values.yaml"))
+}
+INSTANCE_TYPES = {
+    (chart, file.stem): file for chart in CHARTS for file in sorted((CHARTS_ROOT / chart / "instance-types").glob("*"))
+}
+
+each_scenario = pytest.mark.parametrize(
+    ("chart", "scenario"), list(SCENARIOS), ids=["-".join(key) for key in SCENARIOS]
+)
+each_workload = pytest.mark.parametrize("scenario", [scenario for chart, scenario in SCENARIOS if chart == "comfyui"])
+
+
+def scenario_of(chart: str, scenario: str, **kwargs: Any) -> Rendered:
+    return render(chart, files=[SCENARIOS[chart, scenario]], **kwargs)
+
+
+def comfyui(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
+    """The workload as `make infra` configures it, with these values over it."""
+    return render("comfyui", values, [SCENARIOS["comfyui", "default"]], **kwargs)
+
+
+def node_pools(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
+    """The node pools as `make infra` configures them, with these values over it."""
+    return render("karpenter-gpu", values, [SCENARIOS["karpenter-gpu", "default"]], **kwargs)
+
+
+@contextmanager
+def refused(*words: str) -> Iterator[None]:
+    """The chart does not render, and says all of these words."""
+    with pytest.raises(RenderError) as caught:
+        yield
+    said = " ".join(caught.value.stderr.split())
+    for word in words:
+        assert word in said
+
+
+class Pod:
+    """The pod of a rendered Deployment."""
+
+    def __init__(self, rendered: Rendered):
+        [self.deployment] = rendered.of_kind("Deployment")
+        self.template: dict[str, Any] = self.deployment["spec"]["template"]
+        self.spec: dict[str, Any] = self.template["spec"]
+
+    @property
+    def containers(self) -> list[Container]:
+        """Every container, those that run before it included."""
+        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
+
+    @property
+    def names(self) -> list[str]:
+        return [container["name"] for container in self.containers]
+
+    def container(self, name: str) -> Container:
+        [found] = [container for container in self.containers if container["name"] == name]
+        return found
+
+    @property
+    def comfyui(self) -> Container:
+        return self.container("comfyui")
+
+    def env(self, container: str) -> dict[str, Any]:
+        items = self.container(container)["env"]
+        assert len(items) == len({item["name"] for item in items}), "a variable is set twice"
+        return {item["name"]: item.get("value", item.get("valueFrom")) for item in items}
+
+    def mounts(self, container: str) -> dict[str, str]:
+        """Mount path → name of the volume."""
+        return {mount["mountPath"]: mount["name"] for mount in self.container(container)["volumeMounts"]}
+
+    def volume(self, name: str) -> dict[str, Any]:
+        [found] = [volume for volume in self.spec["volumes"] if volume["name"] == name]
+        return found
+
+    def tolerates(self, key: str) -> bool:
+        return any(toleration["key"] == key for toleration in self.spec.get("tolerations", []))
+
+
+def pod_script(name: str) -> ModuleType:
+    """A script of the pod as a module of its own, so that a test may change its constants."""
+    path = CHARTS_ROOT / "comfyui" / "files" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"pod_script_{name}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def need_tool(name: str) -> str:
+    """Path of a program; skips without it, unless REQUIRE_TOOLS (a comma-separated list) names it."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if found is None:
+        if name in os.environ.get("REQUIRE_TOOLS", "").split(","):
+            pytest.fail(f"{name} is not on PATH, and REQUIRE_TOOLS names it")
+        pytest.skip(f"{name} is not on PATH")
+    return found

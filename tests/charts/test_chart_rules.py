@@ -1,0 +1,279 @@
+"""Rules that every scenario of every chart keeps, swept over all objects and containers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from comfyeks import tools
+from comfyeks.charts import CHARTS, CHARTS_ROOT
+from comfyeks.charts.render import render
+from comfyeks.charts.validation import KUBERNETES_VERSIONS, karpenter_crds, problems
+from comfyeks.versions import VERSIONS
+from tests.charts.harness import (
+    INSTANCE_TYPES,
+    SCENARIOS,
+    Pod,
+    comfyui,
+    each_scenario,
+    each_workload,
+    need_tool,
+    node_pools,
+    scenario_of,
+)
+from tests.charts.pod_security import violations
+
+
+def test_every_chart_has_scenarios_and_the_default_one_is_among_them() -> None:
+    assert {chart for chart, _ in SCENARIOS} == set(CHARTS)
+    assert {(chart, name) for chart in CHARTS for name in ("default", "everything")} <= set(SCENARIOS)
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_no_file_in_ci_is_skipped_by_its_name(chart: str) -> None:
+    assert set((CHARTS_ROOT / chart / "ci").iterdir()) == {f for (c, _), f in SCENARIOS.items() if c == chart}
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES_VERSIONS)
+@each_scenario
+def test_every_object_is_what_the_api_server_takes(chart: str, scenario: str, kubernetes: str) -> None:
+    need_tool("go")
+    rendered = scenario_of(chart, scenario, kube_version=kubernetes)
+    assert len(rendered) > 0
+    assert problems(rendered, kubernetes) == []
+
+
+def test_the_platforms_kubernetes_is_one_that_is_validated() -> None:
+    assert VERSIONS["kubernetes"] in KUBERNETES_VERSIONS
+
+
+def test_an_unknown_field_of_kubernetes_is_found() -> None:
+    rendered = comfyui()
+    rendered.get("Deployment", "comfyui")["spec"]["template"]["spec"]["nodeSelektor"] = {}
+    [problem] = problems(rendered, "1.36")
+    assert "nodeSelektor" in problem
+
+
+def test_an_unknown_field_and_a_wrong_value_of_karpenter_are_found() -> None:
+    need_tool("go")
+    rendered = node_pools()
+    [node_class], [pool] = rendered.of_kind("EC2NodeClass"), rendered.of_kind("NodePool")
+    node_class["spec"]["rolle"] = "x"
+    pool["spec"]["disruption"]["consolidationPolicy"] = "Sometimes"
+    assert ["rolle" in line or "Sometimes" in line for line in problems(rendered, "1.36")] == [True, True]
+
+
+def test_the_crds_are_those_of_the_karpenter_that_is_installed() -> None:
+    need_tool("go")
+    assert f"@v{VERSIONS['charts']['karpenter']}/" in f"{karpenter_crds()}/"
+
+
+@each_scenario
+def test_two_renders_of_one_release_are_equal(chart: str, scenario: str) -> None:
+    argv = [tools.helm(), "template", "a", CHARTS_ROOT / chart, "-f", SCENARIOS[chart, scenario]]
+    once, again = (subprocess.run(argv, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert once == again != ""
+
+
+@each_scenario
+def test_two_releases_have_no_name_in_common(chart: str, scenario: str) -> None:
+    first = scenario_of(chart, scenario, release="one")
+    second = scenario_of(chart, scenario, release="two")
+    # The account of the default scenario is named by what `make infra` writes, for its one release.
+    shared = {("ServiceAccount", "comfyui")}
+    assert set(first.inventory) & set(second.inventory) <= shared
+
+
+def test_the_volumes_of_equal_releases_in_two_namespaces_differ() -> None:
+    volumes = [
+        volume["metadata"]["name"]
+        # Joined with a dash, the two would be one name.
+        for release, namespace in (("c", "a-b"), ("b-c", "a"))
+        for volume in comfyui(release=release, namespace=namespace).of_kind("PersistentVolume")
+    ]
+    assert len(volumes) == len(set(volumes)) == 4
+
+
+@each_scenario
+def test_every_object_says_what_it_belongs_to(chart: str, scenario: str) -> None:
+    for item in scenario_of(chart, scenario, release="mine"):
+        labels = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == chart
+        assert labels["app.kubernetes.io/instance"] == "mine"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+
+
+@each_workload
+def test_every_namespaced_object_is_in_the_releases_namespace(scenario: str) -> None:
+    cluster_wide = {"PersistentVolume"}
+    for item in scenario_of("comfyui", scenario, namespace="artists"):
+        assert item["metadata"].get("namespace") == (None if item["kind"] in cluster_wide else "artists")
+
+
+# Scenario → containers in their order.
+CONTAINERS = {
+    "cpu": ["uploader", "comfyui"],
+    "default": ["wait-for-models", "uploader", "comfyui"],
+    "everything": ["wait-for-models", "uploader", "comfyui"],
+    "mount": ["wait-for-models", "comfyui"],
+}
+_EACH = [(scenario, name) for scenario, names in CONTAINERS.items() for name in names]
+each_container = pytest.mark.parametrize(("scenario", "name"), _EACH, ids=["-".join(key) for key in _EACH])
+
+
+@each_workload
+def test_the_containers_are_exactly_these(scenario: str) -> None:
+    assert Pod(scenario_of("comfyui", scenario)).names == CONTAINERS[scenario]
+
+
+@pytest.fixture
+def container(scenario: str, name: str) -> dict[str, Any]:
+    return Pod(scenario_of("comfyui", scenario)).container(name)
+
+
+@each_container
+def test_a_container_requests_cpu_and_memory_and_limits_memory(container: dict[str, Any]) -> None:
+    assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+    assert "memory" in container["resources"]["limits"]
+
+
+@each_container
+def test_a_container_cannot_gain_rights_or_write_to_its_image(container: dict[str, Any]) -> None:
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+@each_container
+def test_a_container_has_an_exact_image(container: dict[str, Any]) -> None:
+    assert re.fullmatch(r".+(@sha256:[0-9a-f]{64}|:\d[\w.-]*)", container["image"])
+
+
+@each_container
+def test_a_container_starts_with_an_init_that_passes_signals_on(container: dict[str, Any]) -> None:
+    assert container["command"][:2] == ["tini", "--"]
+
+
+@each_container
+def test_a_long_running_container_that_listens_has_all_three_probes(container: dict[str, Any]) -> None:
+    probes = {"startupProbe", "readinessProbe", "livenessProbe"} & set(container)
+    assert len(probes) == (3 if container.get("ports") else 0)
+
+
+@each_workload
+def test_every_pod_passes_the_restricted_level(scenario: str) -> None:
+    assert violations(Pod(scenario_of("comfyui", scenario)).spec) == []
+
+
+def test_the_check_of_the_restricted_level_finds_what_it_is_for() -> None:
+    spec = Pod(comfyui()).spec
+    spec["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
+    spec["securityContext"].pop("runAsNonRoot")
+    spec["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    assert len(violations(spec)) == 1 + 3 + 1
+
+
+@each_workload
+def test_no_token_for_kubernetes_reaches_a_pod(scenario: str) -> None:
+    rendered = scenario_of("comfyui", scenario)
+    assert Pod(rendered).spec["automountServiceAccountToken"] is False
+    assert all(account["automountServiceAccountToken"] is False for account in rendered.of_kind("ServiceAccount"))
+
+
+@each_workload
+def test_every_mount_has_its_volume_and_every_volume_a_mount(scenario: str) -> None:
+    pod = Pod(scenario_of("comfyui", scenario))
+    mounted = {mount["name"] for container in pod.containers for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod.spec["volumes"]}
+
+
+@each_workload
+def test_every_claim_of_a_pod_is_bound_to_a_volume_of_the_same_release(scenario: str) -> None:
+    rendered = scenario_of("comfyui", scenario)
+    claims = {
+        item["metadata"]["name"]: item["spec"]["volumeName"] for item in rendered.of_kind("PersistentVolumeClaim")
+    }
+    volumes = {item["metadata"]["name"]: item["spec"] for item in rendered.of_kind("PersistentVolume")}
+    assert sorted(claims.values()) == sorted(volumes)
+    for claim, volume in claims.items():
+        assert volumes[volume]["claimRef"]["name"] == claim
+        assert volumes[volume]["claimRef"]["namespace"] == "comfyui"
+    used = [
+        v["persistentVolumeClaim"]["claimName"] for v in Pod(rendered).spec["volumes"] if "persistentVolumeClaim" in v
+    ]
+    assert sorted(used) == sorted(claims)
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_helm_lint_is_content_with_every_values_file(chart: str) -> None:
+    base = SCENARIOS[chart, "default"]
+    files = [file for (c, _), file in (SCENARIOS | INSTANCE_TYPES).items() if c == chart]
+    assert len(files) > 20
+    for file in files:
+        # With what `make infra` writes, as each of them is used.
+        argv = [tools.helm(), "lint", "--strict", CHARTS_ROOT / chart, "-f", base, "-f", file]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_charts_agree_on_taint_and_label() -> None:
+    """Pods of one chart must tolerate and find nodes of the other; each holds the facts as values of its own."""
+    spec = Pod(comfyui()).spec
+    [pool] = node_pools().of_kind("NodePool")
+    template = pool["spec"]["template"]
+    [taint] = template["spec"]["taints"]
+    assert {"operator": "Equal", **taint} in spec["tolerations"]
+    assert spec["nodeSelector"].items() <= template["metadata"]["labels"].items()
+
+
+def test_the_pods_grace_fits_into_the_nodes() -> None:
+    [pool] = node_pools().of_kind("NodePool")
+    hours = int(pool["spec"]["template"]["spec"]["terminationGracePeriod"].removesuffix("h"))
+    assert Pod(comfyui()).spec["terminationGracePeriodSeconds"] < hours * 3600
+
+
+def test_the_charts_name_the_versions_of_the_project() -> None:
+    assert metadata("comfyui")["appVersion"] == VERSIONS["image"]["comfyui"]
+    assert metadata("karpenter-gpu")["appVersion"] == VERSIONS["charts"]["karpenter"]
+    [node_class] = node_pools().of_kind("EC2NodeClass")
+    assert node_class["spec"]["amiSelectorTerms"] == [{"alias": VERSIONS["ami_alias"]}]
+
+
+def metadata(chart: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((CHARTS_ROOT / chart / "Chart.yaml").read_text()))
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_a_chart_packages(chart: str, tmp_path: Any) -> None:
+    argv = [tools.helm(), "package", CHARTS_ROOT / chart, "--destination", tmp_path]
+    subprocess.run(argv, capture_output=True, check=True)
+    [package] = tmp_path.iterdir()
+    assert metadata(chart)["version"] in package.name
+
+
+def test_the_same_inputs_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"podLabels": {"example.com/unique-to": "this-test"}}
+    comfyui(values)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("rendered twice"))
+    comfyui(values)
+
+
+def test_changing_a_rendered_object_does_not_change_the_next_render() -> None:
+    comfyui().get("Service", "comfyui")["spec"].clear()
+    assert comfyui().get("Service", "comfyui")["spec"]
+
+
+def test_a_render_error_carries_what_helm_said_and_the_values() -> None:
+    with pytest.raises(Exception, match=r"(?s)not set: aws.region.*replicas: 2"):
+        render("comfyui", {"replicas": 2})
+
+
+def test_an_object_that_is_not_there_is_named_with_what_is() -> None:
+    with pytest.raises(LookupError, match=r"0 objects Ingress/comfyui.*Deployment"):
+        comfyui().get("Ingress", "comfyui")

@@ -1,0 +1,415 @@
+"""What the workload's chart makes of its values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.charts.harness import Pod, comfyui, refused, scenario_of
+
+ALWAYS = [
+    ("ConfigMap", "comfyui-scripts"),
+    ("Deployment", "comfyui"),
+    ("PersistentVolume", "comfyui.comfyui-inputs"),
+    ("PersistentVolume", "comfyui.comfyui-models"),
+    ("PersistentVolumeClaim", "comfyui-inputs"),
+    ("PersistentVolumeClaim", "comfyui-models"),
+    ("Service", "comfyui"),
+]
+ACCOUNT = [("ServiceAccount", "comfyui")]
+OUTPUTS = [("PersistentVolume", "comfyui.comfyui-outputs"), ("PersistentVolumeClaim", "comfyui-outputs")]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "objects"),
+    [
+        ("default", ALWAYS + ACCOUNT),
+        ("cpu", ALWAYS + ACCOUNT),
+        ("mount", ALWAYS + ACCOUNT + OUTPUTS),
+        ("everything", ALWAYS),
+    ],
+)
+def test_the_objects_are_exactly_these(scenario: str, objects: list[tuple[str, str]]) -> None:
+    assert scenario_of("comfyui", scenario).inventory == sorted(objects)
+
+
+# -- GPU and placement -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_pod_gets_its_gpus_and_may_run_where_they_are(count: int) -> None:
+    pod = Pod(comfyui({"gpu": {"count": count}}))
+    assert pod.comfyui["resources"]["limits"]["nvidia.com/gpu"] == count
+    assert pod.tolerates("nvidia.com/gpu")
+    assert pod.spec["nodeSelector"] == {"comfyui-on-eks/pool": "default"}
+    assert "--cpu" not in pod.comfyui["args"]
+
+
+def test_zero_gpus_leave_no_trace_of_the_accelerator() -> None:
+    pod = Pod(comfyui({"gpu": {"count": 0}}))
+    assert "nvidia.com/gpu" not in str(pod.deployment)
+    assert "nodeSelector" not in pod.spec
+    assert "tolerations" not in pod.spec
+    assert "--cpu" in pod.comfyui["args"]
+
+
+def test_only_the_server_has_a_gpu() -> None:
+    pod = Pod(comfyui())
+    assert [c["name"] for c in pod.containers if "nvidia.com/gpu" in str(c["resources"])] == ["comfyui"]
+
+
+def test_no_pool_name_means_any_gpu_node() -> None:
+    pod = Pod(comfyui({"pool": {"name": ""}}))
+    assert "nodeSelector" not in pod.spec
+    assert pod.tolerates("nvidia.com/gpu")
+
+
+def test_own_selectors_and_tolerations_come_beside_the_charts() -> None:
+    pod = Pod(comfyui({"nodeSelector": {"zone": "a"}, "tolerations": [{"key": "team", "operator": "Exists"}]}))
+    assert pod.spec["nodeSelector"] == {"comfyui-on-eks/pool": "default", "zone": "a"}
+    assert pod.tolerates("nvidia.com/gpu")
+    assert pod.tolerates("team")
+
+
+def test_resources_without_limits_still_get_the_gpu() -> None:
+    pod = Pod(comfyui({"resources": {"limits": None}}))
+    assert pod.comfyui["resources"]["limits"] == {"nvidia.com/gpu": 1}
+
+
+# -- Image -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, "repo:0.38.1"),
+        ({"tag": "0.38.1-4"}, "repo:0.38.1-4"),
+        ({"tag": "0.38.1-4", "digest": "sha256:" + "a" * 64}, "repo@sha256:" + "a" * 64),
+    ],
+    ids=["neither", "tag", "digest"],
+)
+def test_the_image_is_named_by_digest_else_tag_else_the_charts_version(image: dict[str, str], expected: str) -> None:
+    pod = Pod(comfyui({"image": {"repository": "repo", **image}}))
+    assert {container["image"] for container in pod.containers} == {expected}
+
+
+def test_pull_secrets_appear_only_when_named() -> None:
+    assert "imagePullSecrets" not in Pod(comfyui()).spec
+    pod = Pod(comfyui({"image": {"pullSecrets": ["a", "b"]}}))
+    assert pod.spec["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+
+
+# -- Rollout and end -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spare", "rolling"), [(False, {"maxSurge": 0, "maxUnavailable": 1}), (True, {"maxSurge": 1, "maxUnavailable": 0})]
+)
+def test_a_rollout_needs_a_spare_gpu_only_when_asked_for(spare: bool, rolling: dict[str, int]) -> None:
+    pod = Pod(comfyui({"rollout": {"spareGpu": spare}}))
+    assert pod.deployment["spec"]["strategy"] == {"type": "RollingUpdate", "rollingUpdate": rolling}
+
+
+def test_zero_replicas_are_zero() -> None:
+    assert Pod(comfyui({"replicas": 0})).deployment["spec"]["replicas"] == 0
+
+
+def test_karpenter_does_not_move_a_running_pod() -> None:
+    assert Pod(comfyui()).template["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
+
+
+def test_the_grace_period_holds_the_jobs_and_then_the_uploads() -> None:
+    pod = Pod(comfyui({"drain": {"jobSeconds": 60, "uploadSeconds": 30}}))
+    assert pod.spec["terminationGracePeriodSeconds"] == 90
+    assert pod.env("comfyui")["DRAIN_SECONDS"] == "60"
+    assert pod.comfyui["lifecycle"]["preStop"]["exec"]["command"] == ["python", "/opt/comfyui-on-eks/drain.py"]
+
+
+def test_a_change_of_a_script_starts_new_pods_and_a_new_chart_version_alone_does_not() -> None:
+    template = Pod(comfyui()).template
+    assert template["metadata"]["annotations"]["checksum/scripts"]
+    assert set(template["metadata"]["labels"]) == {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
+
+
+# -- Probes ----------------------------------------------------------------------------------------------------------
+
+
+def test_probes_ask_what_tells_started_ready_and_alive() -> None:
+    server = Pod(comfyui()).comfyui
+    assert server["startupProbe"]["httpGet"] == {"path": "/system_stats", "port": "http"}
+    assert server["readinessProbe"]["httpGet"] == {"path": "/system_stats", "port": "http"}
+    assert server["livenessProbe"]["httpGet"] == {"path": "/prompt", "port": "http"}
+
+
+@pytest.mark.parametrize("seconds", [10, 600, 601, 1800])
+def test_the_start_has_at_least_its_seconds(seconds: int) -> None:
+    probe = Pod(comfyui({"server": {"startSeconds": seconds}})).comfyui["startupProbe"]
+    assert 0 <= probe["periodSeconds"] * probe["failureThreshold"] - seconds < probe["periodSeconds"]
+
+
+def test_a_busy_server_is_left_alive_for_minutes() -> None:
+    probe = Pod(comfyui()).comfyui["livenessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 180
+    assert probe["timeoutSeconds"] >= 30
+
+
+# -- Volumes ---------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_the_nodes_folder_that_must_be_there_and_nobody_writes_to() -> None:
+    rendered = comfyui()
+    volume = rendered.get("PersistentVolume", "comfyui.comfyui-models")
+    assert volume["spec"]["hostPath"] == {"path": "/comfyui-models", "type": "Directory"}
+    assert volume["spec"]["accessModes"] == ["ReadOnlyMany"]
+    pod = Pod(rendered)
+    for name in ("comfyui", "wait-for-models"):
+        [mount] = [m for m in pod.container(name)["volumeMounts"] if m["name"] == "models"]
+        assert mount == {"name": "models", "mountPath": "/app/ComfyUI/models", "readOnly": True}
+
+
+def test_static_volumes_ask_no_storage_class_and_keep_their_data() -> None:
+    rendered = scenario_of("comfyui", "mount")
+    assert len(rendered.of_kind("PersistentVolume")) == 3
+    for item in (*rendered.of_kind("PersistentVolume"), *rendered.of_kind("PersistentVolumeClaim")):
+        assert item["spec"]["storageClassName"] == ""
+    for volume in rendered.of_kind("PersistentVolume"):
+        assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
+def mountpoint(values: dict[str, Any], name: str) -> dict[str, Any]:
+    spec = comfyui(values).get("PersistentVolume", f"comfyui.comfyui-{name}")["spec"]
+    return {**spec["csi"], "options": spec["mountOptions"]}
+
+
+def test_inputs_can_be_overwritten_and_deleted_by_the_pods_user() -> None:
+    volume = mountpoint({"inputs": {"bucket": "uploads"}}, "inputs")
+    assert volume["driver"] == "s3.csi.aws.com"
+    assert volume["volumeAttributes"] == {"bucketName": "uploads"}
+    expected = {"region us-west-2", "allow-other", "uid=1000", "gid=1000", "allow-delete", "allow-overwrite"}
+    assert set(volume["options"]) == expected
+
+
+def test_mounted_outputs_can_be_neither_overwritten_nor_deleted() -> None:
+    volume = mountpoint({"outputs": {"mode": "mount", "bucket": "out"}}, "outputs")
+    assert volume["volumeAttributes"] == {"bucketName": "out"}
+    assert not {"allow-delete", "allow-overwrite"} & set(volume["options"])
+
+
+@pytest.mark.parametrize("what", ["inputs", "outputs"])
+def test_a_prefix_is_mounted_only_when_given(what: str) -> None:
+    mode = {"mode": "mount"} if what == "outputs" else {}
+    assert not [o for o in mountpoint({what: mode}, what)["options"] if "prefix" in o]
+    assert "prefix team/a/" in mountpoint({what: {**mode, "prefix": "team/a/"}}, what)["options"]
+
+
+def test_every_mountpoint_volume_has_a_handle_of_its_own() -> None:
+    handles = [
+        volume["spec"]["csi"]["volumeHandle"]
+        for release in ("one", "two")
+        for volume in scenario_of("comfyui", "mount", release=release).of_kind("PersistentVolume")
+        if "csi" in volume["spec"]
+    ]
+    assert len(handles) == len(set(handles)) == 4
+
+
+def test_what_a_pod_writes_beside_results_is_its_own() -> None:
+    pod = Pod(comfyui())
+    for name in ("user", "scratch", "output", "uploader"):
+        assert pod.volume(name) == {"name": name, "emptyDir": {}}
+    assert "--temp-directory=/tmp" in pod.comfyui["args"]
+    assert "--database-url=sqlite:////app/ComfyUI/user/comfyui.db" in pod.comfyui["args"]
+
+
+# -- Outputs ---------------------------------------------------------------------------------------------------------
+
+
+def test_upload_mode_watches_the_folder_that_the_server_writes_to() -> None:
+    pod = Pod(comfyui({"outputs": {"bucket": "out", "prefix": "renders/", "keepLocalGiB": 7}}))
+    assert pod.mounts("uploader")["/app/ComfyUI/output"] == pod.mounts("comfyui")["/app/ComfyUI/output"] == "output"
+    env = pod.env("uploader")
+    assert env["OUTPUT_DIR"] == "/app/ComfyUI/output"
+    assert (env["OUTPUTS_BUCKET"], env["OUTPUTS_PREFIX"], env["AWS_REGION"]) == ("out", "renders/", "us-west-2")
+    assert env["KEEP_LOCAL_GIB"] == "7"
+    assert env["POD_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert pod.mounts("uploader")[env["STATE_DIR"]] == "uploader"
+
+
+def test_the_uploader_lives_as_long_as_the_server_and_longer() -> None:
+    assert Pod(comfyui()).container("uploader")["restartPolicy"] == "Always"
+
+
+def test_mount_mode_has_no_uploader_and_a_folder_per_pod() -> None:
+    pod = Pod(comfyui({"outputs": {"mode": "mount"}}))
+    assert "uploader" not in pod.names
+    assert "--output-directory=/app/ComfyUI/output/$(POD_NAME)" in pod.comfyui["args"]
+    assert pod.volume("output")["persistentVolumeClaim"] == {"claimName": "comfyui-outputs"}
+
+
+# -- Gate ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_gate_stands_before_everything_else() -> None:
+    pod = Pod(comfyui())
+    assert pod.names[0] == "wait-for-models"
+    assert "restartPolicy" not in pod.container("wait-for-models")
+    assert pod.env("wait-for-models")["MODELS_DIR"] == "/app/ComfyUI/models"
+
+
+def test_no_gate_when_none_is_asked_for() -> None:
+    assert "wait-for-models" not in Pod(comfyui({"models": {"gate": "none"}})).names
+
+
+# -- Server ----------------------------------------------------------------------------------------------------------
+
+
+def test_own_arguments_come_last() -> None:
+    pod = Pod(comfyui({"server": {"extraArgs": ["--preview-method=auto", "--fast"]}}))
+    assert pod.comfyui["args"][-2:] == ["--preview-method=auto", "--fast"]
+
+
+def test_the_server_listens_where_the_service_and_the_probes_look() -> None:
+    rendered = comfyui()
+    [port] = rendered.get("Service", "comfyui")["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (8848, "http")
+    assert Pod(rendered).comfyui["ports"] == [{"name": "http", "containerPort": 8848, "protocol": "TCP"}]
+    assert {"--listen=0.0.0.0", "--port=8848"} <= set(Pod(rendered).comfyui["args"])
+
+
+def test_the_service_selects_the_pods_and_keeps_a_client_on_one() -> None:
+    rendered = comfyui()
+    spec = rendered.get("Service", "comfyui")["spec"]
+    pod = Pod(rendered)
+    assert spec["selector"].items() <= pod.template["metadata"]["labels"].items()
+    assert pod.deployment["spec"]["selector"]["matchLabels"].items() <= pod.template["metadata"]["labels"].items()
+    assert spec["sessionAffinity"] == "ClientIP"
+
+
+def test_service_annotations_and_pod_metadata_come_beside_the_charts() -> None:
+    rendered = comfyui({"service": {"annotations": {"a": "b"}}, "podLabels": {"c": "d"}, "podAnnotations": {"e": "f"}})
+    assert rendered.get("Service", "comfyui")["metadata"]["annotations"] == {"a": "b"}
+    metadata = Pod(rendered).template["metadata"]
+    assert metadata["labels"]["c"] == "d"
+    assert metadata["annotations"]["e"] == "f"
+    assert "annotations" not in comfyui().get("Service", "comfyui")["metadata"]
+
+
+# -- Service account -------------------------------------------------------------------------------------------------
+
+
+def test_the_account_is_called_like_the_release_unless_named() -> None:
+    rendered = comfyui({"serviceAccount": {"name": ""}}, release="studio")
+    assert Pod(rendered).spec["serviceAccountName"] == "studio"
+    assert rendered.get("ServiceAccount", "studio")
+    named = comfyui({"serviceAccount": {"name": "artists"}}, release="studio")
+    assert Pod(named).spec["serviceAccountName"] == "artists"
+
+
+def test_an_existing_account_is_used_and_not_made() -> None:
+    rendered = comfyui({"serviceAccount": {"create": False, "name": "artists"}})
+    assert rendered.of_kind("ServiceAccount") == []
+    assert Pod(rendered).spec["serviceAccountName"] == "artists"
+
+
+# -- Upgrade ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_from_least_to_most_keeps_what_kubernetes_cannot_change() -> None:
+    """Selectors of a Deployment, and names of claims and volumes."""
+
+    def immutable(scenario: str) -> Any:
+        rendered = scenario_of("comfyui", scenario)
+        claims = {name for kind, name in rendered.inventory if kind == "PersistentVolumeClaim"}
+        return Pod(rendered).deployment["spec"]["selector"], claims - {"comfyui-outputs"}
+
+    assert immutable("default") == immutable("everything") == immutable("mount") == immutable("cpu")
+
+
+# -- Refusals, each with the nearest legal value -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("aws.region", {"aws": {"region": ""}}),
+        ("image.repository", {"image": {"repository": ""}}),
+        ("inputs.bucket", {"inputs": {"bucket": ""}}),
+        ("outputs.bucket", {"outputs": {"bucket": ""}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_value_that_terraform_knows_must_be_there(path: str, values: dict[str, Any]) -> None:
+    with refused(f"comfyui: not set: {path}.", "-f .comfyeks/<name>/comfyui.values.yaml"):
+        comfyui(values)
+
+
+@pytest.mark.parametrize("tag", ["latest", "nightly", "main"])
+def test_a_tag_that_moves_is_refused(tag: str) -> None:
+    with refused(f"image.tag={tag} moves", "exact tag such as 0.38.1, or image.digest"):
+        comfyui({"image": {"tag": tag}})
+    comfyui({"image": {"tag": f"{tag}-2026-11-20"}})
+    comfyui({"image": {"tag": tag, "digest": "sha256:" + "a" * 64}})
+
+
+def test_a_grace_longer_than_mountpoints_pods_live_is_refused() -> None:
+    with refused("drain.jobSeconds=500 and drain.uploadSeconds=91 are 591 together, 590 are allowed"):
+        comfyui({"drain": {"jobSeconds": 500, "uploadSeconds": 91}})
+    comfyui({"drain": {"jobSeconds": 500, "uploadSeconds": 90}})
+
+
+def test_no_account_at_all_is_refused() -> None:
+    with refused("serviceAccount.create=false needs serviceAccount.name"):
+        comfyui({"serviceAccount": {"create": False, "name": ""}})
+
+
+@pytest.mark.parametrize("argument", ["--port=80", "--output-directory=/x", "--cpu", "--listen"])
+def test_an_argument_that_the_chart_sets_is_refused(argument: str) -> None:
+    with refused(f"server.extraArgs holds {argument}, which the chart sets itself"):
+        comfyui({"server": {"extraArgs": [argument]}})
+    comfyui({"server": {"extraArgs": ["--cpu-vae"]}})
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [
+        ("podAnnotations", "karpenter.sh/do-not-disrupt"),
+        ("podAnnotations", "checksum/scripts"),
+        ("podLabels", "app.kubernetes.io/name"),
+        ("podLabels", "app.kubernetes.io/instance"),
+    ],
+)
+def test_metadata_that_the_chart_sets_is_refused(where: str, key: str) -> None:
+    with refused(f"{where} holds {key}"):
+        comfyui({where: {key: "x"}})
+
+
+@pytest.mark.parametrize("release", ["0zero", "a.b", "a" * 46])
+def test_a_release_name_that_names_no_service_is_refused(release: str) -> None:
+    with refused(f"the release's name {release} becomes names of objects"):
+        comfyui(release=release)
+
+
+@pytest.mark.parametrize("release", ["z", "a-b", "a" * 45])
+def test_a_release_name_that_names_a_service_is_taken(release: str) -> None:
+    assert comfyui(release=release).get("Service", release)
+
+
+@pytest.mark.parametrize(
+    ("values", "at"),
+    [
+        ({"replica": 2}, "'replica' not allowed"),
+        ({"gpu": {"cuont": 1}}, "at '/gpu': additional properties 'cuont'"),
+        ({"gpu": {"count": 9}}, "at '/gpu/count': maximum: got 9, want 8"),
+        ({"gpu": {"count": "1"}}, "at '/gpu/count': got string, want integer"),
+        ({"outputs": {"mode": "copy"}}, "at '/outputs/mode': value must be one of 'upload', 'mount'"),
+        ({"outputs": {"prefix": "no-slash"}}, "at '/outputs/prefix'"),
+        ({"inputs": {"prefix": "/leading/"}}, "at '/inputs/prefix'"),
+        ({"inputs": {"bucket": "Bad_Bucket"}}, "at '/inputs/bucket'"),
+        ({"image": {"digest": "sha256:abc"}}, "at '/image/digest'"),
+        ({"models": {"hostPath": "relative"}}, "at '/models/hostPath'"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value,
+)
+def test_a_wrong_value_is_refused_with_its_place(values: dict[str, Any], at: str) -> None:
+    with refused(at):
+        comfyui(values)

@@ -1,0 +1,236 @@
+"""The gate before the server and the drain after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from comfyeks.charts import CHARTS_ROOT
+from tests.charts.harness import pod_script
+
+FILES = CHARTS_ROOT / "comfyui" / "files"
+
+gate = pod_script("wait_for_models")
+drain = pod_script("drain")
+
+
+def test_the_pods_scripts_hold_no_template_and_are_typed() -> None:
+    files = sorted(FILES.glob("*.py"))
+    assert [file.name for file in files] == ["drain.py", "uploader.py", "wait_for_models.py"]
+    assert not [file for file in files if "{{" in file.read_text()]
+    argv = [sys.executable, "-m", "mypy", "--strict", "--explicit-package-bases", *files]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+# -- Gate --------------------------------------------------------------------------------------------------------------
+
+SYNCING = {
+    "schema": 1,
+    "state": "syncing",
+    "ready": False,
+    "files": 10,
+    "bytes": 30 * 2**30,
+    "missing_files": 3,
+    "missing_bytes": 14.2 * 2**30,
+    "skipped": [],
+    "skipped_count": 0,
+    "error": None,
+}
+
+
+class Models:
+    """A models folder whose status changes each time that the gate sleeps."""
+
+    def __init__(self, folder: Path, *later: dict[str, Any] | None):
+        self.folder = folder
+        self.later = list(later)
+        self.said: list[str] = []
+
+    def write(self, status: dict[str, Any]) -> None:
+        file = self.folder / ".comfyui-model-sync" / "status.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(status))
+
+    def sleep(self, _: float) -> None:
+        assert self.later, f"still waiting after {self.said}"
+        if (status := self.later.pop(0)) is not None:
+            self.write(status)
+
+    def wait(self) -> list[str]:
+        gate.wait(self.folder, self.said.append, self.sleep)
+        return self.said
+
+
+def test_the_gate_opens_once_the_node_is_ready_and_says_how_it_got_there(tmp_path: Path) -> None:
+    models = Models(tmp_path, SYNCING, SYNCING, {**SYNCING, "state": "idle", "ready": True, "missing_files": 0})
+    assert models.wait() == [
+        "waiting for the model-sync service of this node to begin",
+        "syncing; 3 files missing (14.2 GiB)",
+        "models ready: 10 files, 30.0 GiB; idle",
+    ]
+
+
+def test_a_node_that_is_ready_already_holds_nobody_up(tmp_path: Path) -> None:
+    models = Models(tmp_path)
+    models.write({**SYNCING, "ready": True})
+    assert len(models.wait()) == 1
+
+
+def test_a_running_sync_does_not_close_the_gate_again(tmp_path: Path) -> None:
+    models = Models(tmp_path)
+    models.write({**SYNCING, "state": "syncing", "ready": True})
+    [line] = models.wait()
+    assert "3 files missing" in line
+
+
+def test_a_failed_run_is_told_and_waited_out(tmp_path: Path) -> None:
+    failed = {**SYNCING, "state": "failed", "error": "AccessDenied on the bucket"}
+    assert (
+        "failed; 3 files missing (14.2 GiB); error: AccessDenied on the bucket"
+        in Models(tmp_path, failed, {**SYNCING, "ready": True}).wait()
+    )
+
+
+def test_what_was_left_out_is_named(tmp_path: Path) -> None:
+    skipped = {"skipped": [{"key": "../x", "reason": "leaves the folder"}], "skipped_count": 1}
+    [line] = Models(tmp_path, {**SYNCING, **skipped, "ready": True}).wait()[1:]
+    assert "1 keys left out: ../x (leaves the folder)" in line
+
+
+def test_a_status_of_a_newer_service_ends_the_gate_with_the_way_out(tmp_path: Path) -> None:
+    models = Models(tmp_path)
+    models.write({**SYNCING, "schema": 2})
+    with pytest.raises(SystemExit, match="has schema 2, this chart knows 1: upgrade the chart"):
+        models.wait()
+
+
+def test_the_gate_as_the_pod_runs_it(tmp_path: Path) -> None:
+    models = Models(tmp_path)
+    models.write({**SYNCING, "ready": True})
+    argv = [sys.executable, FILES / "wait_for_models.py"]
+    run = {"capture_output": True, "text": True, "check": False, "timeout": 20}
+    done = subprocess.run(argv, env={"MODELS_DIR": str(tmp_path)}, **run)  # type: ignore[call-overload]
+    assert (done.returncode, done.stderr) == (0, "")
+    without = subprocess.run(argv, env={}, **run)  # type: ignore[call-overload]
+    assert without.returncode != 0
+    assert "MODELS_DIR is not set" in without.stderr
+
+
+# -- Drain -------------------------------------------------------------------------------------------------------------
+
+
+def run_drain(
+    answers: list[int | None], seconds: float, clock: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    monkeypatch.setattr(drain.time, "monotonic", clock)
+    return bool(drain.drain(lambda: answers.pop(0) if len(answers) > 1 else answers[0], seconds, lambda _: None))
+
+
+@pytest.fixture
+def seconds_pass() -> Callable[[], float]:
+    """Each look at the clock is a second later."""
+    now = iter(range(10_000))
+    return lambda: float(next(now))
+
+
+def test_a_drain_waits_for_running_and_queued_jobs(
+    seconds_pass: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[int | None] = [2, 1, 1, 0]
+    assert run_drain(answers, 100, seconds_pass, monkeypatch)
+    assert answers == [0]
+
+
+def test_a_prompt_that_comes_late_is_waited_for_too(
+    seconds_pass: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = int(drain.ROUTING_SECONDS) + 1
+    answers: list[int | None] = [0] * (idle - 1) + [1] + [0] * idle + [7]
+    assert run_drain(answers, 100, seconds_pass, monkeypatch)
+    assert answers == [7], "asked once a second, it must have been idle for the whole time after the late prompt"
+
+
+def test_a_busy_server_that_does_not_answer_is_not_idle(
+    seconds_pass: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not run_drain([None], 50, seconds_pass, monkeypatch)
+
+
+def test_a_drain_ends_when_its_time_is_up(seconds_pass: Callable[[], float], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not run_drain([1], 50, seconds_pass, monkeypatch)
+
+
+class Server:
+    """Answers every GET with one status and body."""
+
+    def __init__(self, status: int, body: bytes):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.thread = Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[int, bytes], Server]]:
+    made: list[Server] = []
+
+    def make(status: int, body: bytes) -> Server:
+        made.append(Server(status, body))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "remaining"),
+    [
+        (200, b'{"exec_info": {"queue_remaining": 3}}', 3),
+        (200, b'{"exec_info": {"queue_remaining": 0}}', 0),
+        (200, b"not json", None),
+        (500, b"", None),
+    ],
+)
+def test_the_queue_is_read_from_the_server(
+    server: Callable[[int, bytes], Server], status: int, body: bytes, remaining: int | None
+) -> None:
+    assert drain.queue_remaining(server(status, body).url) == remaining
+
+
+def test_a_server_that_has_gone_has_nothing_left() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    assert drain.queue_remaining(f"http://127.0.0.1:{port}") == 0
+
+
+def test_the_hook_succeeds_even_when_nobody_answers() -> None:
+    env = {**os.environ, "COMFYUI_URL": "http://127.0.0.1:9", "DRAIN_SECONDS": "0.2"}
+    done = subprocess.run([sys.executable, FILES / "drain.py"], env=env, capture_output=True, check=False, timeout=20)
+    assert (done.returncode, done.stderr) == (0, b"")
