@@ -37,9 +37,11 @@ check: setup lint types ## quick loop: lint, types, unit and render tests (under
 	@$(PYTEST) -q -n auto -m "not local and not e2e"
 test: setup lint types ## every test
 	@$(PYTEST) -n 2 --dist loadgroup
-lint: setup      ## ruff, shellcheck, yamllint, terraform fmt, helm lint, generated files
+lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
+	@$(BIN)/hadolint image/Dockerfile
 	@$(BIN)/yamllint --strict .
 	@terraform fmt -check -recursive infra
 	@$(BIN)/comfyeks charts verify
@@ -47,6 +49,7 @@ types: setup     ## mypy --strict
 	@$(BIN)/mypy
 	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
 	@$(BIN)/mypy --strict --scripts-are-modules node/comfyui-model-sync
+	@$(BIN)/mypy --strict charts/comfyui/files/*.py
 generate: setup  ## what is generated and committed: chart schemas, chart READMEs, values per instance type
 	@$(BIN)/comfyeks charts generate
 lock: setup      ## resolve requirements.txt anew from pyproject.toml
