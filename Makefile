@@ -50,6 +50,7 @@ types: setup     ## mypy --strict
 	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
 	@$(BIN)/mypy --strict --scripts-are-modules node/comfyui-model-sync
 	@$(BIN)/mypy --strict charts/comfyui/files/*.py
+	@$(BIN)/mypy --strict --python-version 3.12 image/*.py
 generate: setup  ## what is generated and committed: chart schemas, chart READMEs, values per instance type
 	@$(BIN)/comfyeks charts generate
 lock: setup      ## resolve requirements.txt anew from pyproject.toml
