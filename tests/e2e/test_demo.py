@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,19 +13,16 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import Clone, copy_of_the_tree
+from tests.support.clones import Clone, make_clone, plain_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("demo")]
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Iterator[Clone]:
-    root = copy_of_the_tree(tmp_path / "clone")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "COMFYEKS_", "S3_"))}
-    yield Clone(
-        root, {**env, "PYTHONPATH": str(root / "scripts"), **{k: v for k, v in os.environ.items() if "BUNDLE" in k}}
-    )
-    for process in left_by(root):
+    clone = make_clone(tmp_path / "clone", plain_environment())
+    yield clone
+    for process in left_by(clone.root):
         process.kill()
 
 
@@ -45,9 +41,7 @@ def left_by(root: Path) -> list[psutil.Process]:
 
 
 def test_the_demo_survives_a_kill_in_the_middle_and_ends_clean(clone: Clone) -> None:
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "comfyeks", "demo"], cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL
-    )
+    killed = subprocess.Popen(clone.argv("demo"), cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL)
     time.sleep(20)
     assert killed.poll() is None, "the demo ended before it could be killed"
     killed.send_signal(signal.SIGKILL)
@@ -61,3 +55,4 @@ def test_the_demo_survives_a_kill_in_the_middle_and_ends_clean(clone: Clone) -> 
         assert picture.width > 0
     assert str(image) in answer.stderr
     assert left_by(clone.root) == []
+    assert clone.changes() == ""
