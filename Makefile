@@ -3,9 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
-export PROJECT KEEP CLUSTER
 # A deployment other than the default one: make infra PROJECT=film
-export COMFYEKS_PROJECT ?= $(PROJECT)
+ifneq ($(PROJECT),)
+export COMFYEKS_PROJECT := $(PROJECT)
+endif
 
 .DEFAULT_GOAL := help
 
@@ -56,6 +57,6 @@ generate: setup  ## what is generated and committed: chart schemas, chart README
 lock: setup      ## resolve requirements.txt anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --output-file requirements.txt
-clean:           ## stop the local AWS and remove everything that was made here
+clean:           ## stop the local AWS and remove what was made here; .comfyeks/<name> of a deployment stays
 	@[ ! -x $(BIN)/comfyeks ] || $(BIN)/comfyeks local down
-	@rm -rf .venv .tools .comfyeks .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .tools .comfyeks/local .comfyeks/demo .comfyeks/comfyui-demo .comfyeks/cache .mypy_cache .pytest_cache .ruff_cache

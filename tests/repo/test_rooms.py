@@ -67,7 +67,7 @@ def test_terraform_templates_no_yaml_text() -> None:
 
 
 def test_no_file_names_a_place_of_one_machine() -> None:
-    places = "|".join(re.escape(f"{place}/") for place in (REPO_ROOT.parent, Path.home()))
+    places = "|".join(re.escape(f"{place}/") for place in (REPO_ROOT, Path.home()))
     place = re.compile(rf"(?<![\w.-])(?:{places})")
     for path in tracked("*"):
         try:
