@@ -119,6 +119,7 @@ CONTAINERS = {
     "cpu": ["uploader", "comfyui"],
     "default": ["wait-for-models", "uploader", "comfyui"],
     "everything": ["wait-for-models", "uploader", "comfyui"],
+    "ingress": ["wait-for-models", "uploader", "comfyui"],
     "mount": ["wait-for-models", "comfyui"],
 }
 _EACH = [(scenario, name) for scenario, names in CONTAINERS.items() for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ OUTPUTS = [("PersistentVolume", "comfyui.comfyui-outputs"), ("PersistentVolumeCl
         ("default", ALWAYS + ACCOUNT),
         ("cpu", ALWAYS + ACCOUNT),
         ("mount", ALWAYS + ACCOUNT + OUTPUTS),
-        ("everything", ALWAYS),
+        ("ingress", [*ALWAYS, *ACCOUNT, ("Ingress", "comfyui")]),
+        ("everything", [*ALWAYS, ("NetworkPolicy", "comfyui"), ("TargetGroupBinding", "comfyui")]),
     ],
 )
 def test_the_objects_are_exactly_these(scenario: str, objects: list[tuple[str, str]]) -> None:
@@ -292,6 +294,185 @@ def test_service_annotations_and_pod_metadata_come_beside_the_charts() -> None:
     assert metadata["labels"]["c"] == "d"
     assert metadata["annotations"]["e"] == "f"
     assert "annotations" not in comfyui().get("Service", "comfyui")["metadata"]
+
+
+# -- Ways in ----------------------------------------------------------------------------------------------------------
+
+TARGET_GROUP = "arn:aws:elasticloadbalancing:us-west-2:123456789012:targetgroup/comfyui/0123456789abcdef"
+CERTIFICATE = "arn:aws:acm:us-west-2:123456789012:certificate/0"
+ALB = "alb.ingress.kubernetes.io"
+
+
+def alb(**values: Any) -> dict[str, str]:
+    """The annotations of the Ingress, without their prefix."""
+    found = comfyui({"ingress": {"enabled": True, **values}}).get("Ingress", "comfyui")["metadata"]["annotations"]
+    return {key.removeprefix(f"{ALB}/"): value for key, value in found.items()}
+
+
+def test_pods_register_with_a_target_group_that_exists() -> None:
+    rendered = comfyui({"loadBalancer": {"targetGroupArn": TARGET_GROUP}, "service": {"port": 80}})
+    assert rendered.get("TargetGroupBinding", "comfyui")["spec"] == {
+        "targetGroupARN": TARGET_GROUP,
+        "targetType": "ip",
+        "serviceRef": {"name": "comfyui", "port": 80},
+    }
+
+
+def test_an_ingress_is_inside_the_vpc_and_made_for_long_sockets_on_one_pod() -> None:
+    rendered = comfyui({"ingress": {"enabled": True}})
+    spec = rendered.get("Ingress", "comfyui")["spec"]
+    assert spec["ingressClassName"] == "alb"
+    [rule] = spec["rules"]
+    assert "host" not in rule
+    [path] = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": "comfyui", "port": {"name": "http"}}
+    made = alb()
+    assert made["scheme"] == "internal"
+    assert made["target-type"] == "ip"
+    assert "idle_timeout.timeout_seconds=3900" in made["load-balancer-attributes"]
+    assert made["healthcheck-path"] == "/system_stats"
+    assert made["listen-ports"] == '[{"HTTP": 80}]'
+    assert not {"certificate-arn", "ssl-redirect", "auth-type", "inbound-cidrs"} & set(made)
+
+
+def test_the_load_balancer_lets_a_pod_go_no_sooner_than_it_ends() -> None:
+    rendered = comfyui({"ingress": {"enabled": True, "stickySeconds": 60}, "drain": {"jobSeconds": 70}})
+    annotations = rendered.get("Ingress", "comfyui")["metadata"]["annotations"]
+    attributes = dict(item.split("=") for item in annotations[f"{ALB}/target-group-attributes"].split(","))
+    assert int(attributes["deregistration_delay.timeout_seconds"]) == 190
+    assert Pod(rendered).spec["terminationGracePeriodSeconds"] == 190
+    assert attributes["stickiness.lb_cookie.duration_seconds"] == "60"
+    assert (attributes["stickiness.enabled"], attributes["stickiness.type"]) == ("true", "lb_cookie")
+
+
+def test_a_certificate_means_https_only() -> None:
+    made = alb(certificateArn=CERTIFICATE)
+    assert made["certificate-arn"] == CERTIFICATE
+    assert (made["ssl-redirect"], made["listen-ports"]) == ("443", '[{"HTTP": 80}, {"HTTPS": 443}]')
+
+
+def test_people_sign_in_with_cognito() -> None:
+    pool = {"userPoolArn": "arn:aws:cognito-idp:us-west-2:1:userpool/x", "clientId": "c", "domain": "d"}
+    made = alb(certificateArn=CERTIFICATE, signIn={"type": "cognito", "cognito": pool})
+    assert (made["auth-type"], made["auth-on-unauthenticated-request"]) == ("cognito", "authenticate")
+    expected = {"userPoolARN": pool["userPoolArn"], "userPoolClientID": "c", "userPoolDomain": "d"}
+    assert json.loads(made["auth-idp-cognito"]) == expected
+    assert "auth-idp-oidc" not in made
+
+
+def test_people_sign_in_with_oidc_whose_secret_is_not_in_the_release() -> None:
+    rendered = scenario_of("comfyui", "ingress")
+    ingress = rendered.get("Ingress", "comfyui")
+    made = ingress["metadata"]["annotations"]
+    assert json.loads(made[f"{ALB}/auth-idp-oidc"])["secretName"] == "comfyui-oidc"
+    assert set(json.loads(made[f"{ALB}/auth-idp-oidc"])) == {
+        "issuer", "authorizationEndpoint", "tokenEndpoint", "userInfoEndpoint", "secretName",
+    }  # fmt: skip
+    assert made[f"{ALB}/inbound-cidrs"] == "198.51.100.0/24,203.0.113.7/32"
+    assert made[f"{ALB}/tags"] == "team=film"
+    assert ingress["spec"]["rules"][0]["host"] == "comfyui.example.com"
+
+
+def test_two_ways_in_are_refused() -> None:
+    with refused("ingress.enabled=true and loadBalancer.targetGroupArn are two ways in"):
+        comfyui({"ingress": {"enabled": True}, "loadBalancer": {"targetGroupArn": TARGET_GROUP}})
+
+
+def test_sign_in_without_https_or_without_a_load_balancer_is_refused() -> None:
+    pool = {"userPoolArn": "arn:aws:cognito-idp:us-west-2:1:userpool/x", "clientId": "c", "domain": "d"}
+    sign_in = {"type": "cognito", "cognito": pool}
+    with refused("ingress.signIn.type=cognito needs HTTPS: set ingress.certificateArn"):
+        alb(signIn=sign_in)
+    with refused("ingress.signIn.type=cognito without ingress.enabled=true: nobody would be asked"):
+        comfyui({"ingress": {"signIn": sign_in, "certificateArn": CERTIFICATE}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *[("cognito", name) for name in ("userPoolArn", "clientId", "domain")],
+        *[("oidc", n) for n in ("issuer", "authorizationEndpoint", "tokenEndpoint", "userInfoEndpoint", "secretName")],
+    ],
+)
+def test_sign_in_without_one_of_its_parts_is_refused(kind: str, name: str) -> None:
+    parts = {
+        "cognito": {"userPoolArn": "arn:aws:cognito-idp:us-west-2:1:userpool/x", "clientId": "c", "domain": "d"},
+        "oidc": {
+            "issuer": "https://i",
+            "authorizationEndpoint": "https://a",
+            "tokenEndpoint": "https://t",
+            "userInfoEndpoint": "https://u",
+            "secretName": "s",
+        },
+    }[kind]
+    with refused(f"ingress.signIn.type={kind} needs ingress.signIn.{kind}.{name}"):
+        alb(certificateArn=CERTIFICATE, signIn={"type": kind, kind: {**parts, name: ""}})
+    alb(certificateArn=CERTIFICATE, signIn={"type": kind, kind: parts})
+
+
+@pytest.mark.parametrize("cidrs", [[], ["0.0.0.0/0"], ["198.51.100.0/24", "::/0"]])
+def test_a_load_balancer_that_is_open_to_the_internet_is_refused(cidrs: list[str]) -> None:
+    with refused("ingress.scheme=internet-facing would let everybody run code here", "or ingress.scheme=internal"):
+        alb(scheme="internet-facing", allowCidrs=cidrs)
+    alb(scheme="internet-facing", allowCidrs=["198.51.100.0/24"])
+    alb(scheme="internal", allowCidrs=cidrs)
+
+
+def test_an_annotation_that_the_chart_sets_is_refused() -> None:
+    with refused(f"ingress.annotations holds {ALB}/scheme, which the chart sets itself"):
+        alb(annotations={f"{ALB}/scheme": "internet-facing"})
+
+
+# -- Network policy ----------------------------------------------------------------------------------------------------
+
+
+def policy(**values: Any) -> dict[str, Any]:
+    rendered = comfyui({"networkPolicy": {"enabled": True, "vpcCidrs": ["10.0.0.0/16"], **values}})
+    return dict(rendered.get("NetworkPolicy", "comfyui")["spec"])
+
+
+def test_a_policy_without_anybody_to_let_in_lets_nobody_in() -> None:
+    spec = policy()
+    assert spec["ingress"] == []
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_a_policy_covers_the_pods_and_no_others() -> None:
+    rendered = scenario_of("comfyui", "everything")
+    selected = rendered.get("NetworkPolicy", "comfyui")["spec"]["podSelector"]["matchLabels"]
+    assert selected == Pod(rendered).deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_the_load_balancer_and_the_named_reach_the_server_and_nothing_else_of_the_pod() -> None:
+    peer = {"podSelector": {"matchLabels": {"app": "pipeline"}}}
+    [rule] = policy(loadBalancerCidrs=["10.0.1.0/24"], allowFrom=[peer])["ingress"]
+    assert rule["from"] == [{"ipBlock": {"cidr": "10.0.1.0/24"}}, peer]
+    assert rule["ports"] == [{"protocol": "TCP", "port": "http"}]
+
+
+def test_pods_get_out_to_dns_to_https_outside_and_to_their_identity() -> None:
+    own = {"to": [{"ipBlock": {"cidr": "10.0.9.0/28"}}]}
+    dns, https, identity, last = policy(egress=[own])["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    [outside] = https["to"]
+    assert outside["ipBlock"] == {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/16", "169.254.0.0/16"]}
+    assert https["ports"] == [{"protocol": "TCP", "port": 443}]
+    assert identity["to"] == [{"ipBlock": {"cidr": "169.254.170.23/32"}}]
+    assert identity["ports"] == [{"protocol": "TCP", "port": 80}]
+    assert last == own
+
+
+def test_a_policy_that_knows_no_vpc_is_refused() -> None:
+    with refused("networkPolicy.enabled=true needs networkPolicy.vpcCidrs", "such as [10.0.0.0/16]"):
+        policy(vpcCidrs=[])
+
+
+@pytest.mark.parametrize("way", [{"ingress": {"enabled": True}}, {"loadBalancer": {"targetGroupArn": TARGET_GROUP}}])
+def test_a_policy_that_keeps_the_load_balancer_out_is_refused(way: dict[str, Any]) -> None:
+    values = {"enabled": True, "vpcCidrs": ["10.0.0.0/16"]}
+    with refused("would keep the load balancer out. Set networkPolicy.loadBalancerCidrs"):
+        comfyui({**way, "networkPolicy": values})
+    comfyui({**way, "networkPolicy": {**values, "loadBalancerCidrs": ["10.0.1.0/24"]}})
 
 
 # -- Service account -------------------------------------------------------------------------------------------------

@@ -8,6 +8,11 @@
 1000
 {{- end }}
 
+{{/* How long a pod may take to end, in seconds: its jobs, then its uploads. */}}
+{{- define "comfyui.graceSeconds" -}}
+{{ add .Values.drain.jobSeconds .Values.drain.uploadSeconds }}
+{{- end }}
+
 {{/* Where the scripts are mounted. */}}
 {{- define "comfyui.scripts" -}}
 /opt/comfyui-on-eks
