@@ -118,9 +118,11 @@ def test_every_namespaced_object_is_in_the_releases_namespace(scenario: str) -> 
 CONTAINERS = {
     "cpu": ["uploader", "comfyui"],
     "default": ["wait-for-models", "uploader", "comfyui"],
-    "everything": ["wait-for-models", "uploader", "comfyui"],
+    "efs": ["wait-for-models", "uploader", "comfyui"],
+    "everything": ["wait-for-models", "uploader", "check-license", "comfyui", "thumbnails"],
     "ingress": ["wait-for-models", "uploader", "comfyui"],
     "mount": ["wait-for-models", "comfyui"],
+    "mountpoint": ["uploader", "comfyui"],
 }
 _EACH = [(scenario, name) for scenario, names in CONTAINERS.items() for name in names]
 each_container = pytest.mark.parametrize(("scenario", "name"), _EACH, ids=["-".join(key) for key in _EACH])
@@ -206,7 +208,10 @@ def test_every_claim_of_a_pod_is_bound_to_a_volume_of_the_same_release(scenario:
         assert volumes[volume]["claimRef"]["name"] == claim
         assert volumes[volume]["claimRef"]["namespace"] == "comfyui"
     used = [
-        v["persistentVolumeClaim"]["claimName"] for v in Pod(rendered).spec["volumes"] if "persistentVolumeClaim" in v
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in Pod(rendered).spec["volumes"]
+        # The user folder's claim is the user's own.
+        if "persistentVolumeClaim" in volume and volume["name"] != "user"
     ]
     assert sorted(used) == sorted(claims)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from comfyeks.charts import CHARTS_ROOT
 from tests.charts.harness import Pod, comfyui, refused, scenario_of
 
 ALWAYS = [
@@ -22,6 +23,10 @@ ACCOUNT = [("ServiceAccount", "comfyui")]
 OUTPUTS = [("PersistentVolume", "comfyui.comfyui-outputs"), ("PersistentVolumeClaim", "comfyui-outputs")]
 
 
+def with_models(volume: str) -> list[tuple[str, str]]:
+    return [(kind, name.replace("comfyui-models", f"comfyui-{volume}")) for kind, name in ALWAYS]
+
+
 @pytest.mark.parametrize(
     ("scenario", "objects"),
     [
@@ -29,7 +34,17 @@ OUTPUTS = [("PersistentVolume", "comfyui.comfyui-outputs"), ("PersistentVolumeCl
         ("cpu", ALWAYS + ACCOUNT),
         ("mount", ALWAYS + ACCOUNT + OUTPUTS),
         ("ingress", [*ALWAYS, *ACCOUNT, ("Ingress", "comfyui")]),
-        ("everything", [*ALWAYS, ("NetworkPolicy", "comfyui"), ("TargetGroupBinding", "comfyui")]),
+        ("efs", [*with_models("models-efs"), *ACCOUNT, ("PodDisruptionBudget", "comfyui")]),
+        ("mountpoint", [*with_models("models-mountpoint"), *ACCOUNT]),
+        (
+            "everything",
+            [
+                *ALWAYS,
+                ("NetworkPolicy", "comfyui"),
+                ("PodDisruptionBudget", "comfyui"),
+                ("TargetGroupBinding", "comfyui"),
+            ],
+        ),
     ],
 )
 def test_the_objects_are_exactly_these(scenario: str, objects: list[tuple[str, str]]) -> None:
@@ -221,6 +236,135 @@ def test_what_a_pod_writes_beside_results_is_its_own() -> None:
         assert pod.volume(name) == {"name": name, "emptyDir": {}}
     assert "--temp-directory=/tmp" in pod.comfyui["args"]
     assert "--database-url=sqlite:////app/ComfyUI/user/comfyui.db" in pod.comfyui["args"]
+
+
+@pytest.mark.parametrize(("point", "handle"), [("", "fs-01"), ("fsap-02", "fs-01::fsap-02")])
+def test_models_on_efs_are_read_encrypted_and_read_only(point: str, handle: str) -> None:
+    efs = {"fileSystemId": "fs-01", "accessPointId": point}
+    rendered = comfyui({"models": {"source": "efs", "efs": efs, "gate": "none"}})
+    spec = rendered.get("PersistentVolume", "comfyui.comfyui-models-efs")["spec"]
+    assert spec["csi"] == {"driver": "efs.csi.aws.com", "volumeHandle": handle}
+    assert spec["mountOptions"] == ["tls", "ro"]
+    assert Pod(rendered).volume("models")["persistentVolumeClaim"] == {
+        "claimName": "comfyui-models-efs",
+        "readOnly": True,
+    }
+
+
+def test_models_of_a_bucket_are_read_only_and_cached_within_a_limit() -> None:
+    models = {"source": "mountpoint", "mountpoint": {"bucket": "big", "cacheGiB": 7}, "gate": "none"}
+    spec = comfyui({"models": models}).get("PersistentVolume", "comfyui.comfyui-models-mountpoint")["spec"]
+    assert spec["csi"]["volumeAttributes"] == {
+        "bucketName": "big",
+        "cache": "emptyDir",
+        "cacheEmptyDirSizeLimit": "7Gi",
+    }
+    assert set(spec["mountOptions"]) == {"region us-west-2", "allow-other", "uid=1000", "gid=1000", "read-only"}
+    assert spec["accessModes"] == ["ReadOnlyMany"]
+
+
+def test_another_source_of_models_is_another_volume_because_one_cannot_change() -> None:
+    names = {
+        kind: {
+            name
+            for scenario in ("default", "efs", "mountpoint")
+            for k, name in scenario_of("comfyui", scenario).inventory
+            if k == kind and "models" in name
+        }
+        for kind in ("PersistentVolume", "PersistentVolumeClaim")
+    }
+    assert [len(found) for found in names.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ({"source": "efs", "gate": "none"}, "models.source=efs needs models.efs.fileSystemId"),
+        ({"source": "mountpoint", "gate": "none"}, "models.source=mountpoint needs models.mountpoint.bucket"),
+        (
+            {"source": "mountpoint", "mountpoint": {"bucket": "big"}},
+            "models.gate=all waits for the node's model-sync service",
+        ),
+        ({"gate": "keys"}, "models.gate=keys needs models.keys"),
+        ({"keys": ["loras/a.safetensors"]}, "models.keys is not looked at with models.gate=all"),
+        ({"gate": "keys", "keys": ["a.safetensors"]}, "at '/models/keys/0'"),
+        ({"gate": "keys", "keys": ["loras/../a"]}, "at '/models/keys/0'"),
+    ],
+)
+def test_models_that_cannot_arrive_are_refused(models: dict[str, Any], words: str) -> None:
+    with refused(words):
+        comfyui({"models": models})
+
+
+def test_a_user_folder_that_stays_holds_no_database() -> None:
+    pod = Pod(comfyui({"userFolder": {"existingClaim": "people"}}))
+    assert pod.volume("user")["persistentVolumeClaim"] == {"claimName": "people"}
+    assert "--user-directory=/app/ComfyUI/user" in pod.comfyui["args"]
+    assert "--database-url=sqlite:////tmp/comfyui.db" in pod.comfyui["args"]
+
+
+# -- Several pods ----------------------------------------------------------------------------------------------------
+
+
+def test_one_pod_has_neither_a_budget_nor_a_spread() -> None:
+    for replicas in (0, 1):
+        rendered = comfyui({"replicas": replicas})
+        assert rendered.of_kind("PodDisruptionBudget") == []
+        assert "topologySpreadConstraints" not in Pod(rendered).spec
+
+
+def test_of_several_pods_one_may_be_away() -> None:
+    rendered = comfyui({"replicas": 2})
+    [budget] = rendered.of_kind("PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert budget["spec"]["selector"] == Pod(rendered).deployment["spec"]["selector"]
+
+
+@pytest.mark.parametrize(("spread", "policy"), [("prefer", "ScheduleAnyway"), ("require", "DoNotSchedule")])
+def test_several_pods_are_spread_over_zones(spread: str, policy: str) -> None:
+    pod = Pod(comfyui({"replicas": 2, "zoneSpread": spread}))
+    [constraint] = pod.spec["topologySpreadConstraints"]
+    assert (constraint["topologyKey"], constraint["whenUnsatisfiable"]) == ("topology.kubernetes.io/zone", policy)
+    assert constraint["labelSelector"] == pod.deployment["spec"]["selector"]
+
+
+def test_no_spread_when_none_is_asked_for() -> None:
+    assert "topologySpreadConstraints" not in Pod(comfyui({"replicas": 2, "zoneSpread": "none"})).spec
+
+
+# -- The user's own parts ----------------------------------------------------------------------------------------------
+
+
+def test_own_volumes_mounts_variables_and_containers_come_after_the_charts() -> None:
+    pod = Pod(scenario_of("comfyui", "everything"))
+    assert pod.spec["volumes"][-1] == {"name": "fonts", "configMap": {"name": "fonts"}}
+    assert pod.comfyui["volumeMounts"][-1]["mountPath"] == "/usr/share/fonts/team"
+    assert pod.comfyui["env"][-1] == {"name": "HF_HUB_OFFLINE", "value": "1"}
+    assert pod.spec["containers"][-1]["name"] == "thumbnails"
+    assert pod.spec["initContainers"][-1]["name"] == "check-license"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"extraVolumes": [{"name": "models", "emptyDir": {}}]}, "extraVolumes holds the name models"),
+        ({"extraContainers": [{"name": "comfyui"}]}, "extraContainers holds the name comfyui"),
+        ({"extraInitContainers": [{"name": "uploader"}]}, "extraInitContainers holds the name uploader"),
+        ({"server": {"extraEnv": [{"name": "HOME", "value": "/"}]}}, "server.extraEnv holds the name HOME"),
+    ],
+)
+def test_a_name_that_the_chart_uses_is_refused(values: dict[str, Any], words: str) -> None:
+    with refused(words, "Choose another one."):
+        comfyui(values)
+
+
+def test_the_names_that_are_refused_are_all_that_the_chart_uses() -> None:
+    text = (CHARTS_ROOT / "comfyui" / "templates" / "_pod.tpl").read_text()
+    pods = [Pod(scenario_of("comfyui", scenario)) for scenario in ("default", "mount", "efs", "mountpoint")]
+    for pod in pods:
+        own = {*pod.names, *(volume["name"] for volume in pod.spec["volumes"]), *pod.env("comfyui")}
+        assert {name for name in own if f'"{name}"' not in text} == set()
 
 
 # -- Outputs ---------------------------------------------------------------------------------------------------------

@@ -94,6 +94,44 @@ def test_a_running_sync_does_not_close_the_gate_again(tmp_path: Path) -> None:
     assert "3 files missing" in line
 
 
+def test_with_keys_the_gate_opens_when_these_are_whole_whatever_else_is_missing(tmp_path: Path) -> None:
+    keys = ["checkpoints/base.safetensors", "loras/a b.safetensors"]
+    said: list[str] = []
+
+    def arrive(_: float) -> None:
+        missing = [tmp_path / key for key in keys if not (tmp_path / key).exists()]
+        missing[0].parent.mkdir()
+        missing[0].write_bytes(b"")
+
+    Models(tmp_path).write(SYNCING)
+    gate.wait(tmp_path, said.append, arrive, keys)
+    assert said == [
+        "2 wanted models missing: checkpoints/base.safetensors, loras/a b.safetensors; syncing; 3 files missing (14.2 GiB)",
+        "1 wanted models missing: loras/a b.safetensors; syncing; 3 files missing (14.2 GiB)",
+        "all wanted models are there",
+    ]
+
+
+def test_with_keys_a_source_without_a_service_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "a").write_bytes(b"")
+    said: list[str] = []
+    gate.wait(tmp_path, said.append, lambda _: pytest.fail("waits"), ["loras/a"])
+    assert said == ["all wanted models are there"]
+
+
+def test_a_folder_in_the_place_of_a_wanted_model_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "loras" / "a").mkdir(parents=True)
+
+    def sleep(_: float) -> None:
+        (tmp_path / "loras" / "a").rmdir()
+        (tmp_path / "loras" / "a").write_bytes(b"")
+
+    said: list[str] = []
+    gate.wait(tmp_path, said.append, sleep, ["loras/a"])
+    assert said == ["1 wanted models missing: loras/a", "all wanted models are there"]
+
+
 def test_a_failed_run_is_told_and_waited_out(tmp_path: Path) -> None:
     failed = {**SYNCING, "state": "failed", "error": "AccessDenied on the bucket"}
     assert (

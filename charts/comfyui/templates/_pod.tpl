@@ -53,3 +53,19 @@ capabilities:
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
 {{- end }}
+
+{{/* How many pods there may be at once. */}}
+{{- define "comfyui.mostReplicas" -}}
+{{ int .Values.replicas }}
+{{- end }}
+
+{{/*
+Names that the chart gives to volumes, to containers, or to variables of ComfyUI.
+Usage: include "comfyui.ownNames" "volumes" | fromJsonArray
+*/}}
+{{- define "comfyui.ownNames" -}}
+{{- index (dict
+      "volumes" (list "scripts" "models" "inputs" "output" "user" "scratch" "uploader")
+      "containers" (list "wait-for-models" "uploader" "comfyui")
+      "variables" (list "POD_NAME" "HOME" "DRAIN_SECONDS" "COMFYUI_URL" "PYTHONUNBUFFERED" "PYTHONDONTWRITEBYTECODE")) . | toJson -}}
+{{- end }}
