@@ -27,3 +27,10 @@ def helm() -> Path:
             "helm is not there: run `make setup`, which builds it with Go, or install it (helm.sh/docs/intro/install)"
         )
     return built
+
+
+def kubectl() -> Path:
+    found = shutil.which("kubectl")
+    if found is None:
+        raise UserError("kubectl is not on PATH: kubernetes.io/docs/tasks/tools tells how to get it")
+    return Path(found)

@@ -123,6 +123,7 @@ CONTAINERS = {
     "ingress": ["wait-for-models", "uploader", "comfyui"],
     "mount": ["wait-for-models", "comfyui"],
     "mountpoint": ["uploader", "comfyui"],
+    "schedule": ["wait-for-models", "uploader", "comfyui"],
 }
 _EACH = [(scenario, name) for scenario, names in CONTAINERS.items() for name in names]
 each_container = pytest.mark.parametrize(("scenario", "name"), _EACH, ids=["-".join(key) for key in _EACH])

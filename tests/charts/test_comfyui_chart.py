@@ -35,6 +35,7 @@ def with_models(volume: str) -> list[tuple[str, str]]:
         ("mount", ALWAYS + ACCOUNT + OUTPUTS),
         ("ingress", [*ALWAYS, *ACCOUNT, ("Ingress", "comfyui")]),
         ("efs", [*with_models("models-efs"), *ACCOUNT, ("PodDisruptionBudget", "comfyui")]),
+        ("schedule", [*ALWAYS, *ACCOUNT, ("PodDisruptionBudget", "comfyui"), ("ScaledObject", "comfyui")]),
         ("mountpoint", [*with_models("models-mountpoint"), *ACCOUNT]),
         (
             "everything",
@@ -331,6 +332,66 @@ def test_several_pods_are_spread_over_zones(spread: str, policy: str) -> None:
 
 def test_no_spread_when_none_is_asked_for() -> None:
     assert "topologySpreadConstraints" not in Pod(comfyui({"replicas": 2, "zoneSpread": "none"})).spec
+
+
+# -- Schedule --------------------------------------------------------------------------------------------------------
+
+DAY = {"start": "0 8 * * 1-5", "end": "0 20 * * 1-5", "replicas": 2}
+
+
+def schedule(*windows: dict[str, Any], **values: Any) -> dict[str, Any]:
+    [scaled] = comfyui({"schedule": {"windows": list(windows), **values}}).of_kind("ScaledObject")
+    return dict(scaled["spec"])
+
+
+def test_pods_come_and_go_by_the_clock_of_their_time_zone() -> None:
+    spec = schedule(DAY, timezone="Europe/Berlin")
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "comfyui"}
+    [trigger] = spec["triggers"]
+    assert trigger == {
+        "type": "cron",
+        "metadata": {
+            "timezone": "Europe/Berlin",
+            "start": "0 8 * * 1-5",
+            "end": "0 20 * * 1-5",
+            "desiredReplicas": "2",
+        },
+    }
+
+
+def test_outside_the_windows_no_pod_and_so_no_gpu_node_is_left() -> None:
+    assert schedule(DAY)["minReplicaCount"] == 0
+    assert schedule(DAY, outside=1)["minReplicaCount"] == 1
+
+
+def test_of_windows_that_overlap_the_most_is_possible() -> None:
+    assert schedule(DAY, {**DAY, "replicas": 4}, {**DAY, "replicas": 3})["maxReplicaCount"] == 4
+    assert schedule(DAY, outside=5)["maxReplicaCount"] == 5
+
+
+def test_an_upgrade_leaves_the_schedules_number_alone() -> None:
+    assert "replicas" not in Pod(comfyui({"schedule": {"windows": [DAY]}})).deployment["spec"]
+    assert Pod(comfyui({"replicas": 2})).deployment["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"replicas": 3, "schedule": {"windows": [DAY]}}, "replicas=3 and schedule.windows both say how many"),
+        ({"replicas": 0, "schedule": {"windows": [DAY]}}, "replicas=0 and schedule.windows both say how many"),
+        ({"schedule": {"outside": 1}}, "schedule.outside=1 without schedule.windows decides nothing"),
+        ({"schedule": {"windows": [{**DAY, "start": "8:00"}]}}, "schedule.windows[0].start=8:00 is no cron"),
+        ({"schedule": {"windows": [DAY, {**DAY, "end": None}]}}, "schedule.windows[1].end=<nil> is no cron"),
+        ({"schedule": {"windows": [{**DAY, "end": DAY["start"]}]}}, "starts and ends at"),
+        ({"schedule": {"windows": [{**DAY, "replicas": 0}]}}, "schedule.windows[0].replicas=0 is no number of pods"),
+        ({"schedule": {"windows": [{**DAY, "timezone": "UTC"}]}}, "has the unknown key timezone"),
+        ({"schedule": {"windows": [DAY], "timezone": "CET+1"}}, "at '/schedule/timezone'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_schedule_that_cannot_work_is_refused(values: dict[str, Any], words: str) -> None:
+    with refused(words):
+        comfyui(values)
 
 
 # -- The user's own parts ----------------------------------------------------------------------------------------------

@@ -56,7 +56,11 @@ capabilities:
 
 {{/* How many pods there may be at once. */}}
 {{- define "comfyui.mostReplicas" -}}
-{{ int .Values.replicas }}
+{{- $most := ternary .Values.schedule.outside .Values.replicas (gt (len .Values.schedule.windows) 0) | int -}}
+{{- range .Values.schedule.windows -}}
+{{- $most = max $most (int .replicas) -}}
+{{- end -}}
+{{- $most -}}
 {{- end }}
 
 {{/*
