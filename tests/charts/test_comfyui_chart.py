@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from comfyeks.charts import CHARTS_ROOT
-from tests.charts.harness import Pod, comfyui, refused, scenario_of
+from tests.charts.harness import Pod, comfyui, pod_script, refused, scenario_of
 
 ALWAYS = [
     ("ConfigMap", "comfyui-scripts"),
@@ -43,6 +44,8 @@ def with_models(volume: str) -> list[tuple[str, str]]:
                 *ALWAYS,
                 ("NetworkPolicy", "comfyui"),
                 ("PodDisruptionBudget", "comfyui"),
+                ("PodMonitor", "comfyui"),
+                ("PrometheusRule", "comfyui"),
                 ("TargetGroupBinding", "comfyui"),
             ],
         ),
@@ -394,6 +397,88 @@ def test_a_schedule_that_cannot_work_is_refused(values: dict[str, Any], words: s
         comfyui(values)
 
 
+# -- Monitoring ------------------------------------------------------------------------------------------------------
+
+MONITORING_KINDS = ("PodMonitor", "PrometheusRule")
+
+
+@pytest.mark.parametrize(
+    ("enabled", "objects", "known", "made"),
+    [
+        (True, "auto", True, True),
+        (True, "auto", False, False),
+        (True, "always", False, True),
+        (True, "never", True, False),
+        (False, "always", True, False),
+    ],
+)
+def test_monitoring_objects_are_made_where_their_kinds_are_or_when_asked_for(
+    enabled: bool, objects: str, known: bool, made: bool
+) -> None:
+    apis = [f"monitoring.coreos.com/v1/{kind}" for kind in MONITORING_KINDS] if known else []
+    rendered = comfyui({"monitoring": {"enabled": enabled, "objects": objects}}, api_versions=apis)
+    assert [bool(rendered.of_kind(kind)) for kind in MONITORING_KINDS] == [made, made]
+    assert ("exporter" in Pod(rendered).names) is enabled
+
+
+def test_the_exporter_tells_of_models_before_the_gate_and_of_uploads_until_the_end() -> None:
+    pod = Pod(comfyui({"monitoring": {"enabled": True}}))
+    assert pod.names == ["exporter", "wait-for-models", "uploader", "comfyui"]
+    assert pod.container("exporter")["restartPolicy"] == "Always"
+    env = pod.env("exporter")
+    assert pod.mounts("exporter")[env["MODELS_DIR"]] == "models"
+    assert pod.mounts("exporter")[env["UPLOADER_STATE"]] == pod.mounts("uploader")[pod.env("uploader")["STATE_DIR"]]
+    assert all(mount["readOnly"] for mount in pod.container("exporter")["volumeMounts"])
+    assert pod.container("exporter")["ports"] == [
+        {"name": "metrics", "containerPort": int(env["METRICS_PORT"]), "protocol": "TCP"}
+    ]
+
+
+def test_the_exporter_asks_no_uploader_that_is_not_there() -> None:
+    pod = Pod(comfyui({"monitoring": {"enabled": True}, "outputs": {"mode": "mount"}}))
+    assert "UPLOADER_STATE" not in pod.env("exporter")
+    assert "uploader" not in pod.mounts("exporter").values()
+
+
+def test_alerts_are_of_this_releases_pods_and_of_metrics_that_there_are() -> None:
+    exporter = pod_script("exporter")
+    rendered = comfyui({"monitoring": {"enabled": True, "objects": "always"}}, release="studio", namespace="film")
+    [group] = rendered.get("PrometheusRule", "studio")["spec"]["groups"]
+    assert len(group["rules"]) == 7
+    for rule in group["rules"]:
+        assert 'namespace="film",pod=~"studio-[a-z0-9]+-[a-z0-9]+"' in rule["expr"]
+        for metric in re.findall(r"comfyui_\w+", rule["expr"]):
+            assert metric.removesuffix("_bucket") in exporter.HELP
+        assert rule["annotations"]["summary"].startswith("{{ $labels.namespace }}/{{ $labels.pod }}: ")
+
+
+def test_the_monitor_finds_the_pods_and_the_named_port() -> None:
+    rendered = scenario_of("comfyui", "everything")
+    monitor = rendered.get("PodMonitor", "comfyui")
+    assert monitor["spec"]["selector"] == Pod(rendered).deployment["spec"]["selector"]
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["interval"]) == ("metrics", "60s")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_a_policy_lets_prometheus_to_the_metrics_only() -> None:
+    rendered = scenario_of("comfyui", "everything")
+    server, metrics = rendered.get("NetworkPolicy", "comfyui")["spec"]["ingress"]
+    assert server["ports"] == [{"protocol": "TCP", "port": "http"}]
+    assert metrics["ports"] == [{"protocol": "TCP", "port": "metrics"}]
+    assert metrics["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+
+
+def test_a_policy_that_keeps_prometheus_out_is_refused() -> None:
+    network = {"enabled": True, "vpcCidrs": ["10.0.0.0/16"]}
+    peers = [{"podSelector": {}}]
+    with refused("would keep Prometheus out. Name it in networkPolicy.metricsFrom"):
+        comfyui({"monitoring": {"enabled": True}, "networkPolicy": network})
+    with refused("networkPolicy.metricsFrom names a way to metrics that do not exist"):
+        comfyui({"networkPolicy": {**network, "metricsFrom": peers}})
+    comfyui({"monitoring": {"enabled": True}, "networkPolicy": {**network, "metricsFrom": peers}})
+
+
 # -- The user's own parts ----------------------------------------------------------------------------------------------
 
 
@@ -423,6 +508,7 @@ def test_a_name_that_the_chart_uses_is_refused(values: dict[str, Any], words: st
 def test_the_names_that_are_refused_are_all_that_the_chart_uses() -> None:
     text = (CHARTS_ROOT / "comfyui" / "templates" / "_pod.tpl").read_text()
     pods = [Pod(scenario_of("comfyui", scenario)) for scenario in ("default", "mount", "efs", "mountpoint")]
+    pods.append(Pod(comfyui({"monitoring": {"enabled": True}})))
     for pod in pods:
         own = {*pod.names, *(volume["name"] for volume in pod.spec["volumes"]), *pod.env("comfyui")}
         assert {name for name in own if f'"{name}"' not in text} == set()

@@ -26,7 +26,7 @@ drain = pod_script("drain")
 
 def test_the_pods_scripts_hold_no_template_and_are_typed() -> None:
     files = sorted(FILES.glob("*.py"))
-    assert [file.name for file in files] == ["drain.py", "uploader.py", "wait_for_models.py"]
+    assert [file.name for file in files] == ["drain.py", "exporter.py", "uploader.py", "wait_for_models.py"]
     assert not [file for file in files if "{{" in file.read_text()]
     argv = [sys.executable, "-m", "mypy", "--strict", "--explicit-package-bases", *files]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

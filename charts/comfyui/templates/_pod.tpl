@@ -3,6 +3,11 @@
 8848
 {{- end }}
 
+{{/* Port of the metrics in the pod. */}}
+{{- define "comfyui.metricsPort" -}}
+9848
+{{- end }}
+
 {{/* User and group of every container, owner of what they write and of what Mountpoint shows them. */}}
 {{- define "comfyui.uid" -}}
 1000
@@ -70,6 +75,17 @@ Usage: include "comfyui.ownNames" "volumes" | fromJsonArray
 {{- define "comfyui.ownNames" -}}
 {{- index (dict
       "volumes" (list "scripts" "models" "inputs" "output" "user" "scratch" "uploader")
-      "containers" (list "wait-for-models" "uploader" "comfyui")
+      "containers" (list "exporter" "wait-for-models" "uploader" "comfyui")
       "variables" (list "POD_NAME" "HOME" "DRAIN_SECONDS" "COMFYUI_URL" "PYTHONUNBUFFERED" "PYTHONDONTWRITEBYTECODE")) . | toJson -}}
+{{- end }}
+
+{{/* Are objects of this monitoring.coreos.com/v1 kind made? Usage: include "comfyui.monitors" (list $ "PodMonitor") */}}
+{{- define "comfyui.monitors" -}}
+{{- $root := first . -}}
+{{- with $root.Values.monitoring -}}
+{{- $known := $root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" (last $)) -}}
+{{- if and .enabled (or (eq .objects "always") (and (eq .objects "auto") $known)) -}}
+true
+{{- end -}}
+{{- end -}}
 {{- end }}
