@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,11 +262,60 @@ def metadata(chart: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_a_chart_packages(chart: str, tmp_path: Any) -> None:
+def test_a_package_renders_what_the_folder_renders_and_holds_no_scenario(chart: str, tmp_path: Path) -> None:
     argv = [tools.helm(), "package", CHARTS_ROOT / chart, "--destination", tmp_path]
     subprocess.run(argv, capture_output=True, check=True)
     [package] = tmp_path.iterdir()
-    assert metadata(chart)["version"] in package.name
+    assert package.name == f"{chart}-{metadata(chart)['version']}.tgz"
+    with tarfile.open(package) as archive:
+        names = archive.getnames()
+    assert not [name for name in names if "/ci/" in name]
+    assert {f"{chart}/README.md", f"{chart}/values.schema.json"} <= set(names)
+    argv = [tools.helm(), "template", chart, package, "-n", "comfyui", "-f", SCENARIOS[chart, "everything"]]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert list(yaml.safe_load_all(done.stdout)) == list(scenario_of(chart, "everything"))
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_the_readme_tells_what_the_version_brings(chart: str) -> None:
+    assert f"| {metadata(chart)['version']} |" in (CHARTS_ROOT / chart / "README.md").read_text()
+
+
+# Scenario → words that its notes hold.
+NOTES = {
+    ("comfyui", "cpu"): ["1 pod(s).\n", "port-forward svc/comfyui 8848"],
+    ("comfyui", "default"): ["1 pod(s) with 1 GPU(s) each", "-c wait-for-models -f", "<pod>-<start>/"],
+    ("comfyui", "efs"): ["2 pod(s)", "-c wait-for-models -f"],
+    ("comfyui", "everything"): ["describe targetgroupbinding comfyui", "localhost:80 "],
+    ("comfyui", "ingress"): ["open https://comfyui.example.com", "get ingress comfyui", "must lead there"],
+    ("comfyui", "mount"): ["/renders/<pod>/"],
+    ("comfyui", "mountpoint"): ["rollout restart deploy/comfyui"],
+    ("comfyui", "schedule"): ["1 to 4 pods by schedule (Europe/Berlin)"],
+    ("karpenter-gpu", "default"): ["comfyui-on-eks/pool=default", "Next: the comfyui chart"],
+    ("karpenter-gpu", "everything"): ["NodePool karpenter-gpu-video", "example.com/pool=video"],
+}
+
+
+def notes(chart: str, scenario: str, *flags: str) -> str:
+    argv = [tools.helm(), "install", chart, CHARTS_ROOT / chart, "-f", SCENARIOS[chart, scenario], "--dry-run=client"]
+    # Nothing is asked of any cluster, also where there is one.
+    env = {**os.environ, "KUBECONFIG": os.devnull}
+    done = subprocess.run([*argv, *flags], capture_output=True, text=True, env=env, check=True)
+    return done.stdout.split("\nNOTES:\n")[1]
+
+
+@each_scenario
+def test_the_notes_tell_the_next_step(chart: str, scenario: str) -> None:
+    text = notes(chart, scenario)
+    for words in NOTES[chart, scenario]:
+        assert words in text
+    assert "\n\n\n" not in text
+    assert "<no value>" not in text
+
+
+def test_the_notes_tell_that_no_monitor_could_be_made() -> None:
+    assert "No PodMonitor was made" in notes("comfyui", "default", "--set", "monitoring.enabled=true")
+    assert "No PodMonitor was made" not in notes("comfyui", "default")
 
 
 def test_the_same_inputs_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
