@@ -3,9 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
-export PROJECT KEEP CLUSTER
 # A deployment other than the default one: make infra PROJECT=film
-export COMFYEKS_PROJECT ?= $(PROJECT)
+ifneq ($(PROJECT),)
+export COMFYEKS_PROJECT := $(PROJECT)
+endif
 
 .DEFAULT_GOAL := help
 
@@ -37,9 +38,11 @@ check: setup lint types ## quick loop: lint, types, unit and render tests (under
 	@$(PYTEST) -q -n auto -m "not local and not e2e"
 test: setup lint types ## every test
 	@$(PYTEST) -n 2 --dist loadgroup
-lint: setup      ## ruff, shellcheck, yamllint, terraform fmt, helm lint, generated files
+lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
+	@$(BIN)/hadolint image/Dockerfile
 	@$(BIN)/yamllint --strict .
 	@terraform fmt -check -recursive infra
 	@$(BIN)/comfyeks charts verify
@@ -47,11 +50,13 @@ types: setup     ## mypy --strict
 	@$(BIN)/mypy
 	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
 	@$(BIN)/mypy --strict --scripts-are-modules node/comfyui-model-sync
+	@$(BIN)/mypy --strict charts/comfyui/files/*.py
+	@$(BIN)/mypy --strict --python-version 3.12 image/*.py
 generate: setup  ## what is generated and committed: chart schemas, chart READMEs, values per instance type
 	@$(BIN)/comfyeks charts generate
 lock: setup      ## resolve requirements.txt anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --output-file requirements.txt
-clean:           ## stop the local AWS and remove everything that was made here
+clean:           ## stop the local AWS and remove what was made here; .comfyeks/<name> of a deployment stays
 	@[ ! -x $(BIN)/comfyeks ] || $(BIN)/comfyeks local down
-	@rm -rf .venv .tools .comfyeks .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .tools .comfyeks/local .comfyeks/demo .comfyeks/comfyui-demo .comfyeks/cache .mypy_cache .pytest_cache .ruff_cache

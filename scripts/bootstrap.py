@@ -7,7 +7,6 @@ SyntaxError.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -37,35 +36,38 @@ def older(found, needed):
     return number(found) < number(needed)
 
 
-def terraform_version():
-    path = shutil.which("terraform")
+def version(tool, *arguments):
+    """The first number that a tool on PATH says of its version; None when there is no such tool."""
+    path = shutil.which(tool)
     if path is None:
         return None
-    answer = subprocess.run([path, "version", "-json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        return json.loads(answer.stdout.decode())["terraform_version"]
-    except (ValueError, KeyError):
-        return "0.0"
+    answer = subprocess.run([path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    match = re.search(r"\d+\.\d+(\.\d+)?", answer.stdout.decode())
+    return match.group(0) if match else "0.0"
+
+
+def lacks(name, found, needed):
+    """What to say of a tool that is missing or too old, or nothing."""
+    if found is None:
+        return "%s %s or newer (not on PATH)" % (name, needed)
+    if older(found, needed):
+        return "%s %s or newer (found %s)" % (name, needed, found)
+    return None
 
 
 def missing():
     """Every prerequisite that is not met, one line each with the way to get it."""
     problems = []
-    python, terraform = pin("python"), pin("terraform")
-    running = "%d.%d" % sys.version_info[:2]
-    if older(running, python):
-        problems.append(
-            "Python %s or newer (this is %s): python.org/downloads or your package manager; "
-            "then `make setup PYTHON=python3.12`" % (python, running)
-        )
-    found = terraform_version()
-    if found is None or older(found, terraform):
-        problems.append(
-            "Terraform %s or newer (%s): developer.hashicorp.com/terraform/install"
-            % (terraform, "found " + found if found else "not on PATH")
-        )
-    if not (HELM.exists() or shutil.which("helm") or shutil.which("go")):
-        problems.append("helm 3.18 or newer, or Go 1.24 or newer to build it: helm.sh/docs/intro/install or go.dev/dl")
+    python = lacks("Python", "%d.%d" % sys.version_info[:2], pin("python"))
+    if python:
+        problems.append(python + ": python.org/downloads or your package manager; then `make setup PYTHON=python3.12`")
+    terraform = lacks("Terraform", version("terraform", "version", "-json"), pin("terraform"))
+    if terraform:
+        problems.append(terraform + ": developer.hashicorp.com/terraform/install")
+    helm = None if HELM.exists() else lacks("helm", version("helm", "version", "--short"), pin("helm"))
+    go = lacks("Go", version("go", "version"), pin("go"))
+    if helm and go:
+        problems.append("%s, or %s to build it: helm.sh/docs/intro/install or go.dev/dl" % (helm, go))
     return problems
 
 
@@ -104,10 +106,10 @@ def python_environment():
 
 
 def helm():
-    if shutil.which("helm") or HELM.exists():
+    if HELM.exists() or not lacks("helm", version("helm", "version", "--short"), pin("helm")):
         return
     start = time.monotonic()
-    say("setup: no helm on PATH, building it with Go into .tools/bin (once, about two minutes) ...")
+    say("setup: no new enough helm on PATH, building it with Go into .tools/bin (once, about two minutes) ...")
     HELM.parent.mkdir(parents=True, exist_ok=True)
     partial = HELM.with_suffix(".partial")
     run(

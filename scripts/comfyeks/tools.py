@@ -17,16 +17,14 @@ def terraform() -> Path:
 
 
 def helm() -> Path:
-    """The helm on PATH, else the one that `make setup` built."""
-    found = shutil.which("helm")
-    if found is not None:
-        return Path(found)
+    """The helm that `make setup` built because PATH had none or an old one, else the one on PATH."""
     built = TOOLS / "bin" / "helm"
-    if not built.exists():
-        raise UserError(
-            "helm is not there: run `make setup`, which builds it with Go, or install it (helm.sh/docs/intro/install)"
-        )
-    return built
+    if built.exists():
+        return built
+    found = shutil.which("helm")
+    if found is None:
+        raise UserError("helm is not there: `make setup` builds it with Go; helm.sh/docs/intro/install has binaries")
+    return Path(found)
 
 
 def kubectl() -> Path:

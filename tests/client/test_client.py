@@ -22,6 +22,7 @@ from comfyeks.client import (
     Unreachable,
 )
 from comfyeks.errors import UserError
+from comfyeks.local.processes import wait_until
 from tests.client.conftest import fast_client, sleeping, text_to_image
 from tests.support.comfyui import CHECKPOINT, RunningServer, comfyui
 from tests.support.proxy import proxying
@@ -198,10 +199,16 @@ def test_an_exception_in_the_reporter_cancels_the_job(client: ComfyClient, serve
 
 def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, server: RunningServer) -> None:
     blocker = fast_client(server.url).submit(sleeping())
-    timer = threading.Timer(0.3, lambda: server.post("/queue", json={"clear": True}))
-    timer.start()
+
+    def clear_once_it_is_queued() -> None:
+        wait_until("the job in the queue", lambda: bool(jobs(server, "pending")), 10, every=0.02)
+        server.post("/queue", json={"clear": True})
+
+    other = threading.Thread(target=clear_once_it_is_queued)
+    other.start()
     with pytest.raises(JobLost, match="no longer knows job"):
         client.run(text_to_image(seed=51))
+    other.join()
     client.cancel(blocker)
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -20,42 +16,9 @@ from comfyeks.deployment import Deployment
 from comfyeks.local.emulators import LocalAws
 from comfyeks.local.node import LocalNode
 from comfyeks.local.processes import wait_until
-from comfyeks.paths import REPO_ROOT, TOOLS
+from tests.support.clones import Clone, make_clone
 
 PROJECT = "e2e"
-
-
-def copy_of_the_tree(target: Path) -> Path:
-    """What a clone would hold if everything here was committed."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=REPO_ROOT, capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listing.decode().split("\0")):
-        source = REPO_ROOT / name
-        if source.is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target / name)
-    subprocess.run(["git", "init", "--quiet"], cwd=target, check=True)
-    if TOOLS.exists():
-        (target / ".tools").symlink_to(TOOLS)
-    return target
-
-
-@dataclass
-class Clone:
-    """A copy of the project and the command line in it."""
-
-    root: Path
-    env: dict[str, str]
-
-    def comfyeks(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        answer = subprocess.run(
-            [sys.executable, "-m", "comfyeks", *words],
-            cwd=self.root, env=self.env, capture_output=True, text=True,
-        )  # fmt: skip
-        assert not check or answer.returncode == 0, f"comfyeks {words}: {answer.stdout[-3000:]}{answer.stderr[-3000:]}"
-        return answer
 
 
 @dataclass
@@ -129,9 +92,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         patch.setenv(name, value)
 
     def new_clone(name: str) -> Clone:
-        root = copy_of_the_tree(home / name)
-        env = {**os.environ, "PYTHONPATH": str(root / "scripts"), "COMFYEKS_PROJECT": PROJECT}
-        return Clone(root, env)
+        return make_clone(home / name, {**os.environ, "COMFYEKS_PROJECT": PROJECT})
 
     made: list[LocalNode] = []
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from comfyeks.deployment import Deployment
 from comfyeks.infra import generated
 from comfyeks.local.emulators import ACCOUNT, REGION, LocalAws
 from comfyeks.paths import STATE
+from tests.support.clones import Clone, make_clone
 
 pytestmark = pytest.mark.local
 
@@ -28,23 +28,20 @@ NOT_OURS = 1  # the default VPC of the account
 
 
 class Platform:
-    """`comfyeks infra` on a local AWS of its own."""
+    """`comfyeks infra` of a clone, on a local AWS of its own."""
 
-    def __init__(self, aws: LocalAws, project: str) -> None:
+    def __init__(self, aws: LocalAws, clone: Path, project: str) -> None:
         self.aws = aws
         self.names = Deployment(project=project, region=REGION, account=ACCOUNT)
-        self.env = {**aws.environment(), "COMFYEKS_PROJECT": project, "COMFYEKS_API_ALLOWED_CIDRS": "192.0.2.1/32"}
+        self.clone = make_clone(clone, {**aws.environment(), "COMFYEKS_PROJECT": project})
+        self.dir = self.clone.root / STATE.name / self.names.name
 
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "comfyeks", "infra", *arguments]
-
-    def run(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*arguments), env=self.env, capture_output=True, text=True, timeout=timeout)
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.clone.comfyeks("infra", *arguments, check=False)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            self.command(*arguments), env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(self.clone.argv("infra", *arguments), cwd=self.clone.root, env=self.clone.env, **quiet)
 
     def inventory(self) -> dict[str, int]:
         """How many there are of what the platform root makes."""
@@ -70,14 +67,8 @@ class Platform:
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    platform = None
-    try:
-        with LocalAws(tmp_path_factory.mktemp("aws")) as aws:
-            platform = Platform(aws, project="t-infra")
-            yield platform
-    finally:
-        if platform:
-            shutil.rmtree(platform.names.dir, ignore_errors=True)
+    with LocalAws(tmp_path_factory.mktemp("aws")) as aws:
+        yield Platform(aws, tmp_path_factory.mktemp("clone"), project="t-infra")
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +99,12 @@ class TestLifecycle:
 
     def test_outputs_are_the_generated_ones(self, platform: Platform) -> None:
         printed = json.loads(platform.run("outputs").stdout)
-        assert printed == json.loads((platform.names.dir / generated.OUTPUTS).read_text())
-        values = yaml.safe_load((platform.names.dir / "karpenter-gpu.values.yaml").read_text())
+        assert printed == json.loads((platform.dir / generated.OUTPUTS).read_text())
+        values = yaml.safe_load((platform.dir / "karpenter-gpu.values.yaml").read_text())
         assert values == printed["helm_values"]["karpenter_gpu"]
 
     def test_node_files_are_in_the_artifacts_bucket(self, platform: Platform) -> None:
-        values = yaml.safe_load((platform.names.dir / "karpenter-gpu.values.yaml").read_text())["modelSync"]
+        values = yaml.safe_load((platform.dir / "karpenter-gpu.values.yaml").read_text())["modelSync"]
         s3 = platform.aws.client("s3")
         for file in values["files"].values():
             assert s3.head_object(Bucket=values["artifactsBucket"], Key=file["key"])["ContentLength"] > 0
@@ -157,7 +148,7 @@ class TestLifecycle:
         assert platform.buckets() == {
             platform.names.bucket(kind) for kind in ("models", "inputs", "outputs", "artifacts")
         }
-        assert not list(platform.names.dir.glob("*.values.yaml"))
+        assert not list(platform.dir.glob("*.values.yaml"))
 
     def test_second_destroy_finds_nothing_to_do(self, platform: Platform) -> None:
         answer = platform.run("destroy")
@@ -171,7 +162,7 @@ class TestLifecycle:
     def test_apply_again_finds_the_models_that_stayed(self, platform: Platform) -> None:
         """Begun by a command that is killed; Terraform works on, and the next command waits for it."""
         killed = platform.start("apply")
-        running = platform.names.dir / "terraform" / "platform" / "running"
+        running = platform.dir / "terraform" / "platform" / "running"
         before = running.read_text()
         deadline = time.monotonic() + 60
         while running.read_text() == before and time.monotonic() < deadline:
@@ -197,7 +188,7 @@ class TestLifecycle:
         assert set(platform.inventory().values()) == {0}, platform.inventory()
         assert platform.buckets() == set()
         assert platform.aws.client("ecr").describe_repositories()["repositories"] == []
-        assert not (platform.names.dir / "terraform").exists()
+        assert not (platform.dir / "terraform").exists()
 
     def test_destroy_of_what_is_not_there_is_done(self, platform: Platform) -> None:
         answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
@@ -206,13 +197,13 @@ class TestLifecycle:
 
 
 def test_missing_ranges_are_refused_before_anything_is_made(platform: Platform) -> None:
-    env = {name: value for name, value in platform.env.items() if name != "COMFYEKS_API_ALLOWED_CIDRS"}
-    env["COMFYEKS_PROJECT"] = "t-none"
-    answer = subprocess.run(platform.command("apply"), env=env, capture_output=True, text=True)
+    env = {**platform.clone.env, "COMFYEKS_PROJECT": "t-none"}
+    del env["COMFYEKS_API_ALLOWED_CIDRS"]
+    answer = Clone(platform.clone.root, env).comfyeks("infra", "apply", check=False)
     assert answer.returncode == 2
     assert "--api-allowed-cidrs" in answer.stderr
     assert not [name for name in platform.buckets() if "t-none" in name]
-    assert not Path(STATE / "comfyui-t-none").exists()
+    assert not (platform.dir.parent / "comfyui-t-none").exists()
 
 
 def test_help_names_every_option() -> None:

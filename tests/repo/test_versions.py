@@ -51,6 +51,10 @@ def test_go_modules_have_those_versions() -> None:
     assert f"github.com/kedacore/keda/v2 v{VERSIONS['charts']['keda']}" in go_mod("tools/crds/go.mod")
 
 
+def test_the_oldest_go_is_the_one_that_the_tools_ask_for() -> None:
+    assert re.search(rf"^go {re.escape(VERSIONS['go'])}\.", go_mod("tools/go.mod"), re.MULTILINE)
+
+
 def test_karpenter_its_crds_and_the_schemas_we_validate_against_are_one_version() -> None:
     charts = VERSIONS["charts"]
     assert charts["karpenter"] == charts["karpenter-crd"] == VERSIONS["go_tools"]["karpenter_crds"]

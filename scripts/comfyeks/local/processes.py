@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -92,13 +92,12 @@ class Process:
     def _end(self, grace: float) -> None:
         process = self._process()
         if process is not None:
-            family = [process, *process.children(recursive=True)]
+            family = {process, *_children(process)}
             if grace:
                 with suppress(psutil.NoSuchProcess):
                     process.terminate()
                 _wait_ended([process], grace)
-                with suppress(psutil.NoSuchProcess):
-                    family += [child for child in process.children(recursive=True) if child not in family]
+                family |= _children(process)
             kill_all(family)
         self._pid_file.unlink(missing_ok=True)
 
@@ -112,7 +111,14 @@ class Process:
             return None
 
 
-def kill_all(processes: Sequence[psutil.Process]) -> None:
+def _children(process: psutil.Process) -> set[psutil.Process]:
+    try:
+        return set(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def kill_all(processes: Collection[psutil.Process]) -> None:
     """SIGKILL, and wait until they have ended."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -120,7 +126,7 @@ def kill_all(processes: Sequence[psutil.Process]) -> None:
     _wait_ended(processes, seconds=5)
 
 
-def _wait_ended(processes: Sequence[psutil.Process], seconds: float) -> None:
+def _wait_ended(processes: Collection[psutil.Process], seconds: float) -> None:
     """Wait until each has ended. A zombie has: its parent, or an init that sweeps now and then, collects it later."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(

@@ -1,0 +1,26 @@
+"""For every room: how tests are spread over workers, and how they say what they measured."""
+
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A file of `local` tests shares its emulators, so it stays on one worker.
+    for item in items:
+        if item.get_closest_marker("local") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says a figure in the closing summary, also when the test passes on a worker."""
+    return lambda text: record_property("measured", text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(f"measured: {text}")
