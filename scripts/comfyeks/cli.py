@@ -21,6 +21,7 @@ COMMANDS = {
     "lambda": "comfyeks.lambda_app:app",
     "models": "comfyeks.models.cli:app",
     "run": "comfyeks.client.cli:run",
+    "scale": "comfyeks.scale:run",
     "nodes": "comfyeks.nodes:app",
     "charts": "comfyeks.charts.cli:app",
     "local": "comfyeks.local.cli:app",

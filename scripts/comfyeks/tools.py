@@ -25,3 +25,10 @@ def helm() -> Path:
     if found is None:
         raise UserError("helm is not there: `make setup` builds it with Go; helm.sh/docs/intro/install has binaries")
     return Path(found)
+
+
+def kubectl() -> Path:
+    found = shutil.which("kubectl")
+    if found is None:
+        raise UserError("kubectl is not on PATH: kubernetes.io/docs/tasks/tools tells how to get it")
+    return Path(found)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,8 +121,12 @@ def test_every_namespaced_object_is_in_the_releases_namespace(scenario: str) -> 
 CONTAINERS = {
     "cpu": ["uploader", "comfyui"],
     "default": ["wait-for-models", "uploader", "comfyui"],
-    "everything": ["wait-for-models", "uploader", "comfyui"],
+    "efs": ["wait-for-models", "uploader", "comfyui"],
+    "everything": ["exporter", "wait-for-models", "uploader", "check-license", "comfyui", "thumbnails"],
+    "ingress": ["wait-for-models", "uploader", "comfyui"],
     "mount": ["wait-for-models", "comfyui"],
+    "mountpoint": ["uploader", "comfyui"],
+    "schedule": ["wait-for-models", "uploader", "comfyui"],
 }
 _EACH = [(scenario, name) for scenario, names in CONTAINERS.items() for name in names]
 each_container = pytest.mark.parametrize(("scenario", "name"), _EACH, ids=["-".join(key) for key in _EACH])
@@ -161,9 +168,11 @@ def test_a_container_starts_with_an_init_that_passes_signals_on(container: dict[
 
 
 @each_container
-def test_a_long_running_container_that_listens_has_all_three_probes(container: dict[str, Any]) -> None:
+def test_a_container_that_listens_has_its_probes(name: str, container: dict[str, Any]) -> None:
     probes = {"startupProbe", "readinessProbe", "livenessProbe"} & set(container)
-    assert len(probes) == (3 if container.get("ports") else 0)
+    # An exporter that is not ready must not take the server out of service.
+    expected = {"livenessProbe"} if name == "exporter" else {"startupProbe", "readinessProbe", "livenessProbe"}
+    assert probes == (expected if container.get("ports") else set())
 
 
 @each_workload
@@ -205,7 +214,10 @@ def test_every_claim_of_a_pod_is_bound_to_a_volume_of_the_same_release(scenario:
         assert volumes[volume]["claimRef"]["name"] == claim
         assert volumes[volume]["claimRef"]["namespace"] == "comfyui"
     used = [
-        v["persistentVolumeClaim"]["claimName"] for v in Pod(rendered).spec["volumes"] if "persistentVolumeClaim" in v
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in Pod(rendered).spec["volumes"]
+        # The user folder's claim is the user's own.
+        if "persistentVolumeClaim" in volume and volume["name"] != "user"
     ]
     assert sorted(used) == sorted(claims)
 
@@ -250,11 +262,60 @@ def metadata(chart: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_a_chart_packages(chart: str, tmp_path: Any) -> None:
+def test_a_package_renders_what_the_folder_renders_and_holds_no_scenario(chart: str, tmp_path: Path) -> None:
     argv = [tools.helm(), "package", CHARTS_ROOT / chart, "--destination", tmp_path]
     subprocess.run(argv, capture_output=True, check=True)
     [package] = tmp_path.iterdir()
-    assert metadata(chart)["version"] in package.name
+    assert package.name == f"{chart}-{metadata(chart)['version']}.tgz"
+    with tarfile.open(package) as archive:
+        names = archive.getnames()
+    assert not [name for name in names if "/ci/" in name]
+    assert {f"{chart}/README.md", f"{chart}/values.schema.json"} <= set(names)
+    argv = [tools.helm(), "template", chart, package, "-n", "comfyui", "-f", SCENARIOS[chart, "everything"]]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert list(yaml.safe_load_all(done.stdout)) == list(scenario_of(chart, "everything"))
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_the_readme_tells_what_the_version_brings(chart: str) -> None:
+    assert f"| {metadata(chart)['version']} |" in (CHARTS_ROOT / chart / "README.md").read_text()
+
+
+# Scenario → words that its notes hold.
+NOTES = {
+    ("comfyui", "cpu"): ["1 pod(s).\n", "port-forward svc/comfyui 8848"],
+    ("comfyui", "default"): ["1 pod(s) with 1 GPU(s) each", "-c wait-for-models -f", "<pod>-<start>/"],
+    ("comfyui", "efs"): ["2 pod(s)", "-c wait-for-models -f"],
+    ("comfyui", "everything"): ["describe targetgroupbinding comfyui", "localhost:80 "],
+    ("comfyui", "ingress"): ["open https://comfyui.example.com", "get ingress comfyui", "must lead there"],
+    ("comfyui", "mount"): ["/renders/<pod>/"],
+    ("comfyui", "mountpoint"): ["rollout restart deploy/comfyui"],
+    ("comfyui", "schedule"): ["1 to 4 pods by schedule (Europe/Berlin)"],
+    ("karpenter-gpu", "default"): ["comfyui-on-eks/pool=default", "Next: the comfyui chart"],
+    ("karpenter-gpu", "everything"): ["NodePool karpenter-gpu-video", "example.com/pool=video"],
+}
+
+
+def notes(chart: str, scenario: str, *flags: str) -> str:
+    argv = [tools.helm(), "install", chart, CHARTS_ROOT / chart, "-f", SCENARIOS[chart, scenario], "--dry-run=client"]
+    # Nothing is asked of any cluster, also where there is one.
+    env = {**os.environ, "KUBECONFIG": os.devnull}
+    done = subprocess.run([*argv, *flags], capture_output=True, text=True, env=env, check=True)
+    return done.stdout.split("\nNOTES:\n")[1]
+
+
+@each_scenario
+def test_the_notes_tell_the_next_step(chart: str, scenario: str) -> None:
+    text = notes(chart, scenario)
+    for words in NOTES[chart, scenario]:
+        assert words in text
+    assert "\n\n\n" not in text
+    assert "<no value>" not in text
+
+
+def test_the_notes_tell_that_no_monitor_could_be_made() -> None:
+    assert "No PodMonitor was made" in notes("comfyui", "default", "--set", "monitoring.enabled=true")
+    assert "No PodMonitor was made" not in notes("comfyui", "default")
 
 
 def test_the_same_inputs_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:

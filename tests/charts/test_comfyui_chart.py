@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
 
-from tests.charts.harness import Pod, comfyui, refused, scenario_of
+from comfyeks.charts import CHARTS_ROOT
+from tests.charts.harness import Pod, comfyui, pod_script, refused, scenario_of
 
 ALWAYS = [
     ("ConfigMap", "comfyui-scripts"),
@@ -21,13 +24,31 @@ ACCOUNT = [("ServiceAccount", "comfyui")]
 OUTPUTS = [("PersistentVolume", "comfyui.comfyui-outputs"), ("PersistentVolumeClaim", "comfyui-outputs")]
 
 
+def with_models(volume: str) -> list[tuple[str, str]]:
+    return [(kind, name.replace("comfyui-models", f"comfyui-{volume}")) for kind, name in ALWAYS]
+
+
 @pytest.mark.parametrize(
     ("scenario", "objects"),
     [
         ("default", ALWAYS + ACCOUNT),
         ("cpu", ALWAYS + ACCOUNT),
         ("mount", ALWAYS + ACCOUNT + OUTPUTS),
-        ("everything", ALWAYS),
+        ("ingress", [*ALWAYS, *ACCOUNT, ("Ingress", "comfyui")]),
+        ("efs", [*with_models("models-efs"), *ACCOUNT, ("PodDisruptionBudget", "comfyui")]),
+        ("schedule", [*ALWAYS, *ACCOUNT, ("PodDisruptionBudget", "comfyui"), ("ScaledObject", "comfyui")]),
+        ("mountpoint", [*with_models("models-mountpoint"), *ACCOUNT]),
+        (
+            "everything",
+            [
+                *ALWAYS,
+                ("NetworkPolicy", "comfyui"),
+                ("PodDisruptionBudget", "comfyui"),
+                ("PodMonitor", "comfyui"),
+                ("PrometheusRule", "comfyui"),
+                ("TargetGroupBinding", "comfyui"),
+            ],
+        ),
     ],
 )
 def test_the_objects_are_exactly_these(scenario: str, objects: list[tuple[str, str]]) -> None:
@@ -221,6 +242,278 @@ def test_what_a_pod_writes_beside_results_is_its_own() -> None:
     assert "--database-url=sqlite:////app/ComfyUI/user/comfyui.db" in pod.comfyui["args"]
 
 
+@pytest.mark.parametrize(("point", "handle"), [("", "fs-01"), ("fsap-02", "fs-01::fsap-02")])
+def test_models_on_efs_are_read_encrypted_and_read_only(point: str, handle: str) -> None:
+    efs = {"fileSystemId": "fs-01", "accessPointId": point}
+    rendered = comfyui({"models": {"source": "efs", "efs": efs, "gate": "none"}})
+    spec = rendered.get("PersistentVolume", "comfyui.comfyui-models-efs")["spec"]
+    assert spec["csi"] == {"driver": "efs.csi.aws.com", "volumeHandle": handle}
+    assert spec["mountOptions"] == ["tls", "ro"]
+    assert Pod(rendered).volume("models")["persistentVolumeClaim"] == {
+        "claimName": "comfyui-models-efs",
+        "readOnly": True,
+    }
+
+
+def test_models_of_a_bucket_are_read_only_and_cached_within_a_limit() -> None:
+    models = {"source": "mountpoint", "mountpoint": {"bucket": "big", "cacheGiB": 7}, "gate": "none"}
+    spec = comfyui({"models": models}).get("PersistentVolume", "comfyui.comfyui-models-mountpoint")["spec"]
+    assert spec["csi"]["volumeAttributes"] == {
+        "bucketName": "big",
+        "cache": "emptyDir",
+        "cacheEmptyDirSizeLimit": "7Gi",
+    }
+    assert set(spec["mountOptions"]) == {"region us-west-2", "allow-other", "uid=1000", "gid=1000", "read-only"}
+    assert spec["accessModes"] == ["ReadOnlyMany"]
+
+
+def test_another_source_of_models_is_another_volume_because_one_cannot_change() -> None:
+    names = {
+        kind: {
+            name
+            for scenario in ("default", "efs", "mountpoint")
+            for k, name in scenario_of("comfyui", scenario).inventory
+            if k == kind and "models" in name
+        }
+        for kind in ("PersistentVolume", "PersistentVolumeClaim")
+    }
+    assert [len(found) for found in names.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ({"source": "efs", "gate": "none"}, "models.source=efs needs models.efs.fileSystemId"),
+        ({"source": "mountpoint", "gate": "none"}, "models.source=mountpoint needs models.mountpoint.bucket"),
+        (
+            {"source": "mountpoint", "mountpoint": {"bucket": "big"}},
+            "models.gate=all waits for the node's model-sync service",
+        ),
+        ({"gate": "keys"}, "models.gate=keys needs models.keys"),
+        ({"keys": ["loras/a.safetensors"]}, "models.keys is not looked at with models.gate=all"),
+        ({"gate": "keys", "keys": ["a.safetensors"]}, "at '/models/keys/0'"),
+        ({"gate": "keys", "keys": ["loras/../a"]}, "at '/models/keys/0'"),
+    ],
+)
+def test_models_that_cannot_arrive_are_refused(models: dict[str, Any], words: str) -> None:
+    with refused(words):
+        comfyui({"models": models})
+
+
+def test_a_user_folder_that_stays_holds_no_database() -> None:
+    pod = Pod(comfyui({"userFolder": {"existingClaim": "people"}}))
+    assert pod.volume("user")["persistentVolumeClaim"] == {"claimName": "people"}
+    assert "--user-directory=/app/ComfyUI/user" in pod.comfyui["args"]
+    assert "--database-url=sqlite:////tmp/comfyui.db" in pod.comfyui["args"]
+
+
+# -- Several pods ----------------------------------------------------------------------------------------------------
+
+
+def test_one_pod_has_neither_a_budget_nor_a_spread() -> None:
+    for replicas in (0, 1):
+        rendered = comfyui({"replicas": replicas})
+        assert rendered.of_kind("PodDisruptionBudget") == []
+        assert "topologySpreadConstraints" not in Pod(rendered).spec
+
+
+def test_of_several_pods_one_may_be_away() -> None:
+    rendered = comfyui({"replicas": 2})
+    [budget] = rendered.of_kind("PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert budget["spec"]["selector"] == Pod(rendered).deployment["spec"]["selector"]
+
+
+@pytest.mark.parametrize(("spread", "policy"), [("prefer", "ScheduleAnyway"), ("require", "DoNotSchedule")])
+def test_several_pods_are_spread_over_zones(spread: str, policy: str) -> None:
+    pod = Pod(comfyui({"replicas": 2, "zoneSpread": spread}))
+    [constraint] = pod.spec["topologySpreadConstraints"]
+    assert (constraint["topologyKey"], constraint["whenUnsatisfiable"]) == ("topology.kubernetes.io/zone", policy)
+    assert constraint["labelSelector"] == pod.deployment["spec"]["selector"]
+
+
+def test_no_spread_when_none_is_asked_for() -> None:
+    assert "topologySpreadConstraints" not in Pod(comfyui({"replicas": 2, "zoneSpread": "none"})).spec
+
+
+# -- Schedule --------------------------------------------------------------------------------------------------------
+
+DAY = {"start": "0 8 * * 1-5", "end": "0 20 * * 1-5", "replicas": 2}
+
+
+def schedule(*windows: dict[str, Any], **values: Any) -> dict[str, Any]:
+    [scaled] = comfyui({"schedule": {"windows": list(windows), **values}}).of_kind("ScaledObject")
+    return dict(scaled["spec"])
+
+
+def test_pods_come_and_go_by_the_clock_of_their_time_zone() -> None:
+    spec = schedule(DAY, timezone="Europe/Berlin")
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "comfyui"}
+    [trigger] = spec["triggers"]
+    assert trigger == {
+        "type": "cron",
+        "metadata": {
+            "timezone": "Europe/Berlin",
+            "start": "0 8 * * 1-5",
+            "end": "0 20 * * 1-5",
+            "desiredReplicas": "2",
+        },
+    }
+
+
+def test_outside_the_windows_no_pod_and_so_no_gpu_node_is_left() -> None:
+    assert schedule(DAY)["minReplicaCount"] == 0
+    assert schedule(DAY, outside=1)["minReplicaCount"] == 1
+
+
+def test_of_windows_that_overlap_the_most_is_possible() -> None:
+    assert schedule(DAY, {**DAY, "replicas": 4}, {**DAY, "replicas": 3})["maxReplicaCount"] == 4
+    assert schedule(DAY, outside=5)["maxReplicaCount"] == 5
+
+
+def test_an_upgrade_leaves_the_schedules_number_alone() -> None:
+    assert "replicas" not in Pod(comfyui({"schedule": {"windows": [DAY]}})).deployment["spec"]
+    assert Pod(comfyui({"replicas": 2})).deployment["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"replicas": 3, "schedule": {"windows": [DAY]}}, "replicas=3 and schedule.windows both say how many"),
+        ({"replicas": 0, "schedule": {"windows": [DAY]}}, "replicas=0 and schedule.windows both say how many"),
+        ({"schedule": {"outside": 1}}, "schedule.outside=1 without schedule.windows decides nothing"),
+        ({"schedule": {"windows": [{**DAY, "start": "8:00"}]}}, "schedule.windows[0].start=8:00 is no cron"),
+        ({"schedule": {"windows": [DAY, {**DAY, "end": None}]}}, "schedule.windows[1].end=<nil> is no cron"),
+        ({"schedule": {"windows": [{**DAY, "end": DAY["start"]}]}}, "starts and ends at"),
+        ({"schedule": {"windows": [{**DAY, "replicas": 0}]}}, "schedule.windows[0].replicas=0 is no number of pods"),
+        ({"schedule": {"windows": [{**DAY, "timezone": "UTC"}]}}, "has the unknown key timezone"),
+        ({"schedule": {"windows": [DAY], "timezone": "CET+1"}}, "at '/schedule/timezone'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_schedule_that_cannot_work_is_refused(values: dict[str, Any], words: str) -> None:
+    with refused(words):
+        comfyui(values)
+
+
+# -- Monitoring ------------------------------------------------------------------------------------------------------
+
+MONITORING_KINDS = ("PodMonitor", "PrometheusRule")
+
+
+@pytest.mark.parametrize(
+    ("enabled", "objects", "known", "made"),
+    [
+        (True, "auto", True, True),
+        (True, "auto", False, False),
+        (True, "always", False, True),
+        (True, "never", True, False),
+        (False, "always", True, False),
+    ],
+)
+def test_monitoring_objects_are_made_where_their_kinds_are_or_when_asked_for(
+    enabled: bool, objects: str, known: bool, made: bool
+) -> None:
+    apis = [f"monitoring.coreos.com/v1/{kind}" for kind in MONITORING_KINDS] if known else []
+    rendered = comfyui({"monitoring": {"enabled": enabled, "objects": objects}}, api_versions=apis)
+    assert [bool(rendered.of_kind(kind)) for kind in MONITORING_KINDS] == [made, made]
+    assert ("exporter" in Pod(rendered).names) is enabled
+
+
+def test_the_exporter_tells_of_models_before_the_gate_and_of_uploads_until_the_end() -> None:
+    pod = Pod(comfyui({"monitoring": {"enabled": True}}))
+    assert pod.names == ["exporter", "wait-for-models", "uploader", "comfyui"]
+    assert pod.container("exporter")["restartPolicy"] == "Always"
+    env = pod.env("exporter")
+    assert pod.mounts("exporter")[env["MODELS_DIR"]] == "models"
+    assert pod.mounts("exporter")[env["UPLOADER_STATE"]] == pod.mounts("uploader")[pod.env("uploader")["STATE_DIR"]]
+    assert all(mount["readOnly"] for mount in pod.container("exporter")["volumeMounts"])
+    assert pod.container("exporter")["ports"] == [
+        {"name": "metrics", "containerPort": int(env["METRICS_PORT"]), "protocol": "TCP"}
+    ]
+
+
+def test_the_exporter_asks_no_uploader_that_is_not_there() -> None:
+    pod = Pod(comfyui({"monitoring": {"enabled": True}, "outputs": {"mode": "mount"}}))
+    assert "UPLOADER_STATE" not in pod.env("exporter")
+    assert "uploader" not in pod.mounts("exporter").values()
+
+
+def test_alerts_are_of_this_releases_pods_and_of_metrics_that_there_are() -> None:
+    exporter = pod_script("exporter")
+    rendered = comfyui({"monitoring": {"enabled": True, "objects": "always"}}, release="studio", namespace="film")
+    [group] = rendered.get("PrometheusRule", "studio")["spec"]["groups"]
+    assert len(group["rules"]) == 7
+    for rule in group["rules"]:
+        assert 'namespace="film",pod=~"studio-[a-z0-9]+-[a-z0-9]+"' in rule["expr"]
+        for metric in re.findall(r"comfyui_\w+", rule["expr"]):
+            assert metric.removesuffix("_bucket") in exporter.HELP
+        assert rule["annotations"]["summary"].startswith("{{ $labels.namespace }}/{{ $labels.pod }}: ")
+
+
+def test_the_monitor_finds_the_pods_and_the_named_port() -> None:
+    rendered = scenario_of("comfyui", "everything")
+    monitor = rendered.get("PodMonitor", "comfyui")
+    assert monitor["spec"]["selector"] == Pod(rendered).deployment["spec"]["selector"]
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["interval"]) == ("metrics", "60s")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_a_policy_lets_prometheus_to_the_metrics_only() -> None:
+    rendered = scenario_of("comfyui", "everything")
+    server, metrics = rendered.get("NetworkPolicy", "comfyui")["spec"]["ingress"]
+    assert server["ports"] == [{"protocol": "TCP", "port": "http"}]
+    assert metrics["ports"] == [{"protocol": "TCP", "port": "metrics"}]
+    assert metrics["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+
+
+def test_a_policy_that_keeps_prometheus_out_is_refused() -> None:
+    network = {"enabled": True, "vpcCidrs": ["10.0.0.0/16"]}
+    peers = [{"podSelector": {}}]
+    with refused("would keep Prometheus out. Name it in networkPolicy.metricsFrom"):
+        comfyui({"monitoring": {"enabled": True}, "networkPolicy": network})
+    with refused("networkPolicy.metricsFrom names a way to metrics that do not exist"):
+        comfyui({"networkPolicy": {**network, "metricsFrom": peers}})
+    comfyui({"monitoring": {"enabled": True}, "networkPolicy": {**network, "metricsFrom": peers}})
+
+
+# -- The user's own parts ----------------------------------------------------------------------------------------------
+
+
+def test_own_volumes_mounts_variables_and_containers_come_after_the_charts() -> None:
+    pod = Pod(scenario_of("comfyui", "everything"))
+    assert pod.spec["volumes"][-1] == {"name": "fonts", "configMap": {"name": "fonts"}}
+    assert pod.comfyui["volumeMounts"][-1]["mountPath"] == "/usr/share/fonts/team"
+    assert pod.comfyui["env"][-1] == {"name": "HF_HUB_OFFLINE", "value": "1"}
+    assert pod.spec["containers"][-1]["name"] == "thumbnails"
+    assert pod.spec["initContainers"][-1]["name"] == "check-license"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"extraVolumes": [{"name": "models", "emptyDir": {}}]}, "extraVolumes holds the name models"),
+        ({"extraContainers": [{"name": "comfyui"}]}, "extraContainers holds the name comfyui"),
+        ({"extraInitContainers": [{"name": "uploader"}]}, "extraInitContainers holds the name uploader"),
+        ({"server": {"extraEnv": [{"name": "HOME", "value": "/"}]}}, "server.extraEnv holds the name HOME"),
+    ],
+)
+def test_a_name_that_the_chart_uses_is_refused(values: dict[str, Any], words: str) -> None:
+    with refused(words, "Choose another one."):
+        comfyui(values)
+
+
+def test_the_names_that_are_refused_are_all_that_the_chart_uses() -> None:
+    text = (CHARTS_ROOT / "comfyui" / "templates" / "_pod.tpl").read_text()
+    pods = [Pod(scenario_of("comfyui", scenario)) for scenario in ("default", "mount", "efs", "mountpoint")]
+    pods.append(Pod(comfyui({"monitoring": {"enabled": True}})))
+    for pod in pods:
+        own = {*pod.names, *(volume["name"] for volume in pod.spec["volumes"]), *pod.env("comfyui")}
+        assert {name for name in own if f'"{name}"' not in text} == set()
+
+
 # -- Outputs ---------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +585,185 @@ def test_service_annotations_and_pod_metadata_come_beside_the_charts() -> None:
     assert metadata["labels"]["c"] == "d"
     assert metadata["annotations"]["e"] == "f"
     assert "annotations" not in comfyui().get("Service", "comfyui")["metadata"]
+
+
+# -- Ways in ----------------------------------------------------------------------------------------------------------
+
+TARGET_GROUP = "arn:aws:elasticloadbalancing:us-west-2:123456789012:targetgroup/comfyui/0123456789abcdef"
+CERTIFICATE = "arn:aws:acm:us-west-2:123456789012:certificate/0"
+ALB = "alb.ingress.kubernetes.io"
+
+
+def alb(**values: Any) -> dict[str, str]:
+    """The annotations of the Ingress, without their prefix."""
+    found = comfyui({"ingress": {"enabled": True, **values}}).get("Ingress", "comfyui")["metadata"]["annotations"]
+    return {key.removeprefix(f"{ALB}/"): value for key, value in found.items()}
+
+
+def test_pods_register_with_a_target_group_that_exists() -> None:
+    rendered = comfyui({"loadBalancer": {"targetGroupArn": TARGET_GROUP}, "service": {"port": 80}})
+    assert rendered.get("TargetGroupBinding", "comfyui")["spec"] == {
+        "targetGroupARN": TARGET_GROUP,
+        "targetType": "ip",
+        "serviceRef": {"name": "comfyui", "port": 80},
+    }
+
+
+def test_an_ingress_is_inside_the_vpc_and_made_for_long_sockets_on_one_pod() -> None:
+    rendered = comfyui({"ingress": {"enabled": True}})
+    spec = rendered.get("Ingress", "comfyui")["spec"]
+    assert spec["ingressClassName"] == "alb"
+    [rule] = spec["rules"]
+    assert "host" not in rule
+    [path] = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": "comfyui", "port": {"name": "http"}}
+    made = alb()
+    assert made["scheme"] == "internal"
+    assert made["target-type"] == "ip"
+    assert "idle_timeout.timeout_seconds=3900" in made["load-balancer-attributes"]
+    assert made["healthcheck-path"] == "/system_stats"
+    assert made["listen-ports"] == '[{"HTTP": 80}]'
+    assert not {"certificate-arn", "ssl-redirect", "auth-type", "inbound-cidrs"} & set(made)
+
+
+def test_the_load_balancer_lets_a_pod_go_no_sooner_than_it_ends() -> None:
+    rendered = comfyui({"ingress": {"enabled": True, "stickySeconds": 60}, "drain": {"jobSeconds": 70}})
+    annotations = rendered.get("Ingress", "comfyui")["metadata"]["annotations"]
+    attributes = dict(item.split("=") for item in annotations[f"{ALB}/target-group-attributes"].split(","))
+    assert int(attributes["deregistration_delay.timeout_seconds"]) == 190
+    assert Pod(rendered).spec["terminationGracePeriodSeconds"] == 190
+    assert attributes["stickiness.lb_cookie.duration_seconds"] == "60"
+    assert (attributes["stickiness.enabled"], attributes["stickiness.type"]) == ("true", "lb_cookie")
+
+
+def test_a_certificate_means_https_only() -> None:
+    made = alb(certificateArn=CERTIFICATE)
+    assert made["certificate-arn"] == CERTIFICATE
+    assert (made["ssl-redirect"], made["listen-ports"]) == ("443", '[{"HTTP": 80}, {"HTTPS": 443}]')
+
+
+def test_people_sign_in_with_cognito() -> None:
+    pool = {"userPoolArn": "arn:aws:cognito-idp:us-west-2:1:userpool/x", "clientId": "c", "domain": "d"}
+    made = alb(certificateArn=CERTIFICATE, signIn={"type": "cognito", "cognito": pool})
+    assert (made["auth-type"], made["auth-on-unauthenticated-request"]) == ("cognito", "authenticate")
+    expected = {"userPoolARN": pool["userPoolArn"], "userPoolClientID": "c", "userPoolDomain": "d"}
+    assert json.loads(made["auth-idp-cognito"]) == expected
+    assert "auth-idp-oidc" not in made
+
+
+def test_people_sign_in_with_oidc_whose_secret_is_not_in_the_release() -> None:
+    rendered = scenario_of("comfyui", "ingress")
+    ingress = rendered.get("Ingress", "comfyui")
+    made = ingress["metadata"]["annotations"]
+    assert json.loads(made[f"{ALB}/auth-idp-oidc"])["secretName"] == "comfyui-oidc"
+    assert set(json.loads(made[f"{ALB}/auth-idp-oidc"])) == {
+        "issuer", "authorizationEndpoint", "tokenEndpoint", "userInfoEndpoint", "secretName",
+    }  # fmt: skip
+    assert made[f"{ALB}/inbound-cidrs"] == "198.51.100.0/24,203.0.113.7/32"
+    assert made[f"{ALB}/tags"] == "team=film"
+    assert ingress["spec"]["rules"][0]["host"] == "comfyui.example.com"
+
+
+def test_two_ways_in_are_refused() -> None:
+    with refused("ingress.enabled=true and loadBalancer.targetGroupArn are two ways in"):
+        comfyui({"ingress": {"enabled": True}, "loadBalancer": {"targetGroupArn": TARGET_GROUP}})
+
+
+def test_sign_in_without_https_or_without_a_load_balancer_is_refused() -> None:
+    pool = {"userPoolArn": "arn:aws:cognito-idp:us-west-2:1:userpool/x", "clientId": "c", "domain": "d"}
+    sign_in = {"type": "cognito", "cognito": pool}
+    with refused("ingress.signIn.type=cognito needs HTTPS: set ingress.certificateArn"):
+        alb(signIn=sign_in)
+    with refused("ingress.signIn.type=cognito without ingress.enabled=true: nobody would be asked"):
+        comfyui({"ingress": {"signIn": sign_in, "certificateArn": CERTIFICATE}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *[("cognito", name) for name in ("userPoolArn", "clientId", "domain")],
+        *[("oidc", n) for n in ("issuer", "authorizationEndpoint", "tokenEndpoint", "userInfoEndpoint", "secretName")],
+    ],
+)
+def test_sign_in_without_one_of_its_parts_is_refused(kind: str, name: str) -> None:
+    parts = {
+        "cognito": {"userPoolArn": "arn:aws:cognito-idp:us-west-2:1:userpool/x", "clientId": "c", "domain": "d"},
+        "oidc": {
+            "issuer": "https://i",
+            "authorizationEndpoint": "https://a",
+            "tokenEndpoint": "https://t",
+            "userInfoEndpoint": "https://u",
+            "secretName": "s",
+        },
+    }[kind]
+    with refused(f"ingress.signIn.type={kind} needs ingress.signIn.{kind}.{name}"):
+        alb(certificateArn=CERTIFICATE, signIn={"type": kind, kind: {**parts, name: ""}})
+    alb(certificateArn=CERTIFICATE, signIn={"type": kind, kind: parts})
+
+
+@pytest.mark.parametrize("cidrs", [[], ["0.0.0.0/0"], ["198.51.100.0/24", "::/0"]])
+def test_a_load_balancer_that_is_open_to_the_internet_is_refused(cidrs: list[str]) -> None:
+    with refused("ingress.scheme=internet-facing would let everybody run code here", "or ingress.scheme=internal"):
+        alb(scheme="internet-facing", allowCidrs=cidrs)
+    alb(scheme="internet-facing", allowCidrs=["198.51.100.0/24"])
+    alb(scheme="internal", allowCidrs=cidrs)
+
+
+def test_an_annotation_that_the_chart_sets_is_refused() -> None:
+    with refused(f"ingress.annotations holds {ALB}/scheme, which the chart sets itself"):
+        alb(annotations={f"{ALB}/scheme": "internet-facing"})
+
+
+# -- Network policy ----------------------------------------------------------------------------------------------------
+
+
+def policy(**values: Any) -> dict[str, Any]:
+    rendered = comfyui({"networkPolicy": {"enabled": True, "vpcCidrs": ["10.0.0.0/16"], **values}})
+    return dict(rendered.get("NetworkPolicy", "comfyui")["spec"])
+
+
+def test_a_policy_without_anybody_to_let_in_lets_nobody_in() -> None:
+    spec = policy()
+    assert spec["ingress"] == []
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_a_policy_covers_the_pods_and_no_others() -> None:
+    rendered = scenario_of("comfyui", "everything")
+    selected = rendered.get("NetworkPolicy", "comfyui")["spec"]["podSelector"]["matchLabels"]
+    assert selected == Pod(rendered).deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_the_load_balancer_and_the_named_reach_the_server_and_nothing_else_of_the_pod() -> None:
+    peer = {"podSelector": {"matchLabels": {"app": "pipeline"}}}
+    [rule] = policy(loadBalancerCidrs=["10.0.1.0/24"], allowFrom=[peer])["ingress"]
+    assert rule["from"] == [{"ipBlock": {"cidr": "10.0.1.0/24"}}, peer]
+    assert rule["ports"] == [{"protocol": "TCP", "port": "http"}]
+
+
+def test_pods_get_out_to_dns_to_https_outside_and_to_their_identity() -> None:
+    own = {"to": [{"ipBlock": {"cidr": "10.0.9.0/28"}}]}
+    dns, https, identity, last = policy(egress=[own])["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    [outside] = https["to"]
+    assert outside["ipBlock"] == {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/16", "169.254.0.0/16"]}
+    assert https["ports"] == [{"protocol": "TCP", "port": 443}]
+    assert identity["to"] == [{"ipBlock": {"cidr": "169.254.170.23/32"}}]
+    assert identity["ports"] == [{"protocol": "TCP", "port": 80}]
+    assert last == own
+
+
+def test_a_policy_that_knows_no_vpc_is_refused() -> None:
+    with refused("networkPolicy.enabled=true needs networkPolicy.vpcCidrs", "such as [10.0.0.0/16]"):
+        policy(vpcCidrs=[])
+
+
+@pytest.mark.parametrize("way", [{"ingress": {"enabled": True}}, {"loadBalancer": {"targetGroupArn": TARGET_GROUP}}])
+def test_a_policy_that_keeps_the_load_balancer_out_is_refused(way: dict[str, Any]) -> None:
+    values = {"enabled": True, "vpcCidrs": ["10.0.0.0/16"]}
+    with refused("would keep the load balancer out. Set networkPolicy.loadBalancerCidrs"):
+        comfyui({**way, "networkPolicy": values})
+    comfyui({**way, "networkPolicy": {**values, "loadBalancerCidrs": ["10.0.1.0/24"]}})
 
 
 # -- Service account -------------------------------------------------------------------------------------------------

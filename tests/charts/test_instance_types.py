@@ -80,8 +80,9 @@ def test_the_arithmetic_of_one_type_by_hand() -> None:
 @each_type
 def test_the_whole_pod_fits_beside_the_daemons_and_mountpoint(kind: InstanceType) -> None:
     """As the scheduler counts: the larger of the init container and the sum of what runs."""
-    pod = workload(kind.name)
-    running = [pod.container("uploader"), pod.comfyui]
+    files = [SCENARIOS["comfyui", "default"], INSTANCE_TYPES["comfyui", kind.name]]
+    pod = Pod(render("comfyui", {"monitoring": {"enabled": True}}, files))
+    running = [pod.container("exporter"), pod.container("uploader"), pod.comfyui]
     cpu = sum(millicpu(container["resources"]["requests"]["cpu"]) for container in running)
     memory = sum(mebibytes(container["resources"]["requests"]["memory"]) for container in running)
     assert cpu <= kind.allocatable_millicpu - 400

@@ -33,6 +33,7 @@ def node_class(values: dict[str, Any] | None = None, name: str = "default") -> d
                 ("EC2NodeClass", "karpenter-gpu-default"),
                 ("EC2NodeClass", "karpenter-gpu-large-root"),
                 ("NodePool", "karpenter-gpu-default"),
+                ("NodePool", "karpenter-gpu-four"),
                 ("NodePool", "karpenter-gpu-video"),
             ],
         ),
@@ -50,6 +51,39 @@ def test_a_pool_takes_only_the_types_that_it_names() -> None:
     assert requirement(spec, "node.kubernetes.io/instance-type") == ["g5.xlarge", "g6.xlarge"]
     assert requirement(spec, "kubernetes.io/arch") == ["amd64"]
     assert requirement(spec, "kubernetes.io/os") == ["linux"]
+
+
+def test_a_pool_of_families_takes_every_size_with_that_many_gpus_and_names_no_type() -> None:
+    spec = pool({"pools": {"default": {"instanceFamilies": ["g6", "g6e"], "instanceGpus": 4}}})
+    assert requirement(spec, "karpenter.k8s.aws/instance-family") == ["g6", "g6e"]
+    assert requirement(spec, "karpenter.k8s.aws/instance-gpu-count") == ["4"]
+    assert "node.kubernetes.io/instance-type" not in str(spec)
+    assert "instance-family" not in str(pool())
+
+
+@pytest.mark.parametrize(
+    ("family", "why"), [("g6f", "a fraction"), ("gr6f", "a fraction"), ("g7", "595"), ("g5g", "arm64"), ("g4ad", "AMD")]
+)
+def test_a_family_that_cannot_work_is_refused_with_the_reason(family: str, why: str) -> None:
+    with refused(f"pools.default.instanceFamilies holds {family},", why):
+        pool({"pools": {"default": {"instanceFamilies": [family]}}})
+    pool({"pools": {"default": {"instanceFamilies": ["g7e"]}}})
+
+
+def test_types_and_families_together_are_refused() -> None:
+    both = {"instanceTypes": ["g5.xlarge"], "instanceFamilies": ["g6"]}
+    with refused("pools.default has instanceTypes and instanceFamilies", "Leave one of them out."):
+        pool({"pools": {"default": both}})
+    pool({"poolDefaults": {"instanceTypes": ["g5.xlarge"]}, "pools": {"default": {"instanceFamilies": ["g6"]}}})
+
+
+def test_each_pool_may_have_a_way_of_its_own_to_make_nodes() -> None:
+    rendered = scenario_of("karpenter-gpu", "everything")
+    named = {item["metadata"]["name"]: item for item in rendered.of_kind("EC2NodeClass")}
+    for item in rendered.of_kind("NodePool"):
+        assert item["spec"]["template"]["spec"]["nodeClassRef"]["name"] in named
+    assert named["karpenter-gpu-large-root"]["spec"]["userData"] != named["karpenter-gpu-default"]["spec"]["userData"]
+    assert "a part of the user's own" in named["karpenter-gpu-large-root"]["spec"]["userData"]
 
 
 def test_spot_and_on_demand_are_both_there_by_default() -> None:

@@ -26,7 +26,7 @@ drain = pod_script("drain")
 
 def test_the_pods_scripts_hold_no_template_and_are_typed() -> None:
     files = sorted(FILES.glob("*.py"))
-    assert [file.name for file in files] == ["drain.py", "uploader.py", "wait_for_models.py"]
+    assert [file.name for file in files] == ["drain.py", "exporter.py", "uploader.py", "wait_for_models.py"]
     assert not [file for file in files if "{{" in file.read_text()]
     argv = [sys.executable, "-m", "mypy", "--strict", "--explicit-package-bases", *files]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -92,6 +92,45 @@ def test_a_running_sync_does_not_close_the_gate_again(tmp_path: Path) -> None:
     models.write({**SYNCING, "state": "syncing", "ready": True})
     [line] = models.wait()
     assert "3 files missing" in line
+
+
+def test_with_keys_the_gate_opens_when_these_are_whole_whatever_else_is_missing(tmp_path: Path) -> None:
+    keys = ["checkpoints/base.safetensors", "loras/a b.safetensors"]
+    said: list[str] = []
+
+    def arrive(_: float) -> None:
+        missing = [tmp_path / key for key in keys if not (tmp_path / key).exists()]
+        missing[0].parent.mkdir()
+        missing[0].write_bytes(b"")
+
+    Models(tmp_path).write(SYNCING)
+    gate.wait(tmp_path, said.append, arrive, keys)
+    node = "syncing; 3 files missing (14.2 GiB)"
+    assert said == [
+        f"2 wanted models missing: checkpoints/base.safetensors, loras/a b.safetensors; {node}",
+        f"1 wanted models missing: loras/a b.safetensors; {node}",
+        "all wanted models are there",
+    ]
+
+
+def test_with_keys_a_source_without_a_service_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "a").write_bytes(b"")
+    said: list[str] = []
+    gate.wait(tmp_path, said.append, lambda _: pytest.fail("waits"), ["loras/a"])
+    assert said == ["all wanted models are there"]
+
+
+def test_a_folder_in_the_place_of_a_wanted_model_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "loras" / "a").mkdir(parents=True)
+
+    def sleep(_: float) -> None:
+        (tmp_path / "loras" / "a").rmdir()
+        (tmp_path / "loras" / "a").write_bytes(b"")
+
+    said: list[str] = []
+    gate.wait(tmp_path, said.append, sleep, ["loras/a"])
+    assert said == ["1 wanted models missing: loras/a", "all wanted models are there"]
 
 
 def test_a_failed_run_is_told_and_waited_out(tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def refusal(code: str, status: int, operation: str) -> ClientError:
     return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, operation)  # type: ignore[typeddict-item]
 
 
+def refuse(code: str, status: int) -> None:
+    raise refusal(code, status, "PutObject")
+
+
 class Bucket:
     """An S3 client as far as the uploader uses one. `fail` holds what the next calls do instead of working."""
 
@@ -199,6 +203,17 @@ def test_each_upload_is_one_line_of_json(pod: Pod, capsys: pytest.CaptureFixture
     [line] = events(capsys, "uploaded")
     assert (line["file"], line["key"], line["bytes"], line["attempts"]) == ("a.png", f"{pod.prefix}a.png", 5, 1)
     assert line["seconds"] >= 0
+
+
+def test_what_is_still_here_and_what_failed_is_told_outside(pod: Pod) -> None:
+    pod.bucket.fail["put_object"] = [lambda _: refuse("SlowDown", 503)] * 2
+    pod.write("a.txt")
+    pod.wait_for(1)
+    expected = {"waiting": 0, "retrying": 0, "truncated": 0, "failed_attempts": 2, "uploads": 1}
+    deadline = time.monotonic() + 10
+    while json.loads((pod.settings.state / "status.json").read_text()) != expected:
+        assert time.monotonic() < deadline, (pod.settings.state / "status.json").read_text()
+        time.sleep(0.01)
 
 
 def test_the_same_name_in_two_pods_gives_two_objects(tmp_path: Path, bucket: Bucket) -> None:

@@ -297,6 +297,8 @@ class Uploader:
         # Path → attempts so far, and the monotonic time of the next one.
         self._failures: dict[str, tuple[int, float]] = {}
         self._truncated: dict[str, Stamp] = {}
+        self._failed_attempts = 0
+        self._told: dict[str, int] = {}
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="file")
         self._parts = ThreadPoolExecutor(WORKERS, thread_name_prefix="part")
 
@@ -306,6 +308,7 @@ class Uploader:
             draining = self._draining.is_set()
             files = list(files_below(self._settings.output))
             left = self._submit_due(files, draining)
+            self._tell(left)
             if draining and not left:
                 break
             self._make_room(files)
@@ -333,6 +336,27 @@ class Uploader:
                     self._workers.submit(self._attempt, path)
         return len(waiting)
 
+    def _tell(self, waiting: int) -> None:
+        """Write what is still here, for whoever looks from outside, whenever that changes."""
+        facts = {
+            "waiting": waiting,
+            "retrying": len(self._failures),
+            "truncated": len(self._truncated),
+            "failed_attempts": self._failed_attempts,
+            "uploads": len(self._journal.uploads),
+        }
+        if facts == self._told:
+            return
+        file = self._settings.state / "status.json"
+        part = file.with_suffix(".part")
+        try:
+            part.write_text(json.dumps(facts))
+            part.replace(file)
+        except OSError as error:  # a full disk must not end the uploads that would make room
+            log("status", error=str(error))
+        else:
+            self._told = facts
+
     def _attempt(self, path: str) -> None:
         attempts, not_before = self._failures.get(path, (0, 0.0))
         # While draining, a file comes here again at once and waits here for its turn: there is nothing else to do.
@@ -356,7 +380,9 @@ class Uploader:
     def _failed(self, path: str, attempts: int, reason: str) -> None:
         limit = RETRY_SECONDS_DRAINING if self._draining.is_set() else RETRY_SECONDS
         wait = random.uniform(0.5, 1) * min(limit, 2.0 ** min(attempts, 10))  # noqa: S311 - no secret, only spread
-        self._failures[path] = (attempts, time.monotonic() + wait)
+        with self._lock:
+            self._failures[path] = (attempts, time.monotonic() + wait)
+            self._failed_attempts += 1
         log("retry", file=path, attempts=attempts, error=reason, next_seconds=round(wait, 1))
 
     def _upload(self, path: str, attempt: int) -> None:

@@ -1,9 +1,10 @@
 """Waits until the node holds the models, and tells how far it is. The pod's first init container.
 
 The node's model-sync service writes its state beside the models. `ready` means that one whole run has succeeded.
+With MODEL_KEYS only these must be there: the service gives a model its name once it is whole.
 There is no time limit: a pod that started without models would refuse every workflow that names one.
 
-Environment: MODELS_DIR.
+Environment: MODELS_DIR; MODEL_KEYS, a JSON list of <folder>/<path>, optional.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,35 @@ def _size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def wait(models: Path, say: Callable[[str], None] = print, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return once the node is ready; say what is missing whenever that changes."""
+def describe_keys(missing: Sequence[str]) -> str:
+    """One line on which of the wanted models are not there."""
+    return (
+        f"{len(missing)} wanted models missing: {', '.join(missing[:5])}" if missing else "all wanted models are there"
+    )
+
+
+def wait(
+    models: Path,
+    say: Callable[[str], None] = print,
+    sleep: Callable[[float], None] = time.sleep,
+    keys: Sequence[str] | None = None,
+) -> None:
+    """Return once the node is ready, or with keys once these are there; say what is missing whenever that changes."""
     said, said_at = "", 0.0
     while True:
         status = read_status(models)
         line = describe(status)
-        if status and status["ready"]:
-            say(f"models ready: {status['files']} files, {_size(status['bytes'])}; {line}")
-            return
+        if keys is None:
+            if status and status["ready"]:
+                say(f"models ready: {status['files']} files, {_size(status['bytes'])}; {line}")
+                return
+        else:
+            missing = [key for key in keys if not (models / key).is_file()]
+            if not missing:
+                say(describe_keys(missing))
+                return
+            # Other sources than the node's disk have no service that would say anything.
+            line = f"{describe_keys(missing)}; {line}" if status else describe_keys(missing)
         if line != said or time.monotonic() - said_at >= REPEAT_SECONDS:
             say(line)
             said, said_at = line, time.monotonic()
@@ -79,4 +100,5 @@ def wait(models: Path, say: Callable[[str], None] = print, sleep: Callable[[floa
 if __name__ == "__main__":
     if "MODELS_DIR" not in os.environ:
         sys.exit("wait_for_models: the variable MODELS_DIR is not set")
-    wait(Path(os.environ["MODELS_DIR"]))
+    wanted = os.environ.get("MODEL_KEYS")
+    wait(Path(os.environ["MODELS_DIR"]), keys=json.loads(wanted) if wanted else None)

@@ -25,3 +25,11 @@ Usage: include "comfyui.volumeName" (list $ "models")
 {{- define "comfyui.volumeName" -}}
 {{- printf "%s.%s" (first .).Release.Namespace (include "comfyui.claimName" .) -}}
 {{- end }}
+
+{{/*
+What the models' volume is called. The source is a part of it, because a volume cannot change what it is made of: another
+source is another volume. Usage: include "comfyui.modelsVolume" $
+*/}}
+{{- define "comfyui.modelsVolume" -}}
+{{- ternary "models" (printf "models-%s" .Values.models.source) (eq .Values.models.source "hostPath") -}}
+{{- end }}

@@ -3,9 +3,19 @@
 8848
 {{- end }}
 
+{{/* Port of the metrics in the pod. */}}
+{{- define "comfyui.metricsPort" -}}
+9848
+{{- end }}
+
 {{/* User and group of every container, owner of what they write and of what Mountpoint shows them. */}}
 {{- define "comfyui.uid" -}}
 1000
+{{- end }}
+
+{{/* How long a pod may take to end, in seconds: its jobs, then its uploads. */}}
+{{- define "comfyui.graceSeconds" -}}
+{{ add .Values.drain.jobSeconds .Values.drain.uploadSeconds }}
 {{- end }}
 
 {{/* Where the scripts are mounted. */}}
@@ -47,4 +57,35 @@ capabilities:
   value: "1"
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
+{{- end }}
+
+{{/* How many pods there may be at once. */}}
+{{- define "comfyui.mostReplicas" -}}
+{{- $most := ternary .Values.schedule.outside .Values.replicas (gt (len .Values.schedule.windows) 0) | int -}}
+{{- range .Values.schedule.windows -}}
+{{- $most = max $most (int .replicas) -}}
+{{- end -}}
+{{- $most -}}
+{{- end }}
+
+{{/*
+Names that the chart gives to volumes, to containers, or to variables of ComfyUI.
+Usage: include "comfyui.ownNames" "volumes" | fromJsonArray
+*/}}
+{{- define "comfyui.ownNames" -}}
+{{- index (dict
+      "volumes" (list "scripts" "models" "inputs" "output" "user" "scratch" "uploader")
+      "containers" (list "exporter" "wait-for-models" "uploader" "comfyui")
+      "variables" (list "POD_NAME" "HOME" "DRAIN_SECONDS" "COMFYUI_URL" "PYTHONUNBUFFERED" "PYTHONDONTWRITEBYTECODE")) . | toJson -}}
+{{- end }}
+
+{{/* Are objects of this monitoring.coreos.com/v1 kind made? Usage: include "comfyui.monitors" (list $ "PodMonitor") */}}
+{{- define "comfyui.monitors" -}}
+{{- $root := first . -}}
+{{- with $root.Values.monitoring -}}
+{{- $known := $root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" (last $)) -}}
+{{- if and .enabled (or (eq .objects "always") (and (eq .objects "auto") $known)) -}}
+true
+{{- end -}}
+{{- end -}}
 {{- end }}

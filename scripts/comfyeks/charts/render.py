@@ -146,8 +146,8 @@ def _render(
     done = subprocess.run(argv, input=values, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
     if done.returncode != 0:
         raise RenderError(chart, done.stderr, json.loads(values), paths)
-    return tuple(item for item in yaml.load_all(done.stdout, Loader=_Loader) if item is not None)
+    return tuple(item for item in yaml.load_all(done.stdout, Loader=YamlLoader) if item is not None)
 
 
 # libyaml reads a render ten times faster where PyYAML was built with it.
-_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+YamlLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

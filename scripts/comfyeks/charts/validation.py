@@ -1,4 +1,4 @@
-"""Are rendered objects what the API server would take? Kubernetes' own schemas offline, Karpenter's from its Go module.
+"""Are rendered objects what the API server would take? Kubernetes' own schemas offline, CRDs from their Go modules.
 
 What only an API server can tell stays open: CEL rules of the CRDs, admission, defaults.
 """
@@ -18,20 +18,60 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-from comfyeks.charts.render import KubernetesObject
+from comfyeks.charts.render import KubernetesObject, YamlLoader
 from comfyeks.errors import Failure, UserError
 from comfyeks.paths import REPO_ROOT
 
 # What EKS supports today; the oldest leaves support in December 2026.
 KUBERNETES_VERSIONS = ("1.34", "1.35", "1.36", "1.37")
 
-_CRD_MODULE = "github.com/aws/karpenter-provider-aws"
 _CRD_PIN = REPO_ROOT / "tools" / "crds"
-_CRD_GROUPS = ("karpenter.sh", "karpenter.k8s.aws")
+_KARPENTER = "github.com/aws/karpenter-provider-aws"
+# Go module → folder of its CRDs, and the files of those that the charts use.
+_CRD_MODULES = {
+    _KARPENTER: (
+        "pkg/apis/crds",
+        ("karpenter.sh_nodepools.yaml", "karpenter.k8s.aws_ec2nodeclasses.yaml"),
+    ),
+    "github.com/kedacore/keda/v2": ("config/crd/bases", ("keda.sh_scaledobjects.yaml",)),
+    "github.com/prometheus-operator/prometheus-operator": (
+        "example/prometheus-operator-crd",
+        ("monitoring.coreos.com_podmonitors.yaml", "monitoring.coreos.com_prometheusrules.yaml"),
+    ),
+}
+_CRD_GROUPS = ("karpenter.sh", "karpenter.k8s.aws", "keda.sh", "monitoring.coreos.com", "elbv2.k8s.aws")
+
+# The load balancer controller's CRD is in no module that can be downloaded: the fields that its documentation names.
+_TARGET_GROUP_BINDING: dict[str, Any] = {
+    "type": "object",
+    "required": ["spec"],
+    "properties": {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object"},
+        "spec": {
+            "type": "object",
+            "required": ["serviceRef"],
+            "properties": {
+                "targetGroupARN": {"type": "string", "minLength": 1},
+                "targetType": {"enum": ["instance", "ip"]},
+                "serviceRef": {
+                    "type": "object",
+                    "required": ["name", "port"],
+                    "properties": {"name": {"type": "string"}, "port": {"type": ["integer", "string"]}},
+                },
+                "ipAddressType": {"enum": ["ipv4", "ipv6"]},
+                "networking": {"type": "object"},
+                "nodeSelector": {"type": "object"},
+                "vpcID": {"type": "string"},
+            },
+        },
+    },
+}
 
 
 def problems(objects: Iterable[KubernetesObject], kubernetes: str) -> list[str]:
-    """One line for each thing that this Kubernetes version or Karpenter's CRDs would refuse, unknown fields too."""
+    """One line for each thing that this Kubernetes version or a CRD would refuse, unknown fields too."""
     found = []
     for item in objects:
         where = f"{item['kind']}/{item['metadata']['name']}"
@@ -49,47 +89,52 @@ def problems(objects: Iterable[KubernetesObject], kubernetes: str) -> list[str]:
 
 
 def _crd_problems(item: KubernetesObject) -> list[str]:
-    schema = karpenter_schemas().get((item["apiVersion"], item["kind"]))
+    schema = crd_schemas().get((item["apiVersion"], item["kind"]))
     if schema is None:
-        return [f"Karpenter has no {item['apiVersion']} {item['kind']}"]
+        return [f"there is no {item['apiVersion']} {item['kind']} in the CRDs"]
     validator = jsonschema.Draft7Validator(schema)
     errors = sorted(validator.iter_errors(item), key=lambda error: list(map(str, error.path)))
     return [f"{'.'.join(str(step) for step in error.path)}: {error.message}" for error in errors]
 
 
 @cache
-def karpenter_schemas() -> dict[tuple[str, str], dict[str, Any]]:
+def crd_schemas() -> dict[tuple[str, str], dict[str, Any]]:
     """(apiVersion, kind) → JSON schema that refuses unknown fields, as `kubectl apply` with strict validation does."""
     schemas = {}
-    for file in sorted(karpenter_crds().glob("*.yaml")):
-        crd = yaml.safe_load(file.read_text())
-        group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]
-        for version in crd["spec"]["versions"]:
-            schema = copy.deepcopy(version["schema"]["openAPIV3Schema"])
-            _refuse_unknown(schema)
-            # The CRD leaves metadata to the API server.
-            schema["properties"]["metadata"] = {"type": "object"}
-            schemas[f"{group}/{version['name']}", kind] = schema
-    if not schemas:
-        raise Failure(f"no CRD in {karpenter_crds()}")
+    for module, (_, names) in _CRD_MODULES.items():
+        for name in names:
+            crd = yaml.load((crd_folder(module) / name).read_text(), Loader=YamlLoader)  # noqa: S506 - a safe loader
+            group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]
+            for version in crd["spec"]["versions"]:
+                schemas[f"{group}/{version['name']}", kind] = version["schema"]["openAPIV3Schema"]
+    schemas["elbv2.k8s.aws/v1beta1", "TargetGroupBinding"] = copy.deepcopy(_TARGET_GROUP_BINDING)
+    for schema in schemas.values():
+        _refuse_unknown(schema)
+        # The CRD leaves metadata to the API server.
+        schema["properties"]["metadata"] = {"type": "object"}
     return schemas
 
 
-@cache
 def karpenter_crds() -> Path:
-    """Folder of Karpenter's CRDs in Go's module cache: the version that tools/crds/go.mod pins, checked by its go.sum.
+    """Folder of Karpenter's CRDs."""
+    return crd_folder(_KARPENTER)
+
+
+@cache
+def crd_folder(module: str) -> Path:
+    """Folder of a Go module's CRDs in Go's cache: the version that tools/crds/go.mod pins, checked by its go.sum.
 
     Raises:
         UserError: there is no Go on PATH.
         Failure: Go could not get the module.
     """
     if shutil.which("go") is None:
-        raise UserError("Karpenter's CRDs come from its Go module, and go is not on PATH: go.dev/doc/install")
-    argv = ["go", "mod", "download", "-json", _CRD_MODULE]
+        raise UserError(f"the CRDs of {module} come from its Go module, and go is not on PATH: go.dev/doc/install")
+    argv = ["go", "mod", "download", "-json", module]
     done = subprocess.run(argv, cwd=_CRD_PIN, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Failure(f"`{' '.join(argv)}` in {_CRD_PIN} failed: {done.stderr.strip() or done.stdout.strip()}")
-    return Path(json.loads(done.stdout)["Dir"]) / "pkg" / "apis" / "crds"
+    return Path(json.loads(done.stdout)["Dir"]) / _CRD_MODULES[module][0]
 
 
 def _refuse_unknown(schema: dict[str, Any]) -> None:
