@@ -25,7 +25,7 @@ from PIL import Image
 from rich.text import Text
 
 from comfyeks.charts.render import Rendered, render
-from comfyeks.console import err
+from comfyeks.console import err, note
 from comfyeks.deployment import Deployment, current
 from comfyeks.errors import ComfyeksError, Failure
 from comfyeks.local.cli import stop_everything
@@ -35,6 +35,7 @@ from comfyeks.local.node_cli import NODES
 from comfyeks.local.pod import PODS, LocalPod
 from comfyeks.local.processes import Process, wait_until
 from comfyeks.paths import REPO_ROOT, STATE
+from comfyeks.signals import exit_code, termination_as_interrupt, uninterrupted
 
 PROJECT = "demo"
 HOME = STATE / "demo"
@@ -229,10 +230,14 @@ class Demo:
         return count
 
     def tear_down(self) -> None:
-        Process(HOME, "command").kill()
-        if self.pod:
-            self.pod.stop()
-        stop_everything()
+        """End all of it. An error or a signal on the way cuts the pod's grace short, never the end of the rest."""
+        try:
+            Process(HOME, "command").kill()
+            if self.pod:
+                self.pod.stop()
+        finally:
+            with uninterrupted():
+                stop_everything()
 
     @staticmethod
     def sweep() -> None:
@@ -309,11 +314,16 @@ def run(
     demo = Demo()
     done = False
     try:
-        demo.run()
-        demo.summary(kept=keep)
-        done = True
+        with termination_as_interrupt():
+            try:
+                demo.run()
+                demo.summary(kept=keep)
+                done = True
+            finally:
+                if not (keep and done):
+                    demo.tear_down()
     except ComfyeksError as error:
         raise Failure(f"{error}\nlogs: {HOME}") from error
-    finally:
-        if not (keep and done):
-            demo.tear_down()
+    except KeyboardInterrupt as signalled:
+        note(f"interrupted; everything was torn down. Logs: {HOME}")
+        raise typer.Exit(exit_code(signalled)) from None

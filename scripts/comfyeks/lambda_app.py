@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from comfyeks import deployment as deployments
 from comfyeks.console import note, out
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
+from comfyeks.files import write_atomically
 from comfyeks.infra import outputs
 from comfyeks.paths import REPO_ROOT
 
@@ -146,7 +146,7 @@ def _merge_config(project: Path, stage: str, settings: dict[str, Any] | None) ->
     stages = config.setdefault("stages", {})
     if settings is not None:
         stages[stage] = settings
-    _write_atomically(path, serialize_to_json(config))
+    write_atomically(path, serialize_to_json(config))
 
 
 def _write_deployed(deployment: Deployment, queue_arn: str, project: Path) -> bool:
@@ -156,7 +156,7 @@ def _write_deployed(deployment: Deployment, queue_arn: str, project: Path) -> bo
     if not resources:
         path.unlink(missing_ok=True)
         return False
-    _write_atomically(path, serialize_to_json({"resources": resources, "schema_version": "2.0", "backend": "api"}))
+    write_atomically(path, serialize_to_json({"resources": resources, "schema_version": "2.0", "backend": "api"}))
     return True
 
 
@@ -268,13 +268,6 @@ def _aws_errors(doing: str) -> Iterator[None]:
         yield
     except (BotoCoreError, ClientError) as error:
         raise Failure(f"{doing}: {error}") from error
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
 
 
 app = typer.Typer(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from comfyeks.client import cli
 from comfyeks.errors import ComfyeksError
 from tests.client.conftest import WORKFLOW, sleeping, text_to_image
 from tests.support.comfyui import RunningServer
+from tests.support.proxy import proxying
 
 
 @pytest.fixture
@@ -118,6 +120,44 @@ def test_wrong_usage_is_exit_code_2_before_anything_is_sent(
     assert isinstance(result.exception, ComfyeksError)
     assert result.exception.exit_code == 2
     assert len(server.get("/history").json()) == before
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """URL of a server that accepts connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("upload", [False, True], ids=["connecting", "uploading"])
+def test_a_server_that_never_answers_is_given_up_at_the_time_limit(
+    mute: str, workflow: Callable[[Any], Path], tmp_path: Path, upload: bool
+) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(bytes(32 * 2**20))  # more than fits into socket buffers
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}}
+    started = time.monotonic()
+    result = run(workflow(graph), "--url", mute, "--timeout", "0.5", *(["--input", photo] if upload else []))
+    assert time.monotonic() - started < 1.5
+    assert isinstance(result.exception, ComfyeksError)
+    assert result.exception.exit_code == 124
+    assert str(result.exception).startswith("timed out after 0.5 s; ")
+    assert mute in str(result.exception)
+
+
+def test_a_submission_that_is_never_answered_is_given_up_at_the_time_limit(
+    server: RunningServer, workflow: Callable[[Any], Path]
+) -> None:
+    with proxying(server.url) as proxy:
+        proxy.mute_posts = True
+        started = time.monotonic()
+        result = run(workflow(text_to_image(seed=700)), "--url", proxy.url, "--timeout", "0.5")
+    assert time.monotonic() - started < 2
+    assert isinstance(result.exception, ComfyeksError)
+    assert result.exception.exit_code == 124
+    assert str(result.exception) == "timed out after 0.5 s; the job was cancelled on the server"
 
 
 @pytest.mark.local

@@ -78,7 +78,7 @@ def plain_emulators(plain_ministack: str, monkeypatch: pytest.MonkeyPatch) -> It
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    in_moto = {"ec2", "ssm", "service-quotas", "iam"}
+    in_moto = {"ec2", "ssm", "iam"}
 
     def client(service: str) -> Any:
         endpoint = {} if service in in_moto else {"endpoint_url": plain_ministack}

@@ -157,17 +157,6 @@ def fleet_security_groups(clients: Clients) -> bool:
     return [each["GroupId"] for each in reservation["Instances"][0]["SecurityGroups"]] == [group]
 
 
-@probe("ec2-quotas")
-def ec2_quotas(clients: Clients) -> bool:
-    quotas = clients("service-quotas")
-    try:
-        granted = quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-DB2E81BA")["Quota"]["Value"]
-        default = quotas.get_aws_default_service_quota(ServiceCode="ec2", QuotaCode="L-DB2E81BA")["Quota"]["Value"]
-    except (ClientError, NotImplementedError):
-        return False
-    return bool(granted > default == 0)
-
-
 @probe("eks-cluster-security-group")
 def eks_cluster_security_group(clients: Clients) -> bool:
     made = cluster(clients)
@@ -298,26 +287,6 @@ def s3_multipart_tags(clients: Clients) -> bool:
     s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
     tags = s3.get_object_tagging(Bucket=name, Key="big")["TagSet"]
     return bool(tags == [{"Key": "Application", "Value": "comfyui on eks"}])
-
-
-@probe("codebuild-project-fields")
-def codebuild_project_fields(clients: Clients) -> bool:
-    codebuild, name = clients("codebuild"), unique("images")
-    made = codebuild.create_project(
-        name=name,
-        source={"type": "NO_SOURCE", "buildspec": "version: 0.2"},
-        artifacts={"type": "NO_ARTIFACTS"},
-        environment={"type": "LINUX_CONTAINER", "image": "any", "computeType": "BUILD_GENERAL1_LARGE"},
-        serviceRole=ROLE,
-        cache={"type": "LOCAL", "modes": ["LOCAL_DOCKER_LAYER_CACHE"]},
-    )["project"]
-    [project] = codebuild.batch_get_projects(names=[name])["projects"]
-    kept = project.get("cache", {}).get("type") == "LOCAL" and project.get("queuedTimeoutInMinutes") == 480
-    try:
-        codebuild.delete_project(name=made["arn"])
-    except ClientError:
-        return False
-    return kept and not codebuild.batch_get_projects(names=[name])["projects"]
 
 
 def test_every_bridge_has_a_probe_and_every_probe_a_bridge() -> None:

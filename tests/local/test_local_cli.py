@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from comfyeks.cli import app as root
 from comfyeks.errors import Failure
-from comfyeks.local import emulators
+from comfyeks.local import cli, emulators, node_cli
 from comfyeks.local.cli import app
 
 
@@ -47,6 +49,42 @@ def test_status_exits_1_and_prints_json_when_asked(state: Path) -> None:
         "ministack": "stopped",
         "moto": "stopped",
     }
+
+
+def test_the_emulators_end_even_when_a_node_cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    def refuse() -> None:
+        raise Failure("node-1 does not end")
+
+    monkeypatch.setattr(cli.pod, "kill_all", lambda: ended.append("pods"))
+    monkeypatch.setattr(cli, "remove_all", refuse)
+    monkeypatch.setattr(cli.LocalAws, "down", lambda self: ended.append("emulators"))
+    with pytest.raises(Failure, match="node-1"):
+        cli.stop_everything()
+    assert ended == ["pods", "emulators"]
+
+
+def test_what_a_node_reports_cannot_reach_the_terminal_as_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_cli, "NODES", tmp_path)
+    (tmp_path / "node-1").mkdir()
+    (tmp_path / "node-1" / "node.json").write_text("{}")
+    error = "cannot fetch loras/[/abc] \x1b]0;owned\x07 [red]x"
+    monkeypatch.setattr(node_cli.LocalNode, "instance_id", "i-1")
+    monkeypatch.setattr(node_cli.LocalNode, "alive", lambda self: True)
+    monkeypatch.setattr(node_cli.LocalNode, "status", lambda self: {"state": "\x1b[2J", "error": error})
+    monkeypatch.setattr(node_cli, "out", Console(width=300))
+    result = CliRunner().invoke(app, ["node", "ls"])
+    assert result.exit_code == 0, result.exception
+    assert "\x1b" not in result.stdout
+    assert "loras/[/abc] \N{REPLACEMENT CHARACTER}]0;owned\N{REPLACEMENT CHARACTER} [red]x" in result.stdout
+
+
+@pytest.mark.parametrize("words", [["local"], ["local", "up"], ["local", "node", "ls"], ["models"], ["models", "ls"]])
+def test_every_command_knows_h(words: list[str]) -> None:
+    assert "Usage:" in CliRunner().invoke(root, [*words, "-h"]).stdout
 
 
 @pytest.mark.local

@@ -1,10 +1,13 @@
 """The pod runner rewrites what has no place on this machine, and nothing else."""
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from comfyeks.local.pod import _Rewriter
+from comfyeks.local import pod
+from comfyeks.local.pod import LocalPod, _Rewriter
 
 FOLDERS = {
     "/app/ComfyUI/output": Path("/tmp/home/output"),
@@ -42,3 +45,50 @@ def test_a_pod_without_volumes_still_gets_its_port() -> None:
 
 def test_the_server_listens_on_this_machine_only(rewrite: _Rewriter) -> None:
     assert rewrite("--listen=0.0.0.0") == "--listen=127.0.0.1"
+
+
+class Rendered:
+    """A Deployment whose preStop hook never ends."""
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        server = {
+            "name": "comfyui",
+            "ports": [{"containerPort": 8848}],
+            "lifecycle": {"preStop": {"exec": {"command": ["sleep", "60"]}}},
+        }
+        spec = {
+            "terminationGracePeriodSeconds": 0.2,
+            "containers": [server],
+            "initContainers": [{"name": "uploader", "restartPolicy": "Always"}],
+        }
+        return [{"metadata": {}, "spec": {"template": {"spec": spec}}}]
+
+
+def test_a_pre_stop_hook_that_takes_too_long_does_not_keep_the_pod_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+
+    class Container:
+        def __init__(self, home: Path, name: str) -> None:
+            self.name = name
+
+        def alive(self) -> bool:
+            return True
+
+        def stop(self, grace: float) -> None:
+            assert grace > 0
+            stopped.append(self.name)
+
+    monkeypatch.setattr(pod, "Process", Container)
+    hooks: list[float] = []
+    original = subprocess.run
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        hooks.append(options["timeout"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    LocalPod(tmp_path, Rendered(), tmp_path, {}).stop()  # type: ignore[arg-type]
+    assert len(hooks) == 1
+    assert stopped == ["comfyui", "uploader"]

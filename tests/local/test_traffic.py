@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import boto3
 import pytest
+import requests
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import ClientError
 
-from comfyeks.local.traffic import Request, Traffic, call_of
+from comfyeks.local.ministack_server import Application
+from comfyeks.local.traffic import Request, Traffic, call_of, from_web_page
 
 
 class _Seen(Exception):
@@ -71,7 +74,6 @@ PART = {"Bucket": "b", "Key": "k", "PartNumber": 1, "UploadId": "u", "Body": b"x
         ("eks", "create_nodegroup", NODEGROUP, "eks.CreateNodegroup"),
         ("lambda", "invoke", {"FunctionName": "f"}, "lambda.Invoke"),
         ("lambda", "list_event_source_mappings", {}, "lambda.ListEventSourceMappings"),
-        ("efs", "describe_file_systems", {}, "elasticfilesystem.DescribeFileSystems"),
     ],
 )
 def test_a_request_of_the_sdk_gets_its_name(
@@ -149,3 +151,67 @@ def test_the_sdk_sees_an_injected_fault_as_the_services_own_error(
     assert error.value.response["Error"]["Code"] == "Invented"
     assert error.value.response["Error"]["Message"] == "on purpose"
     assert local_aws.calls()[f"{signed_for}.{name}"] == before + 1
+
+
+HERE = "127.0.0.1:4566"
+OF_PAGES = [
+    {"Origin": "https://page.example"},
+    {"Origin": "null"},
+    {"Origin": "http://{here}"},
+    {"Host": "rebound.example:{port}"},
+    {"Host": "localhost:{port}"},
+    {"Host": "127.0.0.1"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-origin"},
+]
+
+
+def told(headers: dict[str, str], here: str) -> dict[str, str]:
+    return {name: value.format(here=here, port=here.partition(":")[2]) for name, value in headers.items()}
+
+
+@pytest.mark.parametrize("headers", OF_PAGES, ids=str)
+def test_what_a_browser_sends_for_a_page_is_recognised(headers: dict[str, str]) -> None:
+    lower_case = {name.lower(): value for name, value in told(headers, HERE).items()}
+    assert from_web_page(HERE, {"host": HERE, **lower_case})
+
+
+def test_programs_and_typed_addresses_are_no_page() -> None:
+    assert not from_web_page(HERE, {"host": HERE, "user-agent": "Boto3"})
+    assert not from_web_page(HERE, {"host": HERE, "sec-fetch-site": "none"})
+
+
+def test_a_request_without_a_host_is_refused() -> None:
+    assert from_web_page(HERE, {})
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("headers", OF_PAGES, ids=str)
+@pytest.mark.parametrize("service", ["s3", "ssm"], ids=["ministack", "moto"])
+@pytest.mark.parametrize("path", ["/", "/_local/health", "/?Action=DescribeVpcs&Version=2016-11-15"])
+def test_no_web_page_can_drive_an_emulator(local_aws, service: str, path: str, headers: dict[str, str]) -> None:
+    endpoint = local_aws.endpoint(service)
+    sent = told(headers, endpoint.removeprefix("http://"))
+    for method in ("GET", "POST", "OPTIONS"):
+        answer = requests.request(method, endpoint + path, headers=sent, timeout=10)
+        assert (answer.status_code, answer.content) == (403, b"")
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
+def test_no_web_page_can_open_a_websocket_to_ministack() -> None:
+    reached: list[str] = []
+    sent: list[dict[str, object]] = []
+
+    async def ministack(scope, receive, send) -> None:
+        reached.append(scope["type"])
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    application = Application(ministack, HERE, [])
+    host = (b"host", HERE.encode())
+    scope = {"type": "websocket", "headers": [host, (b"origin", b"https://page.example")]}
+    asyncio.run(application(scope, None, send))  # type: ignore[arg-type]
+    assert (reached, sent) == ([], [{"type": "websocket.close"}])
+    asyncio.run(application({"type": "websocket", "headers": [host]}, None, send))  # type: ignore[arg-type]
+    assert reached == ["websocket"]

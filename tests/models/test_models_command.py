@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from comfyeks.errors import ComfyeksError, Failure, UserError
 from comfyeks.models.cli import app
-from comfyeks.models.store import ModelStore
+from comfyeks.models.store import ARCHIVED, ModelStore
+from comfyeks.paths import REPO_ROOT
 from tests.models.conftest import BUCKET
 from tests.support.safetensors import safetensors
 
@@ -132,6 +135,32 @@ def test_ls_tells_what_the_nodes_will_not_take(session: boto3.Session) -> None:
     assert "loras/[b] 中.safetensors" in table.stdout
     assert "checkpoints" not in table.stdout
     assert "3 objects" in table.stderr
+
+
+def test_ls_prints_no_key_as_markup_or_to_command_the_terminal(session: boto3.Session) -> None:
+    keys = ["loras/[/abc]", "loras/[red]x[bold]", "loras/:smile:", "loras/a\x1b]0;owned\x07b\x9b2J", "loras/back\\"]
+    for key in keys:
+        session.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"1")
+    table = run("ls")
+    assert table.exit_code == 0, table.exception
+    assert not {"\x1b", "\x07", "\x9b"} & set(table.stdout)
+    for key in keys:
+        shown = re.sub("[\x00-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", key)
+        assert shown in table.stdout
+
+
+def test_archived_objects_are_told_as_what_nodes_leave_out(session: boto3.Session) -> None:
+    s3 = session.client("s3")
+    for storage_class in ("STANDARD", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"):
+        s3.put_object(Bucket=BUCKET, Key=f"vae/{storage_class}", Body=b"1", StorageClass=storage_class)
+    s3.put_object(Bucket=BUCKET, Key="vae/GLACIER/below", Body=b"1")  # no conflict: the file above is on no node
+    ignored = {model.key: model.ignored for model in ModelStore(session, BUCKET).models() if model.ignored}
+    assert sorted(ignored) == ["vae/DEEP_ARCHIVE", "vae/GLACIER"]
+    assert "not on nodes: is archived (GLACIER); copy it to another storage class" in run("ls").stdout
+
+
+def test_the_nodes_skip_the_same_storage_classes() -> None:
+    assert set(runpy.run_path(str(REPO_ROOT / "node" / "comfyui-model-sync"))["ARCHIVED"]) == set(ARCHIVED)
 
 
 def test_rm_deletes_after_asking_only_what_is_there(session: boto3.Session) -> None:

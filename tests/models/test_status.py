@@ -159,6 +159,26 @@ def test_the_command_exits_1_unless_all_nodes_are_up_to_date(session: boto3.Sess
     assert second in table.stdout
 
 
+def test_an_archived_model_is_not_waited_for(session: boto3.Session, channel: Channel) -> None:
+    [node] = launch(session, 1)
+    s3 = session.client("s3")
+    s3.put_object(Bucket=BUCKET, Key="vae/a", Body=b"0123456789")
+    s3.put_object(Bucket=BUCKET, Key="vae/old", Body=b"0123456789", StorageClass="DEEP_ARCHIVE")
+    channel.answers = {node: {**SYNCED, "files": 1, "bytes": 10}}
+    assert CliRunner().invoke(cli.app, ["status"]).exit_code == 0
+
+
+def test_what_a_node_reports_cannot_reach_the_terminal_as_commands(session: boto3.Session, channel: Channel) -> None:
+    [node] = launch(session, 1)
+    channel.answers = {
+        node: {**SYNCED, "state": "\x1b[2J", "finished": "[/x]", "error": "loras/[/abc]\x1b]0;owned\x07"}
+    }
+    result = CliRunner().invoke(cli.app, ["status"])
+    assert isinstance(result.exception, Failure)
+    assert "\x1b" not in result.stdout
+    assert "loras/[/abc]\N{REPLACEMENT CHARACTER}]0;owned" in result.stdout
+
+
 def test_a_document_that_is_not_there_is_told_with_the_way_to_get_it(
     channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

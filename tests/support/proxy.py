@@ -26,6 +26,8 @@ class Proxy:
     drop_posts: int = 0
     lose_answers: int = 0
     gateway_errors: int = 0
+    # POST /prompt: never answer, and tell the server nothing.
+    mute_posts: bool = False
     # Websocket: refuse it, accept it and stay silent, or close it after so many seconds.
     refuse_websockets: bool = False
     deaf: bool = False
@@ -55,6 +57,8 @@ class Proxy:
             self.handshakes.append(cookie)
             return await self._websocket(request, self.backends[index])
         submits = request.method == "POST" and request.path == "/api/prompt"
+        if submits and self.mute_posts:
+            await asyncio.sleep(30)
         if submits and self.drop_posts:
             self.drop_posts -= 1
             return self._drop(request)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -22,12 +18,7 @@ from comfyeks.client.errors import ClientError
 from comfyeks.client.results import Result, SavedFile
 from comfyeks.console import err, note
 from comfyeks.errors import UserError
-
-INTERRUPTED, TERMINATED = 130, 143
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C: a job must not go on running for a program that is gone."""
+from comfyeks.signals import exit_code, termination_as_interrupt
 
 
 def run(
@@ -46,7 +37,8 @@ def run(
         "output"
     ),
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Cancel the job after this time and exit with 124.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Cancel the job after this time, uploads included, and exit with 124."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
 ) -> None:
@@ -70,23 +62,23 @@ def run(
     started = time.monotonic()
     saved: list[SavedFile] = []
     try:
-        with _termination_as_interrupt():
-            for path in inputs or []:
-                graph = workflows.with_file(graph, path.name, client.upload(path))
-            with _Display() as display:
-                result = client.run(graph, timeout=timeout, on_progress=display.show)
+        with termination_as_interrupt():
+            with client.time_limit(timeout):
+                for path in inputs or []:
+                    graph = workflows.with_file(graph, path.name, client.upload(path))
+                with _Display() as display:
+                    result = client.run(graph, on_progress=display.show)
             saved = client.save(result, out, graph)
     except ClientError as error:
         if as_json:
             _print_json({"status": type(error).__name__, "error": str(error)})
         raise
     except KeyboardInterrupt as signalled:
-        code = TERMINATED if isinstance(signalled, _Terminated) else INTERRUPTED
         outcome = "; ".join(["interrupted", *getattr(signalled, "__notes__", [])])
         note(outcome)
         if as_json:
             _print_json({"status": "Cancelled", "error": outcome})
-        raise typer.Exit(code) from None
+        raise typer.Exit(exit_code(signalled)) from None
     note(f"done in {time.monotonic() - started:.1f} s{_cached_note(result, graph)}")
     if as_json:
         _print_json(_summary(result, saved))
@@ -117,18 +109,6 @@ def _cached_note(result: Result, graph: workflows.Workflow) -> str:
     if len(result.cached) < len(graph):
         return ""
     return ": nothing changed since the last run, the server answered from its cache"
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    def raise_terminated(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    previous = signal.signal(signal.SIGTERM, raise_terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 class _Display:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import requests
-import urllib3.exceptions
+import urllib3
 import websocket
 from requests.cookies import get_cookie_header
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
@@ -46,11 +48,20 @@ from comfyeks.errors import UserError
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 # The server validates before it answers, which takes long for big graphs on slow model folders.
 _SUBMIT_SECONDS = 180.0
+_LAST_WORDS_SECONDS = 1.0  # to cancel the job when time is up
 _GATEWAY_ERRORS = (502, 503, 504)
 _ATTEMPTS = 3
 _CHUNK = 1 << 20
 _LIVE = ("pending", "in_progress")
 _WEBSOCKET_RESULTS = "SaveImageWebsocket"
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A time limit of `seconds`, over at `deadline` of the monotonic clock."""
+
+    seconds: float
+    deadline: float
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,18 @@ class ComfyClient:
         self._lost_post_seconds = lost_post_seconds
         self._ping_seconds = ping_seconds
         self._has_jobs_api = True
+        self._limit: _Limit | None = None
+
+    @contextmanager
+    def time_limit(self, seconds: float | None) -> Iterator[None]:
+        """Bounds all that is asked of the server inside: TimedOut after `seconds`. None sets no limit of its own."""
+        outer = self._limit
+        if seconds is not None:
+            self._limit = _Limit(seconds, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self._limit = outer
 
     # Whole jobs -------------------------------------------------------------------------------------------------------
 
@@ -150,7 +173,7 @@ class ComfyClient:
         prompt_id: str | None = None,
         extra_data: dict[str, Any] | None = None,
     ) -> Result:
-        """Submit a workflow and wait for it.
+        """Submit a workflow and wait for it, for `timeout` seconds at most (default: what `time_limit` leaves).
 
         Whatever ends the wait early (the time limit, Ctrl-C, an exception of `on_progress`) cancels the job first; a
         note on the exception says how that went.
@@ -159,14 +182,21 @@ class ComfyClient:
             Rejected, ExecutionFailed, Interrupted, JobLost, Unreachable, TimedOut: see comfyeks.client.errors.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._start_session()
+        with self.time_limit(timeout):
+            self._start_session()
+            return self._run(workflow, prompt_id, extra_data, on_progress)
+
+    def _run(
+        self, workflow: Workflow, prompt_id: str, extra_data: dict[str, Any] | None, on_progress: Reporter | None
+    ) -> Result:
         with EventStream(self._connect_websocket, self._ping_seconds) as stream:
             try:
                 self.submit(workflow, prompt_id=prompt_id, extra_data=extra_data)
-                return self._wait(prompt_id, workflow, stream, deadline, on_progress)
+                return self._wait(prompt_id, workflow, stream, on_progress)
             except TimedOut as error:
-                raise TimedOut(f"{error} after {timeout:g} s; {self._cancel_in_words(prompt_id)}") from None
+                with self.time_limit(_LAST_WORDS_SECONDS):
+                    words = self._cancel_in_words(prompt_id)
+                raise TimedOut(f"{error}; {words}") from None
             except ClientError:
                 raise
             except BaseException as reason:
@@ -198,7 +228,7 @@ class ComfyClient:
                 response = self._session.post(
                     f"{self.url}/api/prompt",
                     json=body,
-                    timeout=(_CONNECT_SECONDS, _SUBMIT_SECONDS),
+                    timeout=self._request_timeout(_SUBMIT_SECONDS),
                     allow_redirects=False,
                 )
             except requests.exceptions.ReadTimeout as error:
@@ -211,7 +241,7 @@ class ComfyClient:
             except requests.exceptions.ConnectionError as error:
                 problem = f"no connection to {self.url}: {_root_cause(error)}"
                 if _was_never_sent(error):
-                    time.sleep(0.5 * 2**attempt)
+                    self._pause(0.5 * 2**attempt)
                     continue
             else:
                 if response.status_code not in (500, *_GATEWAY_ERRORS):
@@ -261,9 +291,11 @@ class ComfyClient:
         except OSError as error:
             raise UserError(f"--input {path}: cannot be read: {error.strerror}") from error
         subfolder = f"uploads/{hashlib.sha256(data).hexdigest()[:16]}"
-        response = self._send(
-            "POST", "/upload/image", files={"image": (path.name, data)}, data={"type": "input", "subfolder": subfolder}
-        )
+        fields = {"type": "input", "subfolder": subfolder}
+        try:
+            response = self._send("POST", "/upload/image", files={"image": (path.name, data)}, data=fields)
+        except TimedOut as error:
+            raise TimedOut(f"{error}; --input {path} was not uploaded: {error.problem or 'no answer'}") from None
         if response.status_code == 413:
             raise UserError(f"--input {path}: {len(data)} bytes are more than the server takes (its --max-upload-size)")
         if response.status_code != 200:
@@ -310,7 +342,7 @@ class ComfyClient:
             if job is not None and now - asked >= 1.0:
                 self._ask_to_cancel(prompt_id)
                 asked = now
-            time.sleep(0.05 if now < 1 else 0.3)
+            self._pause(0.05 if now < 1 else 0.3)
 
     def system_stats(self) -> dict[str, Any]:
         """The server's /system_stats. Raises Unreachable when this is no ComfyUI."""
@@ -321,18 +353,13 @@ class ComfyClient:
 
     # Waiting ----------------------------------------------------------------------------------------------------------
 
-    def _wait(
-        self, prompt_id: str, workflow: Workflow, stream: EventStream, deadline: float | None, report: Reporter | None
-    ) -> Result:
+    def _wait(self, prompt_id: str, workflow: Workflow, stream: EventStream, report: Reporter | None) -> Result:
         tracker = _Tracker(prompt_id, workflow)
         next_poll = time.monotonic() + min(1.0, self._poll_seconds)
         answered = time.monotonic()
         unknown = 0
         while True:
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                raise TimedOut("timed out")
-            event = stream.next(min(next_poll, deadline or next_poll) - now)
+            event = stream.next(min(next_poll - time.monotonic(), self._time_left()))
             if event is not None:
                 tracker.apply(event)
                 if tracker.changed and report is not None:
@@ -398,6 +425,8 @@ class ComfyClient:
     def _cancel_in_words(self, prompt_id: str, settle: float = 0.0) -> str:
         try:
             job = self.cancel(prompt_id, settle=settle)
+        except TimedOut as error:
+            return f"{error.problem or 'the end is not confirmed'}; job {prompt_id} may still run on the server"
         except ClientError as error:
             return str(error)
         if job is not None and job.status == "completed":
@@ -471,13 +500,38 @@ class ComfyClient:
                 pass
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(0.3)
+            self._pause(0.3)
 
     def _start_session(self) -> None:
         """Ask once before anything else, so that a load balancer has bound this client to a server."""
-        response = self._send("GET", "/prompt")
+        try:
+            response = self._send("GET", "/prompt")
+        except TimedOut as error:
+            raise TimedOut(f"{error}; {error.problem or f'no answer from {self.url}'}") from None
         if response.status_code != 200 or not isinstance(_json(response), dict):
             raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {_reason(response)})")
+
+    # Time -------------------------------------------------------------------------------------------------------------
+
+    def _time_left(self, problem: str = "") -> float:
+        """Seconds until the time limit, infinity without one. Raises TimedOut when it has passed."""
+        if self._limit is None:
+            return math.inf
+        left = self._limit.deadline - time.monotonic()
+        if left <= 0:
+            raise TimedOut(f"timed out after {self._limit.seconds:g} s", problem)
+        return left
+
+    def _pause(self, seconds: float, problem: str = "") -> None:
+        """Sleep, but not beyond the time limit. Raises TimedOut when it has passed."""
+        time.sleep(min(seconds, self._time_left(problem)))
+        self._time_left(problem)
+
+    def _request_timeout(self, read: float, problem: str = "") -> Any:
+        """How long a request may take, as requests wants it. Raises TimedOut when the time limit has passed."""
+        left = self._time_left(problem)
+        total = None if left == math.inf else left
+        return urllib3.Timeout(total=total, connect=min(_CONNECT_SECONDS, left), read=min(read, left))
 
     # Transport --------------------------------------------------------------------------------------------------------
 
@@ -486,15 +540,18 @@ class ComfyClient:
         problem = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
-                time.sleep(0.2 * 2**attempt)
+                self._pause(0.2 * 2**attempt, problem)
             try:
                 response = self._session.request(
                     method,
                     f"{self.url}/api{path}",
-                    timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                    timeout=self._request_timeout(_READ_SECONDS, problem),
                     allow_redirects=False,
                     **options,
                 )
+            except requests.exceptions.ReadTimeout:
+                problem = f"no answer from {self.url}"
+                continue
             except requests.exceptions.RequestException as error:
                 problem = f"no connection to {self.url}: {_root_cause(error)}"
                 continue
@@ -508,6 +565,7 @@ class ComfyClient:
                     "programs use the internal address or a port-forward"
                 )
             return response
+        self._time_left(problem)
         raise Unreachable(problem)
 
     def _download(self, file: OutputFile, stream: IO[bytes]) -> int:
@@ -534,13 +592,15 @@ class ComfyClient:
     def _connect_websocket(self) -> websocket.WebSocket:
         scheme, rest = self.url.split("://", 1)
         request = requests.Request("GET", f"{self.url}/ws").prepare()
+        limit = self._limit
+        left = math.inf if limit is None else max(0.1, limit.deadline - time.monotonic())
         verify = self._session.verify
         authorities = (
             verify if isinstance(verify, str) else os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
         )
         return websocket.create_connection(
             f"{'wss' if scheme == 'https' else 'ws'}://{rest}/ws?clientId={self.client_id}",
-            timeout=_CONNECT_SECONDS,
+            timeout=min(_CONNECT_SECONDS, left),
             header=[
                 f"{key}: {value}"
                 for key, value in self._own_headers.items()

@@ -54,4 +54,10 @@ class ResultMissing(ClientError):
 
 
 class TimedOut(ClientError):
+    """`problem` is what stood in the way of an answer when time was up, "" when the job merely took too long."""
+
     exit_code = 124
+
+    def __init__(self, message: str, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem

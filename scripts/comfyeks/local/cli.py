@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -19,7 +20,6 @@ from comfyeks.local.node_cli import remove_all
 app = typer.Typer(
     help="An embedded AWS and local GPU nodes: everything runs on this machine, no account needed.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(node, name="node")
 
@@ -71,9 +71,10 @@ def env() -> None:
 
 def stop_everything() -> None:
     """End pods, then nodes, then the emulators, which alone know the nodes' instances."""
-    pod.kill_all()
-    remove_all()
-    LocalAws().down()
+    with contextlib.ExitStack() as last_first:  # each of them, whatever happens to the ones before
+        last_first.callback(LocalAws().down)
+        last_first.callback(remove_all)
+        last_first.callback(pod.kill_all)
 
 
 def _print_status(parts: list[PartStatus]) -> None:

@@ -30,6 +30,7 @@ import psutil
 from botocore.config import Config
 
 from comfyeks.errors import Failure
+from comfyeks.files import write_atomically
 from comfyeks.local.processes import Process, kill_all, wait_until
 from comfyeks.paths import STATE
 
@@ -37,7 +38,7 @@ HOST = "127.0.0.1"  # an address, not a name: SDKs then use path-style S3 by the
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
 PARTS = {"ministack": 4566, "moto": 4567}  # name: port that is taken when it is free
-MOTO_SERVICES = ("EC2", "IAM", "SSM", "SERVICE_QUOTAS", "EFS", "CLOUDWATCH")
+MOTO_SERVICES = ("EC2", "IAM", "SSM")
 
 # Marks the emulators and everything they start, whoever their parent is by now; the value is the home folder.
 _MARK = "COMFYEKS_EMULATOR_HOME"
@@ -220,8 +221,8 @@ class LocalAws:
                     wait_until(f"end of {name}", partial(_ended, process), seconds=2)
                 how = "ended" if process.pid is None else f"did not answer within {timeout:.0f} s"
                 raise Failure(f"{name} {how}; the end of {process.log}:\n{process.tail()}")
-        _write_json(self._state, {"endpoints": endpoints})
-        _write_json(self._env, env)
+        write_atomically(self._state, json.dumps({"endpoints": endpoints}, indent=2) + "\n")
+        write_atomically(self._env, json.dumps(env, indent=2) + "\n")
 
     def _server_env(self, client_env: Mapping[str, str], endpoints: Mapping[str, str]) -> dict[str, str]:
         """Environment of the emulators, and through MiniStack of the Lambda functions."""
@@ -236,6 +237,7 @@ class LocalAws:
             _MARK: str(self.home),
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(self._tmp),
+            "MOTO_DISABLE_GLOBAL_CORS": "1",
             "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
             "MINISTACK_ACCOUNT_ID": ACCOUNT,
             "MINISTACK_REGION": REGION,
@@ -347,12 +349,6 @@ def _request(method: str, url: str, body: Any = None, timeout: float = _HEALTH_S
     request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - our own loopback endpoint
     with _http.open(request, timeout=max(timeout, 0.01)) as response:
         return json.load(response)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n")
-    unfinished.replace(path)
 
 
 def _kill_marked(home: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -18,7 +19,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
 from comfyeks.local import bridges
-from comfyeks.local.traffic import Request, Traffic
+from comfyeks.local.traffic import Request, Traffic, from_web_page
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -28,15 +29,23 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Application:
-    """MiniStack as an ASGI application, with what this project adds in front of it."""
+    """MiniStack as an ASGI application, with what this project adds in front of it. `authority` is its host:port."""
 
-    def __init__(self, ministack: AsgiApp, applied: list[str]) -> None:
+    def __init__(self, ministack: AsgiApp, authority: str, applied: list[str]) -> None:
         self._ministack = ministack
+        self._authority = authority
         self._applied = applied
         self._traffic = Traffic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            await self._ministack(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if from_web_page(self._authority, headers):
+            await _refuse(scope, send)
+            return
+        if scope["type"] == "websocket":
             await self._ministack(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
@@ -52,7 +61,7 @@ class Application:
             method=method,
             path=(scope.get("raw_path") or path.encode()).decode("latin-1"),
             query=scope.get("query_string", b"").decode("latin-1"),
-            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+            headers=headers,
         )
         if request.is_form:
             form = await _body(receive)
@@ -83,6 +92,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
+async def _refuse(scope: Scope, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})  # before it was accepted: the handshake is answered with 403
+    else:
+        await _respond(send, HTTPStatus.FORBIDDEN, {}, b"")
+
+
 async def _respond(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     encoded.append((b"content-length", str(len(body)).encode()))
@@ -97,12 +113,14 @@ def main() -> None:
     applied = bridges.apply_all("ministack")
     from ministack.app import app
 
+    with socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as inherited:
+        host, port = inherited.getsockname()
     config = Config()
     config.bind = [f"fd://{fd}"]
     config.keep_alive_timeout = 75  # longer than the idle time of the SDKs' connection pools
     config.accesslog = None
     config.errorlog = "-"
-    asyncio.run(serve(Application(app, applied), config))  # type: ignore[arg-type]
+    asyncio.run(serve(Application(app, f"{host}:{port}", applied), config))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

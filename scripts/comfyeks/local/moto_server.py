@@ -1,4 +1,4 @@
-"""The moto process of the local AWS: EC2, IAM, SSM, Service Quotas, EFS, CloudWatch, and the channel of the SSM agents.
+"""The moto process of the local AWS: EC2, IAM, SSM, and the channel of the SSM agents.
 
     python -m comfyeks.local.moto_server --fd N    # N: a listening TCP socket, inherited from the supervisor
 
@@ -28,7 +28,7 @@ from werkzeug.serving import make_server
 
 from comfyeks.local import bridges
 from comfyeks.local.run_command import Refused, RunCommand
-from comfyeks.local.traffic import Request, Traffic
+from comfyeks.local.traffic import Request, Traffic, from_web_page
 
 MAX_WAIT = 60.0  # seconds of one long poll
 
@@ -38,15 +38,19 @@ WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class Application:
-    """moto as a WSGI application, with what this project adds in front of it."""
+    """moto as a WSGI application, with what this project adds in front of it. `authority` is its host:port."""
 
-    def __init__(self, moto: WsgiApp, run_command: RunCommand, applied: list[str]) -> None:
+    def __init__(self, moto: WsgiApp, authority: str, run_command: RunCommand, applied: list[str]) -> None:
         self._moto = moto
+        self._authority = authority
         self._run_command = run_command
         self._applied = applied
         self._traffic = Traffic()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        headers = _headers(environ)
+        if from_web_page(self._authority, headers):
+            return _respond(start_response, HTTPStatus.FORBIDDEN, {}, b"")
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if path.startswith("/_local/"):
             status, answer = self._local(method, path, environ)
@@ -57,7 +61,7 @@ class Application:
             method=method,
             path=raw_uri.partition("?")[0],
             query=environ.get("QUERY_STRING", ""),
-            headers=_headers(environ),
+            headers=headers,
         )
         if request.is_form:
             form = _body(environ)
@@ -147,7 +151,8 @@ def main() -> None:
 
     with socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as inherited:
         host, port = inherited.getsockname()
-    application = Application(DomainDispatcherApplication(create_backend_app), run_command, applied)
+    moto = DomainDispatcherApplication(create_backend_app)
+    application = Application(moto, f"{host}:{port}", run_command, applied)
     make_server(host, port, application, threaded=True, request_handler=MotoRequestHandler, fd=fd).serve_forever()
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from comfyeks.charts.render import render
-from comfyeks.console import note, out
+from comfyeks.console import note, out, plain
 from comfyeks.deployment import Deployment, project_name
 from comfyeks.errors import Failure, UserError
 from comfyeks.local.emulators import ACCOUNT, LocalAws
@@ -21,7 +21,6 @@ NODES = STATE / "local" / "nodes"
 app = typer.Typer(
     help="GPU nodes of the local AWS: real user data and node program, played hardware.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -52,11 +51,11 @@ def ls() -> None:
         node = LocalNode(NODES / name, {})
         status = node.status()
         table.add_row(
-            name,
-            node.instance_id,
+            plain(name),
+            plain(node.instance_id),
             "yes" if node.alive() else "no",
-            *(str(status.get(field, "-")) for field in ("state", "ready", "files", "missing_files")),
-            status.get("error") or "",
+            *(plain(status.get(field, "-")) for field in ("state", "ready", "files", "missing_files")),
+            plain(status.get("error") or ""),
         )
     out.print(table)
 

@@ -13,6 +13,7 @@ policies, Mountpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -32,6 +33,7 @@ from comfyeks.local.processes import Process
 from comfyeks.paths import STATE
 
 PODS = STATE / "local" / "pods"
+_LEAST_GRACE = 2.0  # seconds that kubelet grants once more when the hook has used the grace period up
 
 
 def _free_port() -> int:
@@ -122,15 +124,24 @@ class LocalPod:
                 raise Failure(f"sidecar {container['name']} ended:\n{sidecar.tail()}")
 
     def stop(self) -> None:
-        """End the pod as kubelet does: preStop, SIGTERM to the server, then to the sidecars in reverse order."""
+        """End the pod as kubelet does: preStop, SIGTERM to the server, then to the sidecars in reverse order.
+
+        All of it within the grace period; a preStop hook that takes longer is ended, and the rest follows.
+        """
+        deadline = time.monotonic() + self.grace
+
+        def left() -> float:
+            return max(_LEAST_GRACE, deadline - time.monotonic())
+
         [server] = self._spec["containers"]
         hook = server.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
         process = Process(self.home, server["name"])
         if hook and process.alive():
-            subprocess.run(self._argv(hook, server), env=self._environment(server), timeout=self.grace, check=False)
-        process.stop(self.grace)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(self._argv(hook, server), env=self._environment(server), timeout=left(), check=False)
+        process.stop(left())
         for sidecar in reversed(list(self._sidecars())):
-            Process(self.home, sidecar["name"]).stop(self.grace)
+            Process(self.home, sidecar["name"]).stop(left())
 
     def log(self, container: str) -> str:
         return Process(self.home, container).log.read_text(errors="replace")

@@ -1,8 +1,8 @@
 """What reaches an emulator: every request gets its AWS name ("ssm.SendCommand"), is counted, and can be made to fail.
 
-Both emulator processes put this in front of the emulator. The service is the one that the request is signed for
-(`s3`, `ssm`, `ec2`, `elasticfilesystem`, …), the operation comes from the protocol: a header (JSON), a form field
-(query), or method and path, matched against botocore's service models (REST).
+Both emulator processes put this in front of the emulator, after they have refused what a web page sends. The service is
+the one that the request is signed for (`s3`, `ssm`, `ec2`, …), the operation comes from the protocol: a header (JSON),
+a form field (query), or method and path, matched against botocore's service models (REST).
 """
 
 from __future__ import annotations
@@ -20,9 +20,18 @@ from xml.sax.saxutils import escape
 
 from botocore.loaders import Loader
 
-# botocore's directory of a service, where it is not the name that requests are signed with.
-_MODEL_NAMES = {"elasticfilesystem": "efs"}
 _RPC_PATH = re.compile(r"/service/[^/]+/operation/(\w+)")
+
+
+def from_web_page(authority: str, headers: Mapping[str, str]) -> bool:
+    """Whether a browser sends this request for a page: to be refused before anything else.
+
+    The emulators check no signature and run code for whoever asks (Lambda functions, SSM documents), so any page that
+    is open on this machine could drive them. `authority` is the emulator's own host:port; another `Host` is a name of
+    the page's own that points here (DNS rebinding). Pictures and links come without `Origin`, but with
+    `Sec-Fetch-Site`, which is "none" only for an address that a person typed. Header names are lower-case.
+    """
+    return headers.get("host") != authority or "origin" in headers or headers.get("sec-fetch-site", "none") != "none"
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,9 @@ class _Route:
 def _routes(service: str) -> tuple[str, dict[str, list[_Route]]]:
     """(protocol, routes by HTTP method, most specific first) of a REST service; ("", {}) for one without a model."""
     loader = Loader()
-    name = _MODEL_NAMES.get(service, service)
-    if name not in loader.list_available_services("service-2"):
+    if service not in loader.list_available_services("service-2"):
         return "", {}
-    model = loader.load_service_model(name, "service-2")
+    model = loader.load_service_model(service, "service-2")
     routes: dict[str, list[_Route]] = {}
     for operation, definition in model["operations"].items():
         if definition.get("deprecated"):  # shares its route with its successor

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from comfyeks import deployment
-from comfyeks.console import err, note
+from comfyeks.console import err, note, plain
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.models import layout, status
@@ -26,7 +26,6 @@ from comfyeks.models.store import ModelStore, target_key
 app = typer.Typer(
     help="The models bucket and the nodes that mirror it.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _UNLIMITED = 4096
@@ -110,7 +109,7 @@ def list_models(
     table.add_column("")
     for model in models:
         remark = f"not on nodes: {model.ignored}" if model.ignored else ""
-        table.add_row(_plain(model.key), decimal(model.size), _age(model.modified), remark)
+        table.add_row(plain(model.key), decimal(model.size), _age(model.modified), plain(remark))
     _print_table(table)
     note(f"{len(models)} objects, {decimal(sum(model.size for model in models))}")
 
@@ -174,13 +173,13 @@ def _print_nodes(nodes: list[status.NodeStatus]) -> None:
             node.node,
             node.instance_type,
             node.zone,
-            node.state,
+            plain(node.state),
             "yes" if node.ready else "no",
             str(node.files) if answered else "-",
             decimal(node.bytes) if answered else "-",
             missing if answered else "-",
-            node.finished or "-",
-            _plain(node.problem or ""),
+            plain(node.finished or "-"),
+            plain(node.problem or ""),
         )
     _print_table(table)
 
@@ -195,11 +194,6 @@ def _store(bucket: str | None, project: str | None, region: str | None) -> Model
         return ModelStore(boto3.Session(region_name=region), bucket)
     target: Deployment = deployment.current(project, region)
     return ModelStore(boto3.Session(region_name=target.region), target.bucket("models"))
-
-
-def _plain(text: str) -> str:
-    """Text for a table cell without Rich reading brackets in file names as markup."""
-    return text.replace("[", "\\[")
 
 
 def _age(moment: datetime) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _PART_BYTES = 32 * 2**20
 TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=8)
 _DELETE_BATCH = 1000
+ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")  # storage classes that GetObject refuses, so that the nodes skip them
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ModelStore:
         """Every object, by key; what the nodes ignore says why. Raises Failure when the bucket cannot be listed."""
         with self._errors("list"):
             found = [
-                Model(item["Key"], item["Size"], item["LastModified"], layout.problem(item["Key"]))
+                Model(item["Key"], item["Size"], item["LastModified"], _ignored(item["Key"], item.get("StorageClass")))
                 for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
                 for item in page.get("Contents", [])
             ]
@@ -128,6 +129,13 @@ def target_key(path: Path, folder: str, name: str | None) -> str:
     if (problem := layout.problem(key)) is not None:
         raise UserError(f"{path}: {key!r} {problem}")
     return key
+
+
+def _ignored(key: str, storage_class: str | None) -> str | None:
+    """Why the nodes leave an object out, looked at alone, or None."""
+    if storage_class in ARCHIVED:
+        return layout.problem(key) or f"is archived ({storage_class}); copy it to another storage class"
+    return layout.problem(key)
 
 
 def _if_none_match(params: dict[str, Any], **_: Any) -> None:
