@@ -38,6 +38,7 @@ class ProgramNode:
             "HOME": str(root),
             "AWS_MAX_ATTEMPTS": "1",
             "COMFYUI_NODE_ROOT": str(root),
+            "COMFYUI_NODE_DISK_BYTES": str(450 * 10**9),
         }
         self._started: list[subprocess.Popen[str]] = []
 
