@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfyeks.paths import REPO_ROOT
 from tests.support.model_keys import MODEL_KEYS, KeyCase
 
 
@@ -217,7 +218,7 @@ def test_the_status_has_exactly_the_fields_of_the_contract(sync: ModuleType) -> 
         "schema", "node", "state", "ready", "run_id", "requested_run_id", "started", "finished", "bucket", "files",
         "bytes", "missing_files", "missing_bytes", "downloaded", "deleted", "skipped", "skipped_count", "error",
         "first_ready", "first_missing_files", "first_missing_bytes", "unselected", "budget", "last_success",
-        "left_out", "left_out_count", "left_out_bytes",
+        "left_out", "left_out_count", "left_out_bytes", "verified",
     }  # fmt: skip
 
 
@@ -278,6 +279,13 @@ def test_every_optional_setting_is_read(sync: ModuleType, tmp_path: Path) -> Non
         (),
         ("loras/中/",),
     )
+
+
+def test_the_chart_lets_through_exactly_the_programs_optional_settings(sync: ModuleType) -> None:
+    schema = json.loads((REPO_ROOT / "charts/karpenter-gpu/values.schema.json").read_text())
+    settings = schema["properties"]["modelSync"]["properties"]["settings"]
+    [pattern] = [*settings.get("patternProperties", {}), settings.get("propertyNames", {}).get("pattern")][:1]
+    assert set(pattern.strip("^$()").split("|")) == set(sync.Settings.OPTIONAL)
 
 
 # --- order, selection, budget
