@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.node.s3_stub import Fault, S3Stub
-from tests.node.support import ProgramNode, eventually
+from tests.node.support import ProgramNode, eventually, fill_up, tmpfs
 
 pytestmark = pytest.mark.local
 
@@ -153,15 +151,9 @@ def test_a_keep_list_stays_and_is_no_part_of_the_budget(node: ProgramNode, s3: S
 def small_disk(node: ProgramNode) -> Iterator[Path]:
     """20 MiB in place of the array; the program sees its true size."""
     folder = node.root / "mnt/k8s-disks/0"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"this account may not mount a tmpfs: {mounted.stderr.decode().strip()}")
     del node.env["COMFYUI_NODE_DISK_BYTES"]
-    yield folder
-    for process in node.processes():
-        process.kill()
-        process.wait(5)
-    subprocess.run(["umount", str(folder)], check=True)
+    with tmpfs(folder, "20m"):
+        yield folder
 
 
 def test_a_disk_that_others_fill_makes_room_by_priority_and_recovers(
@@ -174,9 +166,7 @@ def test_a_disk_that_others_fill_makes_room_by_priority_and_recovers(
     node.run()
     assert node.files() == bodies
     # Pods fill what is left, to the last byte: not even a new manifest could be written.
-    with (small_disk / "outputs").open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(1 << 16)):
-            pass
+    fill_up(small_disk / "outputs")
     s3.put("vae/important", b"v" * (2 << 20))
     node.run()
     status = node.status()
@@ -209,12 +199,12 @@ def test_a_disk_that_fills_up_during_the_transfer_is_a_failure_that_says_so(
     # The budget believes in what is free now; this fills it while the object is on its way.
     filler = iter([(small_disk / "outputs", 17 << 20)])
 
-    def fill_up(verb: str, key: str) -> Fault | None:
+    def others(verb: str, key: str) -> Fault | None:
         if verb == "get" and (found := next(filler, None)):
             found[0].write_bytes(bytes(found[1]))
         return None
 
-    s3.fault = fill_up
+    s3.fault = others
     node.run()
     assert node.status()["left_out"] == [{"key": "vae/a", "bytes": 4 << 20}]
     assert node.files() == {}
