@@ -250,3 +250,13 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
     assert f"s3://{hostile}/node/h/s5cmd" in "\n".join(node.calls)
     settings = (node.root / "etc/comfyui-model-sync.env").read_text()
     assert settings == f"MODELS_BUCKET={hostile}\nAWS_REGION=us-west-2\n"
+
+
+def test_further_settings_are_lines_of_the_settings_file(node: Node) -> None:
+    settings = {"BUDGET": "71GB", "FIRST_SET": '["vae/",\n "unet/it\'s $(main).safetensors"]\n'}
+    values = {"bucket": "the-models", "artifactsBucket": "the-artifacts", "files": node.files, "settings": settings}
+    done = node.run(shell(user_data({"modelSync": values})))
+    assert done.returncode == 0, done.stderr
+    assert (node.root / "etc/comfyui-model-sync.env").read_text().splitlines()[2:] == [
+        "BUDGET=71GB", 'FIRST_SET=["vae/",  "unet/it\'s $(main).safetensors"] ',
+    ]  # fmt: skip

@@ -87,7 +87,7 @@ def test_no_resource_or_provider_is_bent_for_an_emulator() -> None:
 def test_sync_document_takes_its_parameter_as_environment_and_not_as_text() -> None:
     document = yaml.safe_load((ROOTS["platform"] / "sync-models.ssm.yaml").read_text())
     assert document["schemaVersion"] == "2.2"
-    assert document["parameters"]["action"]["allowedValues"] == ["sync", "status"]
+    assert document["parameters"]["action"]["allowedValues"] == ["sync", "verify", "status"]
     assert document["parameters"]["action"]["interpolationType"] == "ENV_VAR"
     [step] = document["mainSteps"]
     assert step["inputs"]["runCommand"] == [

@@ -109,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
         pass
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # a client that was killed, or has read enough
+            super().handle()
+
     def do_HEAD(self) -> None:
         self._answer("HEAD")
 

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 
 class ProgramNode:
@@ -38,6 +39,7 @@ class ProgramNode:
             "HOME": str(root),
             "AWS_MAX_ATTEMPTS": "1",
             "COMFYUI_NODE_ROOT": str(root),
+            "COMFYUI_NODE_DISK_BYTES": str(450 * 10**9),
         }
         self._started: list[subprocess.Popen[str]] = []
 
@@ -92,6 +94,25 @@ class ProgramNode:
         for started in self._started:
             started.communicate()
         shutil.rmtree(self.root)
+
+
+@contextmanager
+def tmpfs(folder: Path, size: str) -> Iterator[None]:
+    """A file system of its own at `folder`, so that it can be full; skips the test where this account may not mount."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"this account may not mount a tmpfs: {mounted.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill_up(file: Path) -> None:
+    """Writes until the file system takes not one more byte."""
+    with file.open("wb", buffering=0) as opened, suppress(OSError):
+        while opened.write(bytes(1 << 16)):
+            pass
 
 
 def model_files(models: Path) -> dict[str, bytes]:

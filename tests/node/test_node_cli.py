@@ -18,6 +18,7 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(node_cli, "NODES", tmp_path / "nodes")
     monkeypatch.setattr(node_cli, "LocalAws", lambda: LocalAws(tmp_path / "aws"))
     machine = {"instance_id": "i-1", "instance_type": "g5.2xlarge", "local_disks": 1, "array_delay": 0, "python": "x"}
+    machine["disk_bytes"] = 10**9
     (tmp_path / "nodes/one").mkdir(parents=True)
     (tmp_path / "nodes/one/node.json").write_text(json.dumps(machine))
     return tmp_path / "nodes"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfyeks.paths import REPO_ROOT
 from tests.support.model_keys import MODEL_KEYS, KeyCase
 
 
@@ -216,6 +217,8 @@ def test_the_status_has_exactly_the_fields_of_the_contract(sync: ModuleType) -> 
     assert set(json.loads(sync.Status(node="i-1", bucket="b").as_json())) == {
         "schema", "node", "state", "ready", "run_id", "requested_run_id", "started", "finished", "bucket", "files",
         "bytes", "missing_files", "missing_bytes", "downloaded", "deleted", "skipped", "skipped_count", "error",
+        "first_ready", "first_missing_files", "first_missing_bytes", "unselected", "budget", "last_success",
+        "left_out", "left_out_count", "left_out_bytes", "verified",
     }  # fmt: skip
 
 
@@ -238,7 +241,15 @@ def test_requests_that_are_not_taken_yet_share_one_run(sync: ModuleType, tmp_pat
     [
         ("AWS_REGION=us-west-2\n", "MODELS_BUCKET is missing"),
         ("MODELS_BUCKET=b\nAWS_REGION=\n", "AWS_REGION is missing"),
-        ("MODELS_BUKCET=b\n", "line 1: 'MODELS_BUKCET=b'; allowed are MODELS_BUCKET=..., AWS_REGION=..."),
+        ("MODELS_BUKCET=b\n", "line 1: 'MODELS_BUKCET=b'; allowed are MODELS_BUCKET=..., AWS_REGION=..., FIRST_SET="),
+        ("BUDGET=many\n", "line 1: BUDGET=many: not a size, like 71GB; units are B, MB, GB"),
+        ("IMAGE_RESERVE=-1GB\n", "IMAGE_RESERVE=-1GB: not a size"),
+        ("FIRST_SET=vae/\n", "line 1: FIRST_SET=vae/: not a JSON list of keys and folders/"),
+        (
+            'PREFIXES=["vae"]\n',
+            "'vae': not in a folder; a model is <folder>/<name>; an entry is a key, or a folder that",
+        ),
+        ('KEEP=["../"]\n', "'../': path segment starts with '.'"),
         ("just words\n", "line 1: 'just words'; allowed are"),
     ],
 )
@@ -253,6 +264,125 @@ def test_wrong_settings_are_named_in_one_line(sync: ModuleType, tmp_path: Path, 
 def test_settings_are_read_as_systemd_would(sync: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "settings").write_text('# comment\n\nMODELS_BUCKET="b"\nAWS_REGION=cn-north-1\n')
     assert sync.Settings.read(tmp_path / "settings") == sync.Settings("b", "cn-north-1")
+
+
+def test_every_optional_setting_is_read(sync: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "settings").write_text(
+        "MODELS_BUCKET=b\nAWS_REGION=r-1\nBUDGET=71.5GB\nIMAGE_RESERVE=1GiB\nSCRATCH_RESERVE=0\n"
+        'FIRST_SET=["vae/a b, c.bin","loras/"]\nPRIORITY=["clip/"]\nPREFIXES=[]\nKEEP=["loras/\\u4e2d/"]\n'
+    )
+    settings = sync.Settings.read(tmp_path / "settings")
+    assert (settings.budget, settings.image_reserve, settings.scratch_reserve) == (71_500_000_000, 2**30, 0)
+    assert settings.first_set.entries == ("vae/a b, c.bin", "loras/")
+    assert (settings.priority.entries, settings.prefixes.entries, settings.keep.entries) == (
+        ("clip/",),
+        (),
+        ("loras/中/",),
+    )
+
+
+def test_the_chart_lets_through_exactly_the_programs_optional_settings(sync: ModuleType) -> None:
+    schema = json.loads((REPO_ROOT / "charts/karpenter-gpu/values.schema.json").read_text())
+    settings = schema["properties"]["modelSync"]["properties"]["settings"]
+    [pattern] = [*settings.get("patternProperties", {}), settings.get("propertyNames", {}).get("pattern")][:1]
+    assert set(pattern.strip("^$()").split("|")) == set(sync.Settings.OPTIONAL)
+
+
+# --- order, selection, budget
+
+
+def settings_with(sync: ModuleType, **names: list[str] | int) -> Any:
+    parsed = {k: sync.Names(tuple(v)) if isinstance(v, list) else v for k, v in names.items()}
+    return sync.Settings("b", "r", **parsed)
+
+
+def test_an_entry_is_a_key_or_everything_below_a_folder(sync: ModuleType) -> None:
+    names = sync.Names(("vae/", "loras/a"))
+    assert [key for key in ("vae/x", "vae/x/y", "loras/a", "loras/ab", "loras/a/b", "vae2/x") if key in names] == [
+        "vae/x", "vae/x/y", "loras/a",
+    ]  # fmt: skip
+
+
+def test_the_first_set_comes_before_the_priorities_and_those_before_the_rest(sync: ModuleType) -> None:
+    settings = settings_with(sync, first_set=["unet/", "vae/b"], priority=["loras/"])
+    keys = ["clip/a", "loras/z", "vae/b", "vae/a", "unet/b", "unet/a"]
+    fitting, _ = sync.fit([remote(sync, key) for key in keys], settings, 100)
+    assert [item.key for item in fitting] == ["unet/a", "unet/b", "vae/b", "loras/z", "clip/a", "vae/a"]
+
+
+def test_a_pool_takes_only_its_prefixes_and_is_not_told_about_the_others(sync: ModuleType) -> None:
+    listing = [(remote(sync, key), "STANDARD") for key in ("video/a", "image/b", "image/c", "x/", "image/d/../e")]
+    selection = sync.select(listing, sync.Names(("video/",)))
+    assert (list(selection.wanted), selection.unselected) == (["video/a"], 2)
+    assert [key for key, _ in selection.skipped] == ["image/d/../e", "x/"]
+
+
+def test_a_file_that_is_not_taken_stands_in_nobodys_way(sync: ModuleType) -> None:
+    listing = [(remote(sync, key), "STANDARD") for key in ("video/a", "video/a/b")]
+    assert list(sync.select(listing, sync.Names(("video/a/",))).wanted) == ["video/a/b"]
+
+
+GB = 10**9
+
+
+def test_the_budget_of_a_125_gb_disk_is_what_kubelet_images_and_outputs_leave(sync: ModuleType) -> None:
+    budget = sync.Budget.of(settings_with(sync), 125 * GB, 0)
+    assert vars(budget) == {
+        "bytes": 66_250_000_000, "disk": 125 * GB, "kubelet": 18_750_000_000, "images": 30 * GB, "scratch": 10 * GB,
+        "others": 0, "override": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "others", "room"),
+    [
+        ({}, 40 * GB, 66_250_000_000),  # the reserves are there to be used
+        ({}, 41 * GB, 65_250_000_000),  # what is used beyond them counts
+        ({}, 125 * GB, 0),
+        ({"image_reserve": 10 * GB, "scratch_reserve": 0}, 0, 96_250_000_000),
+        ({"budget": 100 * GB}, 20 * GB, 100 * GB),
+        ({"budget": 100 * GB}, 30 * GB, 95 * GB),
+    ],
+)
+def test_the_budget_follows_the_settings_and_what_else_is_on_the_disk(
+    sync: ModuleType, options: dict[str, int], others: int, room: int
+) -> None:
+    assert sync.Budget.of(settings_with(sync, **options), 125 * GB, others).bytes == room
+
+
+def test_what_does_not_fit_is_left_out_from_the_end_and_smaller_ones_still_come(sync: ModuleType) -> None:
+    settings = settings_with(sync, first_set=["vae/"], priority=["unet/"])
+    items = [remote(sync, "loras/a", size=6), remote(sync, "loras/b", size=2), remote(sync, "unet/x", size=5)]
+    fitting, left_out = sync.fit([*items, remote(sync, "vae/v", size=3)], settings, 10)
+    assert [item.key for item in fitting] == ["vae/v", "unet/x", "loras/b"]
+    assert [item.key for item in left_out] == ["loras/a"]
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(0, 100))
+def test_no_choice_of_sizes_exceeds_the_budget(sync: ModuleType, sizes: list[int], budget: int) -> None:
+    items = [remote(sync, f"l/{number}", size=size) for number, size in enumerate(sizes)]
+    fitting, left_out = sync.fit(items, settings_with(sync), budget)
+    assert sum(item.size for item in fitting) <= budget
+    assert {*fitting, *left_out} == set(items)
+
+
+def test_files_that_stay_keep_their_folders_and_what_collides_with_them_is_skipped(sync: ModuleType) -> None:
+    selection = selected(sync, "loras/mine/x", "loras/y", "vae/deep", "vae/z")
+    on_disk = settled(sync, "loras/mine", "loras/old", "vae/deep/er", "clip/c")[1]
+    on_disk.others.add("loras/link")
+    sync.give_way(selection, on_disk, sync.Names(("loras/mine", "loras/link", "vae/deep/")))
+    plan = sync.make_plan(selection.wanted, on_disk, {})
+    assert plan.remove_files == ["clip/c", "loras/old"]
+    assert plan.remove_folders == ["clip"]
+    assert sorted(item.key for item in plan.fetch) == ["loras/y", "vae/z"]
+    assert selection.skipped == [(key, "a file that KEEP names is in the way") for key in ("loras/mine/x", "vae/deep")]
+
+
+def test_a_key_of_the_bucket_is_never_a_file_that_stays(sync: ModuleType) -> None:
+    selection = selected(sync, "loras/a")
+    on_disk = settled(sync, "loras/a")[1]
+    sync.give_way(selection, on_disk, sync.Names(("loras/",)))
+    assert [item.key for item in sync.make_plan(selection.wanted, on_disk, {}).fetch] == ["loras/a"]
 
 
 @pytest.mark.parametrize("stamp", ["2026-11-20T10:00:00.000Z", "2026-11-20T10:00:00+00:00"])

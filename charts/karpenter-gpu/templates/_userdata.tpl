@@ -12,7 +12,11 @@ ARTIFACTS_BUCKET={{ include "karpenter-gpu.quoted" $sync.artifactsBucket }}
 {{ upper $name }}_KEY={{ include "karpenter-gpu.quoted" $file.key }}
 {{ upper $name }}_SHA256={{ include "karpenter-gpu.quoted" $file.sha256 }}
 {{- end }}
-MODEL_SYNC_SETTINGS={{ include "karpenter-gpu.quoted" (printf "MODELS_BUCKET=%s\nAWS_REGION=%s" $sync.bucket $sync.region) }}
+{{- $lines := list (printf "MODELS_BUCKET=%s" $sync.bucket) (printf "AWS_REGION=%s" $sync.region) }}
+{{- range $name, $value := $sync.settings }}
+{{- $lines = append $lines (printf "%s=%s" $name ($value | replace "\n" " ")) }}
+{{- end }}
+MODEL_SYNC_SETTINGS={{ include "karpenter-gpu.quoted" (join "\n" $lines) }}
 {{- end }}
 
 {{/*

@@ -58,7 +58,7 @@ class Machine:
     """What kind of machine it is; kept in `<home>/node.json`.
 
     `local_disks` is the number of NVMe disks, `array_delay` the seconds by which their array comes late, `python` the
-    interpreter that the node's programs find as `python3`.
+    interpreter that the node's programs find as `python3`, `disk_bytes` what the models' disk pretends to hold.
     """
 
     instance_id: str
@@ -66,6 +66,7 @@ class Machine:
     local_disks: int
     array_delay: float
     python: str
+    disk_bytes: int
 
 
 class LocalNode:
@@ -86,6 +87,7 @@ class LocalNode:
         local_disks: int = 1,
         array_delay: float = 0.0,
         python: Path | None = None,
+        disk_bytes: int = 450 * 10**9,
     ) -> None:
         self.home = home.resolve()
         self.root = self.home / "root"
@@ -98,6 +100,7 @@ class LocalNode:
             local_disks=local_disks,
             array_delay=array_delay,
             python=str((python or Path(sys.executable)).resolve()),
+            disk_bytes=disk_bytes,
         )
         self._process = Process(self.home, "supervisor")
 
@@ -248,7 +251,8 @@ class Supervisor:
         self._home = home
         self._root = home / "root"
         self._machine = _machine(home)
-        self._environment = dict(os.environ)
+        # The node's own disk, whatever the host's holds and has free.
+        self._environment = {**os.environ, "COMFYUI_NODE_DISK_BYTES": str(_machine(home).disk_bytes)}
 
     async def run(self) -> None:
         power_off = asyncio.Event()
