@@ -58,7 +58,7 @@ def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = Fal
     _refuse_running_nodes(deployment)
     data, platform = _prepare(deployment, progress)
     tool = s5cmd.prepare()
-    lambda_app.delete(deployment)
+    lambda_app.delete(deployment, forget=True)
     _destroy(platform, arguments(deployment, "platform", settings.for_destroy(), tool), progress)
     generated.remove(deployment)
     if not with_data:
