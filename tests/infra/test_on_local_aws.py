@@ -176,11 +176,14 @@ class TestLifecycle:
 
     def test_apply_again_finds_the_models_that_stayed(self, platform: Platform) -> None:
         """Begun by a command that is killed; Terraform works on, and the next command waits for it."""
+        logs = platform.dir / "logs"
+        earlier = set(logs.glob("*-platform-apply.log"))
         killed = platform.start("apply")
-        running = platform.dir / "terraform" / "platform" / "running"
-        before = running.read_text()
-        deadline = time.monotonic() + 60
-        while running.read_text() == before and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            new = set(logs.glob("*-platform-apply.log")) - earlier
+            if any("Creating..." in log.read_text() for log in new):  # the plan is made, the apply is at work
+                break
             time.sleep(0.2)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
