@@ -27,10 +27,29 @@ resource "aws_iam_role_policy_attachment" "cluster" {
   policy_arn = "arn:${local.partition}:iam::aws:policy/AmazonEKSClusterPolicy"
 }
 
+# The control plane delivers its last logs minutes after the cluster is deleted, and would make the log group again: the next
+# apply then finds a group that exists and is not in the state. Writing into the group that Terraform makes stays allowed.
+resource "aws_iam_role_policy" "cluster_makes_no_log_group" {
+  name = "no-log-group"
+  role = aws_iam_role.cluster.id
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid      = "MakeNoLogGroup"
+      Effect   = "Deny"
+      Action   = "logs:CreateLogGroup"
+      Resource = "*"
+    }]
+  })
+}
+
 # EKS writes to this name. Made first, or EKS makes it itself, without an expiry.
 resource "aws_cloudwatch_log_group" "cluster" {
   name              = "/aws/eks/${local.name}/cluster"
   retention_in_days = var.log_retention_days
+
+  depends_on = [aws_iam_role_policy.cluster_makes_no_log_group] # so that the refusal outlives the group
 }
 
 resource "aws_eks_cluster" "this" {

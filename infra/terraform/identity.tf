@@ -24,22 +24,35 @@ locals {
     }
   }
 
+  mounted_buckets = var.mount_outputs ? ["inputs", "outputs"] : ["inputs"]
+
   pod_policies = {
-    # Mountpoint: inputs are edited in place by users, outputs only when `outputs.mode: mount` is chosen.
-    "s3-csi-driver" = [
-      {
-        Sid      = "ListVolumes"
-        Effect   = "Allow"
-        Action   = "s3:ListBucket"
-        Resource = [local.bucket_arns.inputs, local.bucket_arns.outputs]
-      },
-      {
-        Sid      = "UseVolumes"
-        Effect   = "Allow"
-        Action   = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
-        Resource = ["${local.bucket_arns.inputs}/*", "${local.bucket_arns.outputs}/*"]
-      },
-    ]
+    # Mountpoint: inputs are edited in place by users. Outputs are not versioned, so what a pod could delete there is lost:
+    # it can write and read at most, and that only where `outputs.mode: mount` is chosen.
+    "s3-csi-driver" = concat(
+      [
+        {
+          Sid      = "ListVolumes"
+          Effect   = "Allow"
+          Action   = ["s3:ListBucket"]
+          Resource = [for kind in local.mounted_buckets : local.bucket_arns[kind]]
+        },
+        {
+          Sid      = "UseInputs"
+          Effect   = "Allow"
+          Action   = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
+          Resource = ["${local.bucket_arns.inputs}/*"]
+        },
+      ],
+      [
+        for kind in local.mounted_buckets : {
+          Sid      = "AddOutputs"
+          Effect   = "Allow"
+          Action   = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
+          Resource = ["${local.bucket_arns.outputs}/*"]
+        } if kind == "outputs"
+      ],
+    )
 
     "karpenter" = local.karpenter_statements
 

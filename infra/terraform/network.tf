@@ -1,6 +1,9 @@
 data "aws_availability_zones" "available" {
   state = "available"
 
+  # EKS makes no control plane in these zones and refuses a cluster with a subnet there. By id: names differ per account.
+  exclude_zone_ids = ["use1-az3", "usw1-az2", "cac1-az3"]
+
   # Local Zones and Wavelength Zones need an opt-in and take neither a control plane nor most GPU types.
   filter {
     name   = "opt-in-status"

@@ -53,6 +53,7 @@ resource "aws_eks_node_group" "system" {
   node_role_arn   = aws_iam_role.system_node.arn
   subnet_ids      = [for subnet in aws_subnet.private : subnet.id]
   ami_type        = "AL2023_x86_64_STANDARD"
+  release_version = local.versions.node_group_release # the newest of the day otherwise: two clusters, two systems
   instance_types  = var.system_node_types
 
   labels = { "comfyui-on-eks/pool" = "system" }

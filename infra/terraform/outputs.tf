@@ -13,19 +13,9 @@ output "cluster_name" {
   value       = aws_eks_cluster.this.name
 }
 
-output "cluster_endpoint" {
-  description = "Address of the Kubernetes API."
-  value       = aws_eks_cluster.this.endpoint
-}
-
 output "buckets" {
   description = "Bucket names by kind: models, inputs, outputs, artifacts."
   value       = { for kind, bucket in data.aws_s3_bucket.this : kind => bucket.bucket }
-}
-
-output "image_repository" {
-  description = "Registry address of the ComfyUI image, without a tag."
-  value       = data.aws_ecr_repository.images.repository_url
 }
 
 output "queue_urls" {
@@ -35,11 +25,6 @@ output "queue_urls" {
     model_events_dlq = aws_sqs_queue.model_events_dlq.url
     interruption     = aws_sqs_queue.interruption.url
   }
-}
-
-output "sync_document" {
-  description = "SSM document that makes nodes sync their models."
-  value       = aws_ssm_document.sync_models.name
 }
 
 output "chalice" {

@@ -14,7 +14,7 @@ variable "region" {
   type        = string
 
   validation {
-    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    condition     = can(regex("^[a-z]{2,}(-[a-z]+)+-[0-9]+$", var.region))
     error_message = "region must be the code of an AWS region, such as us-west-2."
   }
 }
@@ -133,6 +133,12 @@ variable "comfyui_release" {
     condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$", var.comfyui_release))
     error_message = "comfyui_release must be a Helm release name: 1 to 53 of a-z, 0-9 and '-', without '-' at either end."
   }
+}
+
+variable "mount_outputs" {
+  description = "Whether pods may mount the outputs bucket, which the ComfyUI chart's outputs.mode = mount needs. The default mode uploads and mounts nothing."
+  type        = bool
+  default     = false
 }
 
 variable "s5cmd_path" {

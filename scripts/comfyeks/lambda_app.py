@@ -81,16 +81,21 @@ def deploy(deployment: Deployment, project: Path = PROJECT) -> None:
     _chalice(deployment, "deploy", project)
 
 
-def delete(deployment: Deployment, project: Path = PROJECT) -> None:
-    """Remove function and queue mapping, whoever deployed them; needs nothing of Terraform. Raises Failure."""
+def delete(deployment: Deployment, project: Path = PROJECT, *, forget: bool = False) -> None:
+    """Remove function and queue mapping, whoever deployed them; needs nothing of Terraform. Raises Failure.
+
+    `forget` also takes the stage out of .chalice/config.json: its role and queue are about to go.
+    """
     queue_arn = _queue_arn(deployment)
-    if not _write_deployed(deployment, queue_arn, project):
+    if _write_deployed(deployment, queue_arn, project):
+        _merge_config(project, deployment.stage, None)
+        # A clone that has never been configured has no environment for this stage, but Chalice imports the app.
+        _chalice(deployment, "delete", project, MODEL_EVENTS_QUEUE_ARN=queue_arn)
+        _deployed_file(project, deployment.stage).unlink(missing_ok=True)
+    else:
         note(f"{function_name(deployment)} is not deployed: nothing to delete")
-        return
-    _merge_config(project, deployment.stage, None)
-    # A clone that has never been configured has no environment for this stage, but Chalice imports the app.
-    _chalice(deployment, "delete", project, MODEL_EVENTS_QUEUE_ARN=queue_arn)
-    _deployed_file(project, deployment.stage).unlink(missing_ok=True)
+    if forget:
+        _forget_config(project, deployment.stage)
 
 
 def packaging_runtime(region: str) -> str:
@@ -135,18 +140,30 @@ def _stage_config(deployment: Deployment, chalice_output: dict[str, Any]) -> dic
 
 def _merge_config(project: Path, stage: str, settings: dict[str, Any] | None) -> None:
     """Set one stage of .chalice/config.json, or (None) only make sure that the file is there."""
-    path = project / ".chalice" / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        config = {}
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); it is generated: remove it and try again") from error
+    config = _read_config(project)
     config |= {"version": "2.0", "app_name": APP_NAME}
     stages = config.setdefault("stages", {})
     if settings is not None:
         stages[stage] = settings
-    write_atomically(path, serialize_to_json(config))
+    write_atomically(_config_file(project), serialize_to_json(config))
+
+
+def _forget_config(project: Path, stage: str) -> None:
+    config = _read_config(project)
+    if config.get("stages", {}).pop(stage, None) is not None:
+        write_atomically(_config_file(project), serialize_to_json(config))
+
+
+def _read_config(project: Path) -> dict[str, Any]:
+    """What .chalice/config.json says; nothing when there is none. Raises UserError."""
+    path = _config_file(project)
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); it is generated: remove it and try again") from error
+    return config
 
 
 def _write_deployed(deployment: Deployment, queue_arn: str, project: Path) -> bool:
@@ -247,6 +264,10 @@ def _last_message(text: str) -> str:
         first = next((number for number, line in enumerate(lines) if line and not line[0].isspace()), 0)
         lines = lines[first:]
     return " ".join(" ".join(lines).split()) or "no message"
+
+
+def _config_file(project: Path) -> Path:
+    return project / ".chalice" / "config.json"
 
 
 def _deployed_file(project: Path, stage: str) -> Path:

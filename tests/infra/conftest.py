@@ -109,10 +109,13 @@ def platform_plan(terraform: Terraform) -> Plan:
 
 
 @pytest.fixture
-def fake_terraform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Put a `terraform` on PATH that runs the given shell text; its calls are in the returned file, one per line."""
+def fake_terraform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a `terraform` on PATH that runs the given shell text; its calls are in the returned file, one per line.
 
-    def install(script: str) -> Path:
+    The text is what `apply` and all other verbs do. A plan succeeds, and is empty but for `changes`.
+    """
+
+    def install(script: str, changes: str = "[]") -> Path:
         folder = tmp_path / "bin"
         folder.mkdir(exist_ok=True)
         calls = tmp_path / "calls"
@@ -120,7 +123,9 @@ def fake_terraform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         program.write_text(
             "#!/bin/bash\n"
             'if [ "$1" = version ]; then echo \'{"terraform_version": "1.11.4"}\'; exit; fi\n'
-            f'shift; echo "$*" >> {calls}\n{script}\n'
+            f'shift; echo "$*" >> {calls}\n'
+            'case "$1" in plan) exit;;\n'
+            f"show) echo '{{\"resource_changes\": {changes}}}'; exit;; esac\n{script}\n"
         )
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")

@@ -97,6 +97,21 @@ class TestLifecycle:
         assert answer.returncode == 0, answer.stderr
         assert answer.stderr.count("No changes") == 2, answer.stderr
 
+    def test_clone_without_settings_changes_nothing(self, platform: Platform, tmp_path: Path) -> None:
+        env = {k: v for k, v in platform.clone.env.items() if k != "COMFYEKS_API_ALLOWED_CIDRS"}
+        answer = make_clone(tmp_path, env).comfyeks("infra", "apply", check=False)
+        assert answer.returncode == 0, answer.stderr
+        assert answer.stderr.count("No changes") == 2, answer.stderr
+
+    def test_apply_that_would_replace_the_network_is_refused(self, platform: Platform) -> None:
+        settings = platform.dir / "terraform.tfvars"
+        settings.write_text('vpc_cidr = "10.9.0.0/16"\n')
+        answer = platform.run("apply")
+        settings.unlink()
+        assert answer.returncode == 2, answer.stderr
+        assert "aws_vpc.this (new cidr_block)" in answer.stderr
+        assert "--allow-replacement" in answer.stderr
+
     def test_outputs_are_the_generated_ones(self, platform: Platform) -> None:
         printed = json.loads(platform.run("outputs").stdout)
         assert printed == json.loads((platform.dir / generated.OUTPUTS).read_text())
@@ -133,7 +148,7 @@ class TestLifecycle:
                 {"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
             ],
         )["Instances"]
-        answer = platform.run("destroy")
+        answer = platform.run("destroy", "--confirm", platform.names.name)
         assert answer.returncode == 2
         assert node["InstanceId"] in answer.stderr
         assert platform.inventory()["clusters"] == 1
@@ -141,7 +156,7 @@ class TestLifecycle:
 
     def test_destroy_leaves_only_the_data_root(self, platform: Platform) -> None:
         begun = time.monotonic()
-        answer = platform.run("destroy")
+        answer = platform.run("destroy", "--confirm", platform.names.name)
         print(f"destroy: {time.monotonic() - begun:.0f} s")
         assert answer.returncode == 0, answer.stderr
         assert set(platform.inventory().values()) == {0}, platform.inventory()
@@ -151,7 +166,7 @@ class TestLifecycle:
         assert not list(platform.dir.glob("*.values.yaml"))
 
     def test_second_destroy_finds_nothing_to_do(self, platform: Platform) -> None:
-        answer = platform.run("destroy")
+        answer = platform.run("destroy", "--confirm", platform.names.name)
         assert answer.returncode == 0, answer.stderr
 
     def test_outputs_of_a_platform_that_is_gone_name_the_command_that_makes_one(self, platform: Platform) -> None:
@@ -161,11 +176,14 @@ class TestLifecycle:
 
     def test_apply_again_finds_the_models_that_stayed(self, platform: Platform) -> None:
         """Begun by a command that is killed; Terraform works on, and the next command waits for it."""
+        logs = platform.dir / "logs"
+        earlier = set(logs.glob("*-platform-apply.log"))
         killed = platform.start("apply")
-        running = platform.dir / "terraform" / "platform" / "running"
-        before = running.read_text()
-        deadline = time.monotonic() + 60
-        while running.read_text() == before and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            new = set(logs.glob("*-platform-apply.log")) - earlier
+            if any("Creating..." in log.read_text() for log in new):  # the plan is made, the apply is at work
+                break
             time.sleep(0.2)
         killed.send_signal(signal.SIGKILL)
         killed.wait()

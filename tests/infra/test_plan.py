@@ -135,6 +135,27 @@ def test_system_nodes_can_hold_karpenters_two_replicas(platform_plan: Plan) -> N
     assert group["ami_type"] == "AL2023_x86_64_STANDARD"
 
 
+def test_system_nodes_run_the_pinned_release_which_is_the_gpu_nodes_too(platform_plan: Plan) -> None:
+    [group] = platform_plan.of_type("aws_eks_node_group").values()
+    assert group["release_version"] == VERSIONS["node_group_release"]
+    patch, _, date = VERSIONS["node_group_release"].partition("-")
+    assert patch.rpartition(".")[0] == VERSIONS["kubernetes"]
+    assert VERSIONS["ami_alias"] == f"al2023@v{date}"
+
+
+def test_every_output_is_read_by_a_command_or_a_person_at_work(data_plan: Plan, platform_plan: Plan) -> None:
+    assert data_plan.outputs.keys() == {"buckets"}
+    assert platform_plan.outputs.keys() == {
+        "account",
+        "buckets",
+        "chalice",
+        "cluster_name",
+        "helm_values",
+        "queue_urls",
+        "region",
+    }
+
+
 def test_models_bucket_tells_the_queue_of_every_upload_and_delete(platform_plan: Plan) -> None:
     [notification] = platform_plan.of_type("aws_s3_bucket_notification").values()
     assert notification["bucket"] == NAMES.bucket("models")

@@ -31,19 +31,28 @@ WITHOUT_RESOURCE = (
 
 def role_policies(plan: Plan) -> list[str]:
     found = sorted(plan.of_type("aws_iam_role_policy"))
-    assert len(found) == 7
+    assert len(found) == 8
     return found
 
 
+def allowing_policies(plan: Plan) -> list[str]:
+    return [address for address in role_policies(plan) if address != "aws_iam_role_policy.cluster_makes_no_log_group"]
+
+
+def test_cluster_cannot_make_its_log_group_anew_after_it_was_deleted(platform_plan: Plan) -> None:
+    [refusal] = platform_plan.statements("aws_iam_role_policy.cluster_makes_no_log_group").values()
+    assert (refusal["Effect"], refusal["Action"], refusal["Resource"]) == ("Deny", ["logs:CreateLogGroup"], ["*"])
+
+
 def test_no_policy_allows_a_whole_service_or_everything(platform_plan: Plan) -> None:
-    for address in role_policies(platform_plan):
+    for address in allowing_policies(platform_plan):
         for statement in platform_plan.statements(address).values():
             assert statement["Effect"] == "Allow"
             assert not [action for action in statement["Action"] if "*" in action], address
 
 
 def test_every_resource_is_named_where_the_action_knows_resources(platform_plan: Plan) -> None:
-    for address in role_policies(platform_plan):
+    for address in allowing_policies(platform_plan):
         for sid, statement in platform_plan.statements(address).items():
             if statement["Resource"] == ["*"]:
                 assert all(action.startswith(WITHOUT_RESOURCE) for action in statement["Action"]), (address, sid)
@@ -113,10 +122,10 @@ def test_comfyui_writes_outputs_and_can_delete_or_list_none(platform_plan: Plan)
     assert set(statement["Action"]) == {"s3:PutObject", "s3:GetObject", "s3:AbortMultipartUpload"}
 
 
-def test_mountpoint_reaches_inputs_and_outputs_only(platform_plan: Plan) -> None:
+def test_mountpoint_reaches_inputs_only(platform_plan: Plan) -> None:
     statements = platform_plan.statements('aws_iam_role_policy.pod["s3-csi-driver"]').values()
     resources = {resource for statement in statements for resource in statement["Resource"]}
-    assert resources == {INPUTS, OUTPUTS, f"{INPUTS}/*", f"{OUTPUTS}/*"}
+    assert resources == {INPUTS, f"{INPUTS}/*"}
 
 
 def test_karpenter_changes_only_what_carries_its_clusters_tag(platform_plan: Plan) -> None:

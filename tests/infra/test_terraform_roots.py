@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 
-from comfyeks import tools
-from comfyeks.infra import provider
 from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
-from comfyeks.versions import VERSIONS
 
 from .conftest import Terraform
 
+CHARTS = ("comfyui", "karpenter-gpu")
 FILES = [*ROOTS["platform"].glob("*.tf"), *ROOTS["data"].glob("*.tf")]
 
 
@@ -28,16 +25,6 @@ def blocks(kind: str) -> dict[str, str]:
             found[f"{path.parent.name}/{match[1]}"] = match[2]
     assert found, f"no {kind} found"
     return found
-
-
-def test_terraform_files_are_formatted(tmp_path: Path) -> None:
-    answer = subprocess.run(
-        [tools.terraform(), "fmt", "-check", "-recursive", "-diff", REPO_ROOT / "infra"],
-        env=provider.environment(tmp_path),
-        capture_output=True,
-        text=True,
-    )
-    assert answer.returncode == 0, answer.stdout
 
 
 @pytest.mark.local  # the plans of the other tests are made from the same files, so a fault shows there first
@@ -66,11 +53,27 @@ def test_output_has_a_description(name: str) -> None:
     assert re.search(r'^  description += "', blocks("output")[name], re.MULTILINE)
 
 
-def test_provider_pin_is_the_one_in_versions_yaml() -> None:
-    pins = {
-        match for path in FILES for match in re.findall(r'^ +version = "(~> [\d.]+)"', path.read_text(), re.MULTILINE)
+def test_region_has_one_pattern_in_both_roots_and_both_charts() -> None:
+    """The charts take an empty one too: it is required later, with a better message."""
+    terraform = {
+        match
+        for name in blocks("variable")
+        for match in re.findall(r'regex\("\^(\S+)\$", var\.region', blocks("variable")[name])
     }
-    assert pins == {f"~> {VERSIONS['terraform_provider_aws']}"}
+    schemas = [json.loads((REPO_ROOT / "charts" / c / "values.schema.json").read_text())["properties"] for c in CHARTS]
+    comfyui, gpu = schemas
+    charts = {s["properties"]["region"]["pattern"] for s in (comfyui["aws"], gpu["modelSync"])}
+    [pattern] = terraform
+    assert charts == {f"^({pattern})?$"}
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("region", ["us-west-2", "us-gov-east-1", "eusc-de-east-1", "mx-central-1"])
+def test_region_of_any_partition_is_taken(root: str, region: str) -> None:
+    text = (ROOTS[root] / "variables.tf").read_text()
+    [pattern] = re.findall(r'regex\("(\S+)", var\.region', text)
+    assert re.fullmatch(pattern, region)
+    assert not re.fullmatch(pattern, f"{region}a")
 
 
 def test_no_partition_stands_in_an_arn() -> None:

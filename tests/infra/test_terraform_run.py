@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from getpass import getuser
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from botocore.exceptions import ClientError
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra.terraform import Progress, Root, error_blocks, refused_variable, wait
+from comfyeks.infra import replacement
+from comfyeks.infra.terraform import Plan, Progress, Root, error_blocks, refused_variable, wait
 
-Fake = Callable[[str], Path]
+Fake = Callable[..., Path]
 
 REFUSED = """\
 ╷
@@ -80,9 +82,8 @@ def test_progress_tells_slow_resources_and_the_result(
         "echo 'Apply complete! Resources: 3 added, 0 changed, 0 destroyed.'"
     )
     apply(root)
-    # Where the provider came from is said too, by whichever call of this process was the first.
-    lines = [line for line in capsys.readouterr().err.splitlines() if "provider is taken from" not in line]
-    assert [re.sub(r"^ +[\d.]+s +", "", line) for line in lines] == [
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"^ +[\d.]+s +", "", line) for line in lines if " platform " in line] == [
         "platform  3 to add, 0 to change, 0 to destroy",
         "platform  2/3  aws_vpc.this created after 5s",
         "platform  3/3  aws_eks_cluster.this created after 548s",
@@ -124,6 +125,52 @@ def test_refused_variable_beside_another_error_is_a_failure(root: Root, fake_ter
         apply(root)
 
 
+VPC = json.dumps(
+    {
+        "address": "aws_vpc.this",
+        "type": "aws_vpc",
+        "change": {"actions": ["delete", "create"], "replace_paths": [["cidr_block"]]},
+    }
+)
+
+
+def test_exactly_the_plan_that_was_accepted_is_applied(root: Root, fake_terraform: Fake) -> None:
+    calls = fake_terraform("true", changes=f"[{VPC}]")
+    seen: list[Plan] = []
+    with root.start("apply", ["-var-file=a"], Progress(), seen.append) as run:
+        wait(run)
+    assert seen == [{"resource_changes": [json.loads(VPC)]}]
+    planned, _, applied = calls.read_text().splitlines()
+    [file] = re.findall(r"-out=(\S+)", planned)
+    assert planned.endswith("-var-file=a")
+    assert applied == f"apply -input=false -no-color {file}"
+
+
+def test_refused_plan_is_not_applied(root: Root, fake_terraform: Fake) -> None:
+    calls = fake_terraform("true", changes=f"[{VPC}]")
+    with (
+        pytest.raises(UserError, match=r"aws_vpc.this \(new cidr_block\).*--allow-replacement"),
+        root.start("apply", [], Progress(), partial(replacement.refuse, "platform")),
+    ):
+        pass
+    assert "apply" not in calls.read_text()
+
+
+@pytest.mark.parametrize("kind", ["aws_vpc", "aws_eks_cluster", "aws_s3_bucket"])
+@pytest.mark.parametrize("actions", [["delete"], ["delete", "create"], ["create", "delete"]])
+def test_loss_of_what_holds_the_work_is_refused_on_one_line(kind: str, actions: list[str]) -> None:
+    plan = {"resource_changes": [{"address": f"{kind}.this", "type": kind, "change": {"actions": actions}}]}
+    with pytest.raises(UserError, match=rf"^this would delete or replace {kind}\.this, [^\n]*$"):
+        replacement.refuse("platform", plan)
+
+
+@pytest.mark.parametrize(
+    ("kind", "actions"), [("aws_vpc", ["create"]), ("aws_vpc", ["update"]), ("aws_eks_addon", ["delete", "create"])]
+)
+def test_other_changes_are_nobodys_loss(kind: str, actions: list[str]) -> None:
+    replacement.refuse("platform", {"resource_changes": [{"type": kind, "change": {"actions": actions}}]})
+
+
 def test_error_without_a_frame_shows_the_end_of_the_log(root: Root, fake_terraform: Fake) -> None:
     fake_terraform("echo 'panic: something'; exit 2")
     with pytest.raises(Failure, match="panic: something"):
@@ -152,7 +199,7 @@ def test_run_waits_for_an_earlier_one_that_is_still_at_work(
         time.sleep(0.5)
         assert not calls.exists()
     thread.join(10)
-    assert calls.read_text().startswith("apply")
+    assert calls.read_text().startswith("plan")
     assert "an earlier run is still at work" in capsys.readouterr().err
 
 
@@ -160,7 +207,8 @@ COMMAND = """
 import sys
 from pathlib import Path
 from comfyeks import deployment
-from comfyeks.infra.terraform import Progress, Root, wait
+from comfyeks.infra import replacement
+from comfyeks.infra.terraform import Plan, Progress, Root, wait
 deployment.STATE = Path(sys.argv[1])
 root = Root("platform", deployment.Deployment(project=None, region="us-west-2", account="111122223333"))
 with root.start("apply", [], Progress()) as run:

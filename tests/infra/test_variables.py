@@ -9,7 +9,7 @@ import pytest
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
-from comfyeks.infra.variables import Settings, arguments, listed, user_file
+from comfyeks.infra.variables import Settings, arguments, listed, sets, user_file
 
 
 def test_nobody_allowed_is_refused_with_the_two_ways_out(deployment: Deployment) -> None:
@@ -84,3 +84,15 @@ def test_flags_win_over_the_operators_file(deployment: Deployment) -> None:
     assert first == f"-var-file={own}"
     assert second.endswith("platform.tfvars.json")
     assert generated(deployment, "platform")["api_public_access"] is False
+
+
+def test_operators_file_wins_over_flags_of_an_earlier_apply(deployment: Deployment) -> None:
+    own = user_file(deployment, "platform")
+    own.parent.mkdir(parents=True)
+    own.write_text('  api_allowed_cidrs= ["198.51.100.7/32"]\n# api_public_access = false\n')
+    earlier = Settings(api_allowed_cidrs=("203.0.113.0/24",))
+    first, second, _ = arguments(deployment, "platform", Settings(), Path("/s5cmd"), earlier)
+    assert json.loads(Path(first.removeprefix("-var-file=")).read_text()) == {"api_allowed_cidrs": ["203.0.113.0/24"]}
+    assert second == f"-var-file={own}"
+    assert sets(deployment, "api_allowed_cidrs")
+    assert not sets(deployment, "api_public_access")

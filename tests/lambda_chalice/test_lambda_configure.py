@@ -99,6 +99,21 @@ def test_other_stages_and_settings_of_the_file_stay(account: Stubber, tmp_path: 
     assert [path.name for path in (tmp_path / ".chalice").iterdir()] == ["config.json"], "no temporary file stays"
 
 
+def test_a_stage_whose_deployment_goes_is_forgotten_and_the_others_stay(account: Stubber, tmp_path: Path) -> None:
+    (tmp_path / ".chalice").mkdir()
+    theirs = {"stages": {"default": {"lambda_timeout": 7}, "film": {"old": True}}, "xray": True}
+    (tmp_path / ".chalice" / "config.json").write_text(json.dumps(theirs))
+    exists(account, False)
+    lambda_app.delete(FILM, project=tmp_path, forget=True)
+    assert config(tmp_path) == {"stages": {"default": {"lambda_timeout": 7}}, "xray": True}
+
+
+def test_forgetting_makes_no_file(account: Stubber, tmp_path: Path) -> None:
+    exists(account, False)
+    lambda_app.delete(FILM, project=tmp_path, forget=True)
+    assert not (tmp_path / ".chalice" / "config.json").exists()
+
+
 def test_function_and_mapping_of_the_account_become_chalices_record(account: Stubber, tmp_path: Path) -> None:
     exists(account, True, mapping("1", FUNCTION + "-other"), mapping("2"), mapping("3", state="Deleting"))
     lambda_app.configure(FILM, output(), project=tmp_path)

@@ -36,6 +36,36 @@ run "few_zones" {
   }
 }
 
+run "zones_where_eks_makes_no_control_plane" {
+  command = plan
+
+  assert {
+    condition     = data.aws_availability_zones.available.exclude_zone_ids == toset(["use1-az3", "usw1-az2", "cac1-az3"])
+    error_message = "No subnet is made in a zone that EKS refuses."
+  }
+}
+
+run "outputs_can_be_mounted_but_not_deleted" {
+  command = plan
+
+  variables {
+    mount_outputs = true
+  }
+
+  assert {
+    condition = alltrue([
+      for statement in local.pod_policies["s3-csi-driver"] :
+      !contains(statement.Action, "s3:DeleteObject") if strcontains(join(" ", statement.Resource), "-outputs-")
+    ])
+    error_message = "Outputs are not versioned: no pod may delete one."
+  }
+
+  assert {
+    condition     = contains(flatten(local.pod_policies["s3-csi-driver"][*].Resource), "${local.bucket_arns.outputs}/*") && contains(local.pod_policies["s3-csi-driver"][0].Resource, local.bucket_arns.outputs)
+    error_message = "A mounted outputs bucket can be listed, read and added to."
+  }
+}
+
 run "other_partition" {
   command = plan
 
@@ -109,6 +139,14 @@ run "project_named_default" {
   }
 
   expect_failures = [var.project]
+}
+
+run "region_of_the_european_sovereign_cloud" {
+  command = plan
+
+  variables {
+    region = "eusc-de-east-1"
+  }
 }
 
 run "region_that_is_a_zone" {

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from comfyeks.console import out
-from comfyeks.deployment import current
+from comfyeks.console import note, out
+from comfyeks.deployment import Deployment, current
 from comfyeks.errors import UserError
 from comfyeks.infra import deploy, outputs
 from comfyeks.infra.variables import Settings, listed
@@ -49,8 +49,17 @@ def apply(
     api_allowed_cidrs: Cidrs = None,
     private_api: Private = None,
     cluster_admin_arns: Admins = None,
+    overwrite_settings: Annotated[
+        bool, typer.Option("--overwrite-settings", help="Keep this checkout's tfvars files over the deployment's.")
+    ] = False,
+    allow_replacement: Annotated[
+        bool, typer.Option("--allow-replacement", help="Go on when the VPC, the cluster or a bucket would be replaced.")
+    ] = False,
 ) -> None:
-    """Bring everything up, or up to date, and write the generated values; safe to repeat."""
+    """Bring everything up, or up to date, and write the generated values; safe to repeat.
+
+    Settings that are not given are those of the last apply, from whatever checkout.
+    """
     deploy.apply(
         current(project, region),
         Settings(
@@ -58,6 +67,8 @@ def apply(
             api_public_access=None if private_api is None else not private_api,
             cluster_admin_arns=listed(cluster_admin_arns),
         ),
+        overwrite_settings=overwrite_settings,
+        allow_replacement=allow_replacement,
     )
 
 
@@ -67,20 +78,25 @@ def destroy(
     region: Region = None,
     data: Annotated[bool, typer.Option("--data", help="Also delete all models, inputs, outputs and images.")] = False,
     confirm: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The deployment's name, instead of being asked for it (--data).")
+        str | None, typer.Option(metavar="NAME", help="The deployment's name, instead of being asked for it.")
     ] = None,
 ) -> None:
     """Take the platform down; models, inputs, outputs and images stay unless --data is given."""
     deployment = current(project, region)
-    if data:
-        question = (
-            f"This deletes every model, input, output and image of {deployment.name} in account {deployment.account}, "
-            f"{deployment.region}. Type its name to go on"
-        )
-        typed = confirm if confirm is not None else typer.prompt(question, err=True)
-        if typed != deployment.name:
-            raise UserError(f"{typed!r} is not the deployment's name {deployment.name!r}: nothing was deleted")
+    lost = "cluster, network and queues" + (", every model, input, output and image" if data else "")
+    note(f"This deletes {lost} of {deployment.name} in account {deployment.account}, {deployment.region}.")
+    typed = confirm if confirm is not None else _ask(deployment)
+    if typed != deployment.name:
+        raise UserError(f"{typed!r} is not the deployment's name {deployment.name!r}: nothing was deleted")
     deploy.destroy(deployment, Settings(), with_data=data)
+
+
+def _ask(deployment: Deployment) -> str:
+    try:
+        answer: str = typer.prompt("Type its name to go on", err=True)
+    except typer.Abort as error:
+        raise UserError(f"nobody typed the name; without a terminal, give --confirm {deployment.name}") from error
+    return answer
 
 
 @app.command("outputs")

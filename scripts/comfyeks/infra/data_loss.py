@@ -11,8 +11,14 @@ from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure
 
 if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
     from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+IMAGES_PER_CALL = 100  # the most that BatchDeleteImage takes
 DATA_BUCKETS = ("models", "inputs", "outputs")
 
 
@@ -46,20 +52,43 @@ def empty_bucket(deployment: Deployment, kind: str) -> int:
 
 
 def empty_registry(deployment: Deployment) -> int:
-    """Delete every ComfyUI image; how many there were. A missing repository is empty."""
+    """Delete every ComfyUI image; how many there were. A missing repository is empty.
+
+    Raises Failure naming the images that ECR would not delete.
+    """
     ecr = boto3.client("ecr", region_name=deployment.region)
     repository = f"{deployment.name}-images"
     count = 0
     try:
-        for page in ecr.get_paginator("list_images").paginate(repositoryName=repository):
-            if page["imageIds"]:
-                ecr.batch_delete_image(repositoryName=repository, imageIds=page["imageIds"])
-                count += len(page["imageIds"])
+        # ECR deletes no image that an index refers to: what it refused in one round goes once the round took the index.
+        while digests := _image_digests(ecr, repository):
+            refused: list[str] = []
+            for start in range(0, len(digests), IMAGES_PER_CALL):
+                batch = digests[start : start + IMAGES_PER_CALL]
+                answer = ecr.batch_delete_image(
+                    repositoryName=repository, imageIds=[{"imageDigest": digest} for digest in batch]
+                )
+                refused += [
+                    f"{failure.get('imageId', {}).get('imageDigest')} ({failure.get('failureReason')})"
+                    for failure in answer.get("failures", [])
+                    if failure.get("failureCode") != "ImageNotFound"
+                ]
+            count += len(digests) - len(refused)
+            if len(refused) == len(digests):
+                raise Failure(f"{len(refused)} images stay in {repository}, ECR refused them: {', '.join(refused)}")
     except ecr.exceptions.RepositoryNotFoundException:
         return count
     except ClientError as error:
         raise Failure(f"the images in {repository} could not be deleted: {error}") from error
     return count
+
+
+def _image_digests(ecr: ECRClient, repository: str) -> list[str]:
+    """Every image once, by the digest that deletes it with all its tags; indexes first."""
+    pages = ecr.get_paginator("describe_images").paginate(repositoryName=repository)
+    images = [image for page in pages for image in page["imageDetails"]]
+    images.sort(key=lambda image: image.get("imageManifestMediaType") not in INDEX_TYPES)
+    return [image["imageDigest"] for image in images]
 
 
 def delete_state_bucket(deployment: Deployment) -> None:

@@ -6,6 +6,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import boto3
@@ -15,27 +16,45 @@ from comfyeks import lambda_app
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import data_loss, generated, s5cmd, state_bucket
-from comfyeks.infra.terraform import POLL_SECONDS, Progress, Root, Run, wait
-from comfyeks.infra.variables import Settings, arguments
+from comfyeks.infra import data_loss, generated, replacement, s5cmd, state_bucket
+from comfyeks.infra.remembered import Remembered
+from comfyeks.infra.terraform import POLL_SECONDS, Plan, Progress, Root, Run, wait
+from comfyeks.infra.variables import Settings, arguments, sets, user_file
 
 
-def apply(deployment: Deployment, settings: Settings) -> dict[str, Any]:
+def apply(
+    deployment: Deployment, given: Settings, *, overwrite_settings: bool = False, allow_replacement: bool = False
+) -> dict[str, Any]:
     """Bring data root and platform up, or up to date, and write the generated files; the platform's outputs.
 
-    Idempotent: a run that was stopped half-way is finished by the next. Raises UserError or Failure.
+    Idempotent: a run that was stopped half-way is finished by the next. What is not `given` is as in the last apply,
+    from whatever checkout. Raises UserError or Failure.
     """
+    remembered = Remembered(deployment)
+    earlier = remembered.fetch(overwrite=overwrite_settings)
+    settings = given.over(earlier)
     settings.check(deployment)
+    for name in given.decided():
+        if sets(deployment, name):
+            note(f"{user_file(deployment, 'platform')} sets {name} too: the flag holds for this apply alone")
     progress = Progress()
     data, platform = _prepare(deployment, progress)
     tool = s5cmd.prepare()
+
+    def accept(root: Root, plan: Plan) -> None:
+        if not allow_replacement:
+            replacement.refuse(root.name, plan)
+        remembered.store(root.name, settings)
+
     with ExitStack() as stack:
-        data_run = stack.enter_context(data.start("apply", arguments(deployment, "data", settings, tool), progress))
+        data_arguments = arguments(deployment, "data", given, tool)
+        data_run = stack.enter_context(data.start("apply", data_arguments, progress, partial(accept, data)))
         # S3 takes a minute to confirm lifecycle rules, which the platform does not need: it starts as soon as what it
         # looks up is there.
         _wait_for_data(deployment, data_run)
+        platform_arguments = arguments(deployment, "platform", given, tool, earlier)
         platform_run = stack.enter_context(
-            platform.start("apply", arguments(deployment, "platform", settings, tool), progress)
+            platform.start("apply", platform_arguments, progress, partial(accept, platform))
         )
         wait(data_run, platform_run)
     outputs = platform.outputs()
@@ -58,7 +77,7 @@ def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = Fal
     _refuse_running_nodes(deployment)
     data, platform = _prepare(deployment, progress)
     tool = s5cmd.prepare()
-    lambda_app.delete(deployment)
+    lambda_app.delete(deployment, forget=True)
     _destroy(platform, arguments(deployment, "platform", settings.for_destroy(), tool), progress)
     generated.remove(deployment)
     if not with_data:

@@ -13,7 +13,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -46,6 +46,8 @@ _PLAN = re.compile(r"^Plan: (\d+) to add, (\d+) to change, (\d+) to destroy")
 _RESULT = re.compile(r"^(?:Apply|Destroy) complete! (.*)|^(No changes)\.")
 _SLOW_SECONDS = 5
 
+Plan = dict[str, Any]  # what `terraform show -json` tells of a plan
+
 
 class Progress:
     """Lines on stderr: seconds since the start, the root, what happened."""
@@ -72,6 +74,10 @@ class Run:
         self._busy: dict[str, float] = {}
         self._spoke = time.monotonic()
 
+    def proceed(self, process: subprocess.Popen[bytes]) -> None:
+        """Follow another process that writes on into the same log."""
+        self._process = process
+
     def poll(self) -> bool:
         """Read what is new in the log; True once the process has ended."""
         ended = self._process.poll() is not None
@@ -79,13 +85,14 @@ class Run:
         self._rest = lines.pop()
         for line in lines:
             self._read(line)
-        if ended:
-            self._reader.close()
-        elif self._busy and time.monotonic() - self._spoke > HEARTBEAT_SECONDS:
+        if not ended and self._busy and time.monotonic() - self._spoke > HEARTBEAT_SECONDS:
             slowest, since = min(self._busy.items(), key=lambda item: item[1])
             more = f" and {len(self._busy) - 1} more" if len(self._busy) > 1 else ""
             self._say(f"{self._done}/{self._total}  waiting for {slowest} ({time.monotonic() - since:.0f}s){more}")
         return ended
+
+    def close(self) -> None:
+        self._reader.close()
 
     def check(self) -> None:
         """Raise what went wrong, after the end. A refused input is the user's, anything else a failure."""
@@ -167,35 +174,57 @@ class Root:
         return not self._quick("state", "list").strip()
 
     @contextmanager
-    def start(self, verb: str, variables: list[str], progress: Progress) -> Iterator[Run]:
+    def start(
+        self, verb: str, variables: list[str], progress: Progress, accept: Callable[[Plan], None] | None = None
+    ) -> Iterator[Run]:
         """`apply` or `destroy` at work inside the block, ended when it is left.
 
-        `variables` are arguments (`-var-file=…`). Waits for an earlier run of this user that was left alone, and takes
-        away the state lock of one that died. Raises Failure.
+        `variables` are arguments (`-var-file=…`). An apply is planned first; `accept` sees the plan and raises to stop
+        there, and exactly that plan is applied. Waits for an earlier run of this user that was left alone, and takes
+        away the state lock of one that died. Raises UserError or Failure.
         """
         log = self._log(verb)
         with self._alone(progress) as (lock, previous):
             if previous is not None:
                 self._release_stale_lock(previous, progress)
-            argv = [str(tools.terraform()), f"-chdir={self.folder}", verb, "-auto-approve", "-input=false", "-no-color"]
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    [*argv, *variables],
-                    env=self._environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[lock.fileno()],  # held for as long as Terraform lives, whatever happens to us
-                )
+            first = ["plan", f"-out={self._plan_file}"] if verb == "apply" else [verb, "-auto-approve"]
+            process = self._spawn([*first, *variables], log, lock)
             run = Run(self, verb, process, log, progress)
             try:
+                if verb == "apply":
+                    wait(run)
+                    plan = json.loads(self._quick("show", "-json", str(self._plan_file)))
+                    if accept is not None:
+                        accept(plan)
+                    if plan.get("applyable", True):
+                        process = self._spawn(["apply", str(self._plan_file)], log, lock)
+                        run.proceed(process)
                 yield run
             finally:
                 # Ctrl-C reaches Terraform too: it stops at the next safe point and saves its state.
                 if process.poll() is None:
                     progress.say(self.name, "waiting for Terraform to end and save its state")
                     _wait_however_impatient(process)
+                run.close()
+                self._plan_file.unlink(missing_ok=True)
                 lock.truncate(0)  # ended in order: no lock can be left
+
+    @property
+    def _plan_file(self) -> Path:
+        return self.scratch / "plan"
+
+    def _spawn(self, words: list[str], log: Path, lock: IO[str]) -> subprocess.Popen[bytes]:
+        verb, *arguments = words
+        argv = [str(tools.terraform()), f"-chdir={self.folder}", verb, "-input=false", "-no-color", *arguments]
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                argv,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock.fileno()],  # held for as long as Terraform lives, whatever happens to us
+            )
 
     @contextmanager
     def _alone(self, progress: Progress) -> Iterator[tuple[IO[str], datetime | None]]:

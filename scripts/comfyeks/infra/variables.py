@@ -1,7 +1,8 @@
 """What the operator decides, from flags, the environment or a file, and how it reaches Terraform.
 
 Flags win over COMFYEKS_* variables, these over `.comfyeks/<name>/terraform.tfvars` (platform) and `data.tfvars` (data
-root), these over the defaults in infra/terraform/*/variables.tf.
+root), these over the flags and variables of earlier applies, these over the defaults in
+infra/terraform/*/variables.tf.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Settings:
             raise UserError(
                 "nobody may reach the Kubernetes API yet: name address ranges with --api-allowed-cidrs or "
                 "COMFYEKS_API_ALLOWED_CIDRS (for one address: 198.51.100.7/32), or pass --private-api and work from "
-                f"inside the VPC. To keep it, write it to {user_file(deployment, 'platform')}."
+                "inside the VPC. Either is remembered."
             )
         for cidr in self.api_allowed_cidrs or ():
             _check_range(cidr)
@@ -45,6 +46,23 @@ class Settings:
                     f"--cluster-admin-arns: {arn!r} is no ARN of an IAM role or user, such as "
                     "arn:aws:iam::111122223333:role/admin (of a role, not of its session)"
                 )
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Settings:
+        """The opposite of `decided`; names that this version does not know are left out."""
+        known = {field.name for field in fields(cls)} & values.keys()
+        decided: dict[str, Any] = {
+            name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in known
+        }
+        return cls(**decided)
+
+    def decided(self) -> dict[str, Any]:
+        """Terraform's variables that are not left to it."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def over(self, earlier: Settings) -> Settings:
+        """These, and what they leave open from an earlier apply."""
+        return Settings(**(earlier.decided() | self.decided()))
 
     def for_destroy(self) -> Settings:
         """Destroying needs no ranges, but Terraform checks the rule that one must be named all the same."""
@@ -64,17 +82,32 @@ def user_file(deployment: Deployment, root: str) -> Path:
     return deployment.dir / {"data": "data.tfvars", "platform": "terraform.tfvars"}[root]
 
 
-def arguments(deployment: Deployment, root: str, settings: Settings, s5cmd: Path) -> list[str]:
-    """Terraform's arguments for the variables of a root; writes the generated variables file. Later files win."""
+def arguments(
+    deployment: Deployment, root: str, settings: Settings, s5cmd: Path, earlier: Settings | None = None
+) -> list[str]:
+    """Terraform's arguments for the variables of a root; writes the generated variables files. Later files win.
+
+    `earlier` are flags of an earlier apply: below the operator's file, which may have been edited since.
+    """
     values: dict[str, Any] = {"project": deployment.project, "region": deployment.region}
     if root == "platform":
         values["s5cmd_path"] = str(s5cmd)
-        values |= {name: value for name, value in vars(settings).items() if value is not None}
-    generated = deployment.dir / "terraform" / f"{root}.tfvars.json"
-    generated.parent.mkdir(parents=True, exist_ok=True)
+        values |= settings.decided()
+    folder = deployment.dir / "terraform"
+    folder.mkdir(parents=True, exist_ok=True)
+    generated = folder / f"{root}.tfvars.json"
     generated.write_text(json.dumps(values, indent=2) + "\n")
-    own = user_file(deployment, root)
-    return [f"-var-file={path}" for path in (own, generated) if path.exists()]
+    files = [user_file(deployment, root), generated]
+    if root == "platform" and earlier is not None:
+        files.insert(0, folder / "earlier.tfvars.json")
+        files[0].write_text(json.dumps(earlier.decided(), indent=2) + "\n")
+    return [f"-var-file={path}" for path in files if path.exists()]
+
+
+def sets(deployment: Deployment, name: str) -> bool:
+    """Whether the operator's file of the platform root names a variable."""
+    path = user_file(deployment, "platform")
+    return path.exists() and re.search(rf"^\s*{name}\s*=", path.read_text(), re.MULTILINE) is not None
 
 
 def _check_range(cidr: str) -> None:

@@ -60,7 +60,9 @@ class PromptQueue:
                 self._condition.wait()
             if self._closed:
                 return None
-            self._running = heapq.heappop(self._pending)
+            # Not heappop: two items of equal number and id cannot be compared, and this worker must outlive them.
+            self._pending.sort(key=lambda item: item[:2])
+            self._running = self._pending.pop(0)
             self._changed()
             return self._running
 
@@ -103,7 +105,7 @@ class PromptQueue:
             for index, item in enumerate(self._pending):
                 if item[1] == prompt_id:
                     del self._pending[index]
-                    heapq.heapify(self._pending)
+                    self._pending.sort(key=lambda item: item[:2])
                     self._changed()
                     return True
             return False

@@ -1,0 +1,27 @@
+"""What no apply may delete or replace in passing: network, cluster, bucket. All that is in them goes with them."""
+
+from __future__ import annotations
+
+from comfyeks.errors import UserError
+from comfyeks.infra.terraform import Plan
+
+PRECIOUS = ("aws_eks_cluster", "aws_s3_bucket", "aws_vpc")
+
+
+def refuse(root: str, plan: Plan) -> None:
+    """Raise UserError naming what the plan of a root would delete or replace, and which settings ask for it."""
+    lost = [
+        f"{change['address']}{_reason(change['change'].get('replace_paths', []))}"
+        for change in plan.get("resource_changes", [])
+        if change["type"] in PRECIOUS and "delete" in change["change"]["actions"]
+    ]
+    if lost:
+        raise UserError(
+            f"this would delete or replace {', '.join(lost)}, and all that is in it: nothing of the {root} root was "
+            "changed. Bring the old settings back, or give --allow-replacement to do it all the same"
+        )
+
+
+def _reason(paths: list[list[str | int]]) -> str:
+    names = sorted({str(path[0]) for path in paths if path})
+    return f" (new {', '.join(names)})" if names else ""

@@ -1,0 +1,140 @@
+"""Settings stay with the deployment: two checkouts, one bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import boto3
+import pytest
+
+from comfyeks.deployment import Deployment
+from comfyeks.errors import UserError
+from comfyeks.infra.remembered import Remembered
+from comfyeks.infra.variables import Settings, user_file
+
+OURS, THEIRS = 'vpc_cidr = "10.1.0.0/16"\n', 'vpc_cidr = "10.2.0.0/16"\n'
+RANGES = Settings(api_allowed_cidrs=("198.51.100.7/32",), cluster_admin_arns=("arn:aws:iam::111122223333:role/a",))
+
+Checkout = Callable[[str], Deployment]
+
+
+@pytest.fixture
+def checkout(
+    state_bucket_there: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Deployment]:
+    """Go to a checkout: generated files and the operator's files are from now on below its folder."""
+
+    def go(name: str) -> Deployment:
+        monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path / name)
+        return state_bucket_there
+
+    return go
+
+
+def edit(deployment: Deployment, text: str, root: str = "platform") -> Path:
+    path = user_file(deployment, root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def apply(deployment: Deployment, given: Settings | None = None, *, overwrite: bool = False) -> Settings:
+    """What an apply does with settings; the flags in force."""
+    remembered = Remembered(deployment)
+    settings = (given or Settings()).over(remembered.fetch(overwrite=overwrite))
+    for root in ("data", "platform"):
+        remembered.store(root, settings)
+    return settings
+
+
+@pytest.mark.parametrize("root", ["data", "platform"])
+def test_clone_without_a_file_gets_the_stored_one(checkout: Checkout, root: str) -> None:
+    edit(checkout("alice"), OURS, root)
+    apply(checkout("alice"))
+    apply(checkout("bob"))
+    assert user_file(checkout("bob"), root).read_text() == OURS
+
+
+def test_clone_with_another_file_is_refused_with_both_ways_out_and_changes_nothing(checkout: Checkout) -> None:
+    edit(checkout("alice"), OURS)
+    edit(checkout("alice"), OURS, "data")
+    apply(checkout("alice"))
+    path = edit(checkout("bob"), THEIRS)
+    with pytest.raises(UserError, match=r"^\S+ differs .*remove yours .*--overwrite-settings") as refused:
+        apply(checkout("bob"))
+    assert "\n" not in str(refused.value)
+    assert "settings/terraform.tfvars" in str(refused.value)
+    assert path.read_text() == THEIRS
+    assert not user_file(checkout("bob"), "data").exists()
+
+
+def test_removing_the_file_takes_the_stored_one(checkout: Checkout) -> None:
+    edit(checkout("alice"), OURS)
+    apply(checkout("alice"))
+    path = edit(checkout("bob"), THEIRS)
+    path.unlink()
+    apply(checkout("bob"))
+    assert path.read_text() == OURS
+
+
+def test_overwriting_keeps_mine_and_the_other_clone_is_told(checkout: Checkout) -> None:
+    edit(checkout("alice"), OURS)
+    apply(checkout("alice"))
+    edit(checkout("bob"), THEIRS)
+    apply(checkout("bob"), overwrite=True)
+    with pytest.raises(UserError, match="differs"):
+        apply(checkout("alice"))
+
+
+def test_edit_on_top_of_what_this_clone_has_seen_is_taken(checkout: Checkout) -> None:
+    edit(checkout("alice"), OURS)
+    apply(checkout("alice"))
+    apply(checkout("bob"))
+    edit(checkout("bob"), THEIRS)
+    apply(checkout("bob"))
+    apply(checkout("carol"))
+    assert user_file(checkout("carol"), "platform").read_text() == THEIRS
+
+
+def test_file_of_another_account_is_not_taken_for_a_seen_one(checkout: Checkout) -> None:
+    edit(checkout("alice"), OURS)
+    apply(checkout("alice"))
+    here = checkout("alice")
+    elsewhere = Deployment(project=None, region=here.region, account="444455556666")
+    s3 = boto3.client("s3", region_name=here.region)
+    s3.create_bucket(
+        Bucket=elsewhere.bucket("artifacts"), CreateBucketConfiguration={"LocationConstraint": here.region}
+    )
+    s3.put_object(Bucket=elsewhere.bucket("artifacts"), Key="settings/terraform.tfvars", Body=OURS.encode())
+    edit(elsewhere, THEIRS)
+    with pytest.raises(UserError, match="differs"):
+        Remembered(elsewhere).fetch(overwrite=False)
+
+
+def test_flags_are_remembered_for_every_clone_until_given_anew(checkout: Checkout) -> None:
+    apply(checkout("alice"), RANGES)
+    assert apply(checkout("bob")) == RANGES
+    anew = Settings(api_allowed_cidrs=("203.0.113.0/24",))
+    apply(checkout("bob"), anew)
+    assert apply(checkout("alice")) == anew.over(RANGES)
+
+
+def test_flag_of_a_newer_version_is_left_alone(checkout: Checkout) -> None:
+    assert Settings.from_json({"api_public_access": False, "unheard_of": 1}) == Settings(api_public_access=False)
+
+
+def test_same_settings_make_no_new_version(checkout: Checkout) -> None:
+    here = checkout("alice")
+    s3 = boto3.client("s3", region_name=here.region)
+    s3.put_bucket_versioning(Bucket=here.bucket("artifacts"), VersioningConfiguration={"Status": "Enabled"})
+    edit(here, OURS)
+    apply(here, RANGES)
+    apply(here)
+    assert len(s3.list_object_versions(Bucket=here.bucket("artifacts"))["Versions"]) == 2
+
+
+@pytest.mark.usefixtures("aws")
+def test_deployment_that_is_not_there_remembers_nothing_and_gets_no_folder(deployment: Deployment) -> None:
+    assert Remembered(deployment).fetch(overwrite=False) == Settings()
+    assert not deployment.dir.exists()
