@@ -48,6 +48,8 @@ def test_go_modules_have_those_versions() -> None:
     assert f"helm.sh/helm/v4 v{VERSIONS['go_tools']['helm']}" in go_mod("tools/go.mod")
     crds = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter_crds']}"
     assert crds in go_mod("tools/crds/go.mod")
+    prometheus = f"prometheus-operator v{VERSIONS['go_tools']['prometheus_operator_crds']}"
+    assert prometheus in go_mod("tools/crds/go.mod")
     assert f"github.com/kedacore/keda/v2 v{VERSIONS['charts']['keda']}" in go_mod("tools/crds/go.mod")
 
 
