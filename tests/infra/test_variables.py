@@ -10,6 +10,7 @@ import pytest
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.infra.variables import Settings, arguments, listed, sets, user_file
+from comfyeks.paths import REPO_ROOT
 
 
 def test_nobody_allowed_is_refused_with_the_two_ways_out(deployment: Deployment) -> None:
@@ -67,8 +68,8 @@ def generated(deployment: Deployment, root: str) -> dict[str, object]:
 
 
 def test_what_was_not_decided_is_left_to_terraforms_defaults(deployment: Deployment) -> None:
-    arguments(deployment, "platform", Settings(), Path("/s5cmd"))
-    assert generated(deployment, "platform") == {"project": None, "region": "us-west-2", "s5cmd_path": "/s5cmd"}
+    arguments(deployment, "platform", Settings(), REPO_ROOT / "s5cmd")
+    assert generated(deployment, "platform") == {"project": None, "region": "us-west-2", "s5cmd_path": "../../s5cmd"}
 
 
 def test_data_root_gets_only_the_variables_it_knows(deployment: Deployment) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
+from comfyeks.infra.terraform import ROOTS
 
 WIDEST_PREFIX = 8
 _ARN = re.compile(r"arn:[a-z-]+:iam::\d{12}:(role|user)/.+")
@@ -91,7 +93,8 @@ def arguments(
     """
     values: dict[str, Any] = {"project": deployment.project, "region": deployment.region}
     if root == "platform":
-        values["s5cmd_path"] = str(s5cmd)
+        # From Terraform's folder: the path is part of the state, and a second clone's absolute one would be a change.
+        values["s5cmd_path"] = os.path.relpath(s5cmd, ROOTS["platform"])
         values |= settings.decided()
     folder = deployment.dir / "terraform"
     folder.mkdir(parents=True, exist_ok=True)
