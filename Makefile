@@ -29,8 +29,8 @@ events: setup    ## chalice deploy: an upload to the models bucket reaches every
 	@$(BIN)/comfyeks lambda deploy
 events-destroy: setup ## chalice delete
 	@$(BIN)/comfyeks lambda delete
-infra-destroy: setup ## remove the platform; buckets and images stay
-	@$(BIN)/comfyeks infra destroy
+infra-destroy: setup ## remove the platform, after asking for its name; buckets and images stay
+	@$(BIN)/comfyeks infra destroy $(if $(CONFIRM),--confirm $(CONFIRM))
 
 ##@ Work on the project
 .PHONY: check lint types test lock generate clean
@@ -59,4 +59,5 @@ lock: setup      ## resolve requirements.txt anew from pyproject.toml
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --output-file requirements.txt
 clean:           ## stop the local AWS and remove what was made here; .comfyeks/<name> of a deployment stays
 	@[ ! -x $(BIN)/comfyeks ] || $(BIN)/comfyeks local down
-	@rm -rf .venv .tools .comfyeks/local .comfyeks/demo .comfyeks/comfyui-demo .comfyeks/cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .tools .comfyeks/local .comfyeks/demo .comfyeks/comfyui-demo .comfyeks/cache \
+	  .mypy_cache .pytest_cache .ruff_cache
