@@ -23,7 +23,7 @@ from tests.support.clones import Clone, make_clone
 
 pytestmark = pytest.mark.local
 
-SECONDS = 120  # of the first apply; provider and services wait about 60 of them
+SECONDS = 300  # of the first apply on a busy machine; provider and services wait about 60 of them
 NOT_OURS = 1  # the default VPC of the account
 
 
