@@ -18,6 +18,7 @@ from comfyeks.console import note, out
 from comfyeks.deployment import Deployment, current
 from comfyeks.errors import Failure, UserError
 from comfyeks.infra.generated import addon_file
+from comfyeks.options import Project, Region
 from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
@@ -70,10 +71,8 @@ def addons() -> None:
 
 @app.command()
 def install(
-    project: Annotated[
-        str | None, typer.Option(envvar="COMFYEKS_PROJECT", help="Tells deployments in one account and region apart.")
-    ] = None,
-    region: Annotated[str | None, typer.Option(envvar="AWS_REGION", help="AWS region.")] = None,
+    project: Project = None,
+    region: Region = None,
     context: Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")] = None,
     with_keda: Annotated[bool, typer.Option("--with-keda", help="Also KEDA, which scaling by schedule needs.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the commands and change nothing.")] = False,

@@ -49,7 +49,6 @@ class Timeline:
 
     def __init__(self) -> None:
         self._start = time.monotonic()
-        self.steps: list[tuple[str, float]] = []
 
     @property
     def elapsed(self) -> float:
@@ -65,7 +64,6 @@ class Timeline:
         except BaseException:
             self._print(self.elapsed, "✗", title, "red")
             raise
-        self.steps.append((title, self.elapsed - begin))
         self._print(self.elapsed, "✓", f"{title}  ({self.elapsed - begin:.1f} s)", "green")
 
     @staticmethod

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 import typer
@@ -29,6 +29,7 @@ from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.files import write_atomically
 from comfyeks.infra import outputs
+from comfyeks.options import Project, Region
 from comfyeks.paths import REPO_ROOT
 
 if TYPE_CHECKING:
@@ -294,14 +295,10 @@ def _aws_errors(doing: str) -> Iterator[None]:
 app = typer.Typer(
     help="The Lambda function that tells GPU nodes about new and deleted models (Chalice).", no_args_is_help=True
 )
-ProjectOption = Annotated[
-    str | None, typer.Option("--project", envvar="COMFYEKS_PROJECT", help="Tells deployments in one account apart.")
-]
-RegionOption = Annotated[str | None, typer.Option("--region", envvar="AWS_REGION", help="AWS region.")]
 
 
 @app.command("configure")
-def configure_command(project: ProjectOption = None, region: RegionOption = None) -> None:
+def configure_command(project: Project = None, region: Region = None) -> None:
     """Write lambda-chalice/.chalice from Terraform's outputs; `chalice deploy --stage` works there afterwards."""
     deployment = deployments.current(project, region)
     configure(deployment, outputs.platform(deployment)["chalice"])
@@ -309,7 +306,7 @@ def configure_command(project: ProjectOption = None, region: RegionOption = None
 
 
 @app.command("deploy")
-def deploy_command(project: ProjectOption = None, region: RegionOption = None) -> None:
+def deploy_command(project: Project = None, region: Region = None) -> None:
     """Create or update the function and its queue mapping."""
     deployment = deployments.current(project, region)
     deploy(deployment)
@@ -317,6 +314,6 @@ def deploy_command(project: ProjectOption = None, region: RegionOption = None) -
 
 
 @app.command("delete")
-def delete_command(project: ProjectOption = None, region: RegionOption = None) -> None:
+def delete_command(project: Project = None, region: Region = None) -> None:
     """Delete the function and its queue mapping."""
     delete(deployments.current(project, region))

@@ -28,6 +28,7 @@ import yaml
 
 from comfyeks.console import note, out
 from comfyeks.errors import Failure, UserError
+from comfyeks.files import write_atomically
 from comfyeks.paths import REPO_ROOT
 
 IMAGE = REPO_ROOT / "image"
@@ -389,9 +390,7 @@ def save(lock: Lock, upgrade: bool = False) -> None:
     before = versions(target.read_text()) if target.exists() else {}
     after = versions(files[target])
     for path, text in files.items():
-        new = path.with_name(path.name + ".new")
-        new.write_text(text)
-        new.replace(path)
+        write_atomically(path, text)
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             out.print(f"{name} {before.get(name, '-')} -> {after.get(name, '-')}", highlight=False)
@@ -403,7 +402,6 @@ def save(lock: Lock, upgrade: bool = False) -> None:
 app = typer.Typer(
     help="Custom nodes of the image: which, at which commit, with which packages.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 Ref = Annotated[str | None, typer.Option(help="Branch, tag or commit (40 digits). Default: what is followed already.")]
 

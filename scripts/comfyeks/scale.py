@@ -13,6 +13,7 @@ from comfyeks.addons import checked_context, read_kubeconfig
 from comfyeks.console import note, out
 from comfyeks.deployment import current
 from comfyeks.errors import Failure, UserError
+from comfyeks.options import Project, Region
 
 AUTO = "auto"
 # KEDA holds the number of pods at this annotation's value and lets its triggers rest.
@@ -80,8 +81,8 @@ def run(
     release: Annotated[str, typer.Option(help="Helm release of the comfyui chart.")] = "comfyui",
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "comfyui",
     context: Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")] = None,
-    project: Annotated[str | None, typer.Option(help="Deployment; default: COMFYEKS_PROJECT.")] = None,
-    region: Annotated[str | None, typer.Option(help="Default: AWS_REGION.")] = None,
+    project: Project = None,
+    region: Region = None,
 ) -> None:
     """Set how many ComfyUI pods run. A pod that goes ends its jobs first; Karpenter brings and removes nodes."""
     count = wanted(pods)

@@ -12,13 +12,10 @@ from comfyeks.deployment import Deployment, current
 from comfyeks.errors import UserError
 from comfyeks.infra import deploy, outputs
 from comfyeks.infra.variables import Settings, listed
+from comfyeks.options import Project, Region
 
 app = typer.Typer(help="The AWS side: buckets, network, cluster, queues.", no_args_is_help=True)
 
-Project = Annotated[
-    str | None, typer.Option(envvar="COMFYEKS_PROJECT", help="Tells deployments in one account and region apart.")
-]
-Region = Annotated[str | None, typer.Option(envvar="AWS_REGION", help="AWS region.")]
 Cidrs = Annotated[
     str | None,
     typer.Option(

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from comfyeks.deployment import Deployment
+from comfyeks.files import write_atomically
 
 OUTPUTS = "outputs.json"
 ADDONS = "addons"
@@ -36,8 +37,8 @@ def write(deployment: Deployment, outputs: dict[str, Any]) -> list[Path]:
         stale.unlink()
     header = f"# {deployment.name} in {deployment.account}, {deployment.region}. Written by `comfyeks infra apply`.\n"
     for path, content in files.items():
-        _write(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    _write(deployment.dir / OUTPUTS, json.dumps(outputs, indent=2) + "\n")
+        write_atomically(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_atomically(deployment.dir / OUTPUTS, json.dumps(outputs, indent=2) + "\n")
     return sorted(files)
 
 
@@ -46,10 +47,3 @@ def remove(deployment: Deployment) -> None:
     for path in (*deployment.dir.glob("*.values.yaml"), deployment.dir / OUTPUTS):
         path.unlink(missing_ok=True)
     shutil.rmtree(deployment.dir / ADDONS, ignore_errors=True)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from comfyeks.console import note
 from comfyeks.errors import UserError
+from comfyeks.files import write_atomically
 from comfyeks.versions import VERSIONS
 
 PROVIDER = Path("registry.terraform.io", "hashicorp", "aws")
@@ -140,10 +141,7 @@ def _write_configuration(state: Path, mirror: Path) -> Path:
     )
     if not path.exists() or path.read_text() != text:
         note(f"Terraform's AWS provider is taken from {mirror}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(text)
-        partial.replace(path)
+        write_atomically(path, text)
     return path
 
 

@@ -146,20 +146,11 @@ class LocalAws:
 
     def endpoint(self, service: str) -> str:
         """URL of the emulator that serves a boto3 service."""
-        env = self.env()
-        return env.get(f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}", env["AWS_ENDPOINT_URL"])
+        return _endpoint(self.env(), service)
 
-    def client(self, service: str, region: str = REGION) -> Any:
+    def client(self, service: str) -> Any:
         """A boto3 client, whatever the environment of this process points at."""
-        session: Any = boto3.Session(botocore_session=botocore.session.Session({"profile": (None, None, None, None)}))
-        return session.client(
-            service,
-            region_name=region,
-            endpoint_url=self.endpoint(service),
-            aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106 - the emulators check none
-            config=Config(proxies={}),
-        )
+        return local_client(self.env(), service)
 
     def calls(self) -> dict[str, int]:
         """AWS calls since the start, by name ("ssm.SendCommand"), of both emulators."""
@@ -280,6 +271,23 @@ class LocalAws:
                         raise Failure(f"another `comfyeks local up` or `down` of {self.home} does not end") from None
                     time.sleep(0.05)
             yield
+
+
+def local_client(env: Mapping[str, str], service: str) -> Any:
+    """A boto3 client for the local AWS that `env` points at, whatever the user's own environment and profiles say."""
+    session: Any = boto3.Session(botocore_session=botocore.session.Session({"profile": (None, None, None, None)}))
+    return session.client(
+        service,
+        region_name=env["AWS_REGION"],
+        endpoint_url=_endpoint(env, service),
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        config=Config(proxies={}),
+    )
+
+
+def _endpoint(env: Mapping[str, str], service: str) -> str:
+    return env.get(f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}", env["AWS_ENDPOINT_URL"])
 
 
 def _listen(previous: int | None, default: int) -> socket.socket:

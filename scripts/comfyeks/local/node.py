@@ -32,13 +32,12 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-import boto3
-import botocore.session
 import psutil
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks.errors import Failure, UserError
+from comfyeks.files import write_atomically
+from comfyeks.local.emulators import local_client
 from comfyeks.local.processes import Process, wait_until
 from comfyeks.local.ssm_agent import Agent
 from comfyeks.local.systemd import CONTROL, Systemd
@@ -167,14 +166,14 @@ class LocalNode:
         if self._env and (self.home / "node.json").exists():
             # An instance that the local AWS has forgotten, or a local AWS that is down: nothing is left to terminate.
             with contextlib.suppress(BotoCoreError, ClientError):
-                _client(self._env, "ec2").terminate_instances(InstanceIds=[self.instance_id])
+                local_client(self._env, "ec2").terminate_instances(InstanceIds=[self.instance_id])
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _launch(self) -> None:
         size = len(self._user_data.encode())
         if size > USER_DATA_LIMIT:
             raise UserError(f"user data has {size} bytes; EC2 takes at most {USER_DATA_LIMIT}")
-        ec2 = _client(self._env, "ec2")
+        ec2 = local_client(self._env, "ec2")
         image = ec2.register_image(Name=f"local-node-{os.urandom(4).hex()}", RootDeviceName="/dev/xvda")["ImageId"]
         tags = [{"Key": key, "Value": value} for key, value in self._tags.items()]
         launched = ec2.run_instances(
@@ -191,7 +190,7 @@ class LocalNode:
         (self.home / "node.json").write_text(json.dumps(description, indent=2) + "\n")
 
     def _set_running(self, running: bool) -> None:
-        ec2 = _client(self._env, "ec2")
+        ec2 = local_client(self._env, "ec2")
         try:
             (ec2.start_instances if running else ec2.stop_instances)(InstanceIds=[self.instance_id])
         except (BotoCoreError, ClientError) as error:
@@ -308,9 +307,7 @@ class Supervisor:
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         self._log(problem or "user data done")
-        unfinished = self._home / "boot.json.partial"
-        unfinished.write_text(json.dumps({"problem": problem}))
-        unfinished.replace(self._home / "boot.json")
+        write_atomically(self._home / "boot.json", json.dumps({"problem": problem}))
         systemd.nodeadm_finished()
         await asyncio.sleep(self._machine.array_delay)
         if self._machine.local_disks:
@@ -340,14 +337,14 @@ class Supervisor:
                 raise Failure(f"part {number} of the user data ended with exit code {code}")
 
     def _user_data(self) -> str:
-        answer = _client(self._environment, "ec2").describe_instance_attribute(
+        answer = local_client(self._environment, "ec2").describe_instance_attribute(
             InstanceId=self._machine.instance_id, Attribute="userData"
         )
         raw = base64.b64decode(answer["UserData"].get("Value", ""))
         return (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode()
 
     def _agent(self) -> Agent:
-        ssm = _client(self._environment, "ssm")
+        ssm = local_client(self._environment, "ssm")
         return Agent(
             self._environment["AWS_ENDPOINT_URL_SSM"],
             self._machine.instance_id,
@@ -365,19 +362,6 @@ def _machine(home: Path) -> Machine:
         return Machine(**json.loads((home / "node.json").read_text()))
     except FileNotFoundError as error:
         raise Failure(f"{home} is no local node (no node.json): it was never started, or removed") from error
-
-
-def _client(env: Mapping[str, str], service: str) -> Any:
-    """A boto3 client for the local AWS that `env` points at, whatever the user's own environment and profiles say."""
-    session: Any = boto3.Session(botocore_session=botocore.session.Session({"profile": (None, None, None, None)}))
-    return session.client(
-        service,
-        region_name=env["AWS_REGION"],
-        endpoint_url=env.get(f"AWS_ENDPOINT_URL_{service.upper()}", env.get("AWS_ENDPOINT_URL")),
-        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-        config=Config(proxies={}),
-    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from comfyeks.deployment import Deployment, project_name
 from comfyeks.errors import Failure, UserError
 from comfyeks.local.emulators import ACCOUNT, LocalAws
 from comfyeks.local.node import LocalNode
+from comfyeks.options import Project
 from comfyeks.paths import STATE
 
 NODES = STATE / "local" / "nodes"
@@ -27,7 +28,7 @@ app = typer.Typer(
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="Name of the node, a folder below .comfyeks/local/nodes.")] = "node-1",
-    project: Annotated[str | None, typer.Option(envvar="COMFYEKS_PROJECT", help="Which deployment.")] = None,
+    project: Project = None,
 ) -> None:
     """Launch a node as Karpenter would and boot it; a node that is down boots again with its old disk."""
     if not name or Path(name).name != name or name.startswith("."):

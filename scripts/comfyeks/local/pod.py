@@ -87,7 +87,6 @@ class LocalPod:
         self._rendered = rendered
         python = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         self._env = {**python, **aws}
-        self._namespace = str(deployment["metadata"].get("namespace", "default"))
         self._spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
         self._node_models = node_models
         self._volumes: dict[str, Path] = {}
@@ -143,9 +142,6 @@ class LocalPod:
         for sidecar in reversed(list(self._sidecars())):
             Process(self.home, sidecar["name"]).stop(left())
 
-    def log(self, container: str) -> str:
-        return Process(self.home, container).log.read_text(errors="replace")
-
     # -- containers as processes --------------------------------------------------------------------------------------
 
     def _sidecars(self) -> Iterator[dict[str, Any]]:
@@ -183,22 +179,12 @@ class LocalPod:
     def _value(self, item: dict[str, Any]) -> str:
         if "value" in item:
             return str(item["value"])
-        field = item["valueFrom"]["fieldRef"]["fieldPath"]
-        facts = {
-            "metadata.name": self.name,
-            "metadata.namespace": self._namespace,
-            "metadata.uid": f"{self.name}-{int(time.time() * 1000):x}",
-            "spec.nodeName": "local-node",
-        }
-        return facts[field]
+        return {"metadata.name": self.name}[item["valueFrom"]["fieldRef"]["fieldPath"]]
 
     # -- volumes as folders -------------------------------------------------------------------------------------------
 
     def _rewriter(self, container: dict[str, Any]) -> _Rewriter:
-        folders = {}
-        for mount in container.get("volumeMounts", []):
-            folder = self._volume(mount["name"])
-            folders[mount["mountPath"]] = folder / mount["subPath"] if "subPath" in mount else folder
+        folders = {mount["mountPath"]: self._volume(mount["name"]) for mount in container.get("volumeMounts", [])}
         return _Rewriter(folders, self._port, self.local_port)
 
     def _volume(self, name: str) -> Path:

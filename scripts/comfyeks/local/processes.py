@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from comfyeks.files import write_atomically
+
 # Start times are equal to the clock tick when it is the same process; a reused pid is at least seconds younger.
 _SAME_START_SECONDS = 0.5
 
@@ -38,7 +40,6 @@ class Process:
         if self.alive():
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._pid_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
                 [str(word) for word in argv],
@@ -51,9 +52,7 @@ class Process:
                 pass_fds=tuple(pass_fds),
             )
         started = psutil.Process(self._child.pid).create_time()
-        partial = self._pid_file.with_suffix(".partial")
-        partial.write_text(json.dumps({"pid": self._child.pid, "started": started}))
-        partial.replace(self._pid_file)
+        write_atomically(self._pid_file, json.dumps({"pid": self._child.pid, "started": started}))
 
     @property
     def pid(self) -> int | None:

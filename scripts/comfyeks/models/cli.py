@@ -22,6 +22,7 @@ from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.models import layout, status
 from comfyeks.models.store import ModelStore, target_key
+from comfyeks.options import Project, Region
 
 app = typer.Typer(
     help="The models bucket and the nodes that mirror it.",
@@ -30,8 +31,6 @@ app = typer.Typer(
 
 _UNLIMITED = 4096
 
-ProjectOption = Annotated[str | None, typer.Option("--project", envvar="COMFYEKS_PROJECT", help="Deployment to use.")]
-RegionOption = Annotated[str | None, typer.Option("--region", envvar="AWS_REGION", help="AWS region.")]
 BucketOption = Annotated[str | None, typer.Option("--bucket", help="Another bucket than the deployment's own.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -45,8 +44,8 @@ def add(
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Another name than the file's own.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     bucket: BucketOption = None,
-    project: ProjectOption = None,
-    region: RegionOption = None,
+    project: Project = None,
+    region: Region = None,
 ) -> None:
     """Upload model files; they appear on every GPU node. Nothing is replaced without --force. Prints the keys."""
     if name is not None and len(files) > 1:
@@ -84,8 +83,8 @@ def list_models(
     prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that start so, e.g. loras/.")] = "",
     as_json: JsonOption = False,
     bucket: BucketOption = None,
-    project: ProjectOption = None,
-    region: RegionOption = None,
+    project: Project = None,
+    region: Region = None,
 ) -> None:
     """List the models bucket: keys, sizes, ages."""
     models = [model for model in _store(bucket, project, region).models() if model.key.startswith(prefix)]
@@ -119,8 +118,8 @@ def remove(
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys as 'models ls' prints them.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     bucket: BucketOption = None,
-    project: ProjectOption = None,
-    region: RegionOption = None,
+    project: Project = None,
+    region: Region = None,
 ) -> None:
     """Delete models from the bucket, and thereby from every GPU node."""
     store = _store(bucket, project, region)
@@ -144,8 +143,8 @@ def remove(
 def show_status(
     as_json: JsonOption = False,
     wait: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for nodes to answer.")] = 20.0,
-    project: ProjectOption = None,
-    region: RegionOption = None,
+    project: Project = None,
+    region: Region = None,
 ) -> None:
     """Show what each GPU node holds of the bucket. Exit code 1 unless every node is ready and up to date."""
     target = deployment.current(project, region)
