@@ -31,7 +31,7 @@ WITHOUT_RESOURCE = (
 
 def role_policies(plan: Plan) -> list[str]:
     found = sorted(plan.of_type("aws_iam_role_policy"))
-    assert len(found) == 8
+    assert len(found) == 9
     return found
 
 

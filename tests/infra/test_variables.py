@@ -9,8 +9,8 @@ import pytest
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
+from comfyeks.infra import node_files
 from comfyeks.infra.variables import Settings, arguments, listed, sets, user_file
-from comfyeks.paths import REPO_ROOT
 
 
 def test_nobody_allowed_is_refused_with_the_two_ways_out(deployment: Deployment) -> None:
@@ -68,12 +68,13 @@ def generated(deployment: Deployment, root: str) -> dict[str, object]:
 
 
 def test_what_was_not_decided_is_left_to_terraforms_defaults(deployment: Deployment) -> None:
-    arguments(deployment, "platform", Settings(), REPO_ROOT / "s5cmd")
-    assert generated(deployment, "platform") == {"project": None, "region": "us-west-2", "s5cmd_path": "../../s5cmd"}
+    arguments(deployment, "platform", Settings())
+    values = {"project": None, "region": "us-west-2", "node_files": node_files.describe()}
+    assert generated(deployment, "platform") == values
 
 
 def test_data_root_gets_only_the_variables_it_knows(deployment: Deployment) -> None:
-    arguments(deployment, "data", Settings(api_allowed_cidrs=("198.51.100.7/32",)), Path("/s5cmd"))
+    arguments(deployment, "data", Settings(api_allowed_cidrs=("198.51.100.7/32",)))
     assert generated(deployment, "data") == {"project": None, "region": "us-west-2"}
 
 
@@ -81,7 +82,7 @@ def test_flags_win_over_the_operators_file(deployment: Deployment) -> None:
     own = user_file(deployment, "platform")
     own.parent.mkdir(parents=True)
     own.touch()
-    first, second = arguments(deployment, "platform", Settings(api_public_access=False), Path("/s5cmd"))
+    first, second = arguments(deployment, "platform", Settings(api_public_access=False))
     assert first == f"-var-file={own}"
     assert second.endswith("platform.tfvars.json")
     assert generated(deployment, "platform")["api_public_access"] is False
@@ -92,7 +93,7 @@ def test_operators_file_wins_over_flags_of_an_earlier_apply(deployment: Deployme
     own.parent.mkdir(parents=True)
     own.write_text('  api_allowed_cidrs= ["198.51.100.7/32"]\n# api_public_access = false\n')
     earlier = Settings(api_allowed_cidrs=("203.0.113.0/24",))
-    first, second, _ = arguments(deployment, "platform", Settings(), Path("/s5cmd"), earlier)
+    first, second, _ = arguments(deployment, "platform", Settings(), earlier)
     assert json.loads(Path(first.removeprefix("-var-file=")).read_text()) == {"api_allowed_cidrs": ["203.0.113.0/24"]}
     assert second == f"-var-file={own}"
     assert sets(deployment, "api_allowed_cidrs")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
-from comfyeks.infra.terraform import ROOTS
+from comfyeks.infra import node_files
 
 WIDEST_PREFIX = 8
 _ARN = re.compile(r"arn:[a-z-]+:iam::\d{12}:(role|user)/.+")
@@ -84,17 +83,14 @@ def user_file(deployment: Deployment, root: str) -> Path:
     return deployment.dir / {"data": "data.tfvars", "platform": "terraform.tfvars"}[root]
 
 
-def arguments(
-    deployment: Deployment, root: str, settings: Settings, s5cmd: Path, earlier: Settings | None = None
-) -> list[str]:
+def arguments(deployment: Deployment, root: str, settings: Settings, earlier: Settings | None = None) -> list[str]:
     """Terraform's arguments for the variables of a root; writes the generated variables files. Later files win.
 
     `earlier` are flags of an earlier apply: below the operator's file, which may have been edited since.
     """
     values: dict[str, Any] = {"project": deployment.project, "region": deployment.region}
     if root == "platform":
-        # From Terraform's folder: the path is part of the state, and a second clone's absolute one would be a change.
-        values["s5cmd_path"] = os.path.relpath(s5cmd, ROOTS["platform"])
+        values["node_files"] = node_files.describe()
         values |= settings.decided()
     folder = deployment.dir / "terraform"
     folder.mkdir(parents=True, exist_ok=True)
