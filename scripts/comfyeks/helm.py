@@ -18,8 +18,8 @@ from comfyeks.console import note
 from comfyeks.errors import Failure, UserError
 from comfyeks.paths import REPO_ROOT
 
-WAIT = "10m"
-# Longer than WAIT: whoever began a change before has given it up.
+WAIT = ("--wait", "--timeout", "10m")
+# Longer than the wait: whoever began a change before has given it up.
 ABANDONED = timedelta(minutes=15)
 
 
@@ -84,13 +84,13 @@ class Helm:
     def upgrade(self, release: Release) -> None:
         """Install or upgrade, and wait until it is ready. Picks up what a killed helm left behind."""
         self._recover(release)
-        self._write(release, *release.argv()[1:], *(_WAIT if release.wait else ()))
+        self._write(release, *release.argv()[1:], *(WAIT if release.wait else ()))
 
     def uninstall(self, release: Release) -> bool:
         """Remove a release and wait for it; whether there was one."""
         if self._installed(release) is None:
             return False
-        self._write(release, "uninstall", release.name, "--namespace", release.namespace, *_WAIT)
+        self._write(release, "uninstall", release.name, "--namespace", release.namespace, *WAIT)
         return True
 
     def installed(self, release: Release) -> bool:
@@ -114,7 +114,7 @@ class Helm:
             )
         note(f"{release.name}: an earlier run was ended half-way ({installed['status']}); it is taken back first")
         verb = "uninstall" if installed["status"] == "pending-install" else "rollback"
-        self._write(release, verb, release.name, "--namespace", release.namespace, *_WAIT)
+        self._write(release, verb, release.name, "--namespace", release.namespace, *WAIT)
 
     def _mark(self, release: Release) -> Path:
         """Exists while a helm that this checkout started is at work, or was killed."""
@@ -138,7 +138,6 @@ class Helm:
         return done.stdout
 
 
-_WAIT = ("--wait", "--timeout", WAIT)
 _ALL = ("--deployed", "--failed", "--pending", "--uninstalling")
 
 

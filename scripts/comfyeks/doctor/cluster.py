@@ -1,6 +1,6 @@
 """The cluster: reachable, with what the charts need, healthy; and why pods that wait do so.
 
-What `prerequisites` asks for is all that the charts need of a cluster, whoever made it: docs/how-to/existing-cluster.md.
+`prerequisites` asks for all that the charts need, in whatever cluster: docs/how-to/existing-cluster.md.
 """
 
 from __future__ import annotations

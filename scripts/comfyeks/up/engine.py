@@ -77,12 +77,6 @@ def _say(begun: float, text: str, style: str = "", log: Path | None = None) -> N
             file.write(f"{datetime.now(UTC):%H:%M:%S} {line}\n")
 
 
-def log_file(folder: Path, verb: str) -> Path:
-    """A new log of a run, below a folder that git ignores."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{verb}.log"
-
-
 @contextmanager
 def alone(what: str, state: Path | None = None) -> Iterator[int]:
     """One run at a time in a checkout, whichever deployment: they share the Chalice app's folder and configuration.
