@@ -17,6 +17,19 @@ mock_provider "aws" {
   }
 }
 
+# Policies name them: known here, so that tests can read the policies.
+override_resource {
+  target          = aws_kms_key.messages
+  override_during = plan
+  values          = { arn = "arn:aws:kms:ap-southeast-1:111122223333:key/00000000-0000-0000-0000-000000000000" }
+}
+
+override_resource {
+  target          = aws_efs_file_system.models
+  override_during = plan
+  values          = { arn = "arn:aws:elasticfilesystem:ap-southeast-1:111122223333:file-system/fs-00000000" }
+}
+
 variables {
   project              = "sixteen-char-abc"
   region               = "ap-southeast-1"
