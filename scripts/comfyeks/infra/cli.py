@@ -53,6 +53,10 @@ def apply(
     allow_replacement: Annotated[
         bool, typer.Option("--allow-replacement", help="Go on when the VPC, the cluster or a bucket would be replaced.")
     ] = False,
+    skip_checks: Annotated[
+        bool,
+        typer.Option("--skip-checks", help="Do not ask for quotas, instance types and routes before the first apply."),
+    ] = False,
 ) -> None:
     """Bring everything up, or up to date, and write the generated values; safe to repeat.
 
@@ -67,6 +71,7 @@ def apply(
         ),
         overwrite_settings=overwrite_settings,
         allow_replacement=allow_replacement,
+        skip_checks=skip_checks,
     )
 
 
