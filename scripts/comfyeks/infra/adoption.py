@@ -1,9 +1,9 @@
 """What a killed Terraform made and never wrote down, brought back into its state.
 
-Terraform saves its state every twenty seconds. Killed in between (SIGKILL, power, an ended CI job), it leaves things that
-the next apply would make again: AWS refuses some as existing already, and the rest are paid for twice. The log of the dead
-run names all of them. What it saw completed has its id there; what was under way is looked for in the account by the name
-that a fresh plan gives it. Both are imported, before anything else is planned.
+Terraform saves its state every twenty seconds. Killed in between (SIGKILL, power, an ended CI job), it leaves things
+that the next apply would make again: AWS refuses some as existing already, and the rest are paid for twice. The log
+of the dead run names all of them. What it saw completed has its id there; what was under way is looked for in the
+account by the name that a fresh plan gives it. Both are imported, before anything else is planned.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def write_shadow(root: Path, shadow: Path, imports: Mapping[str, ImportId]) -> P
 def refused(text: str) -> set[str]:
     """Addresses that Terraform's errors are about: not there after all, or not to be imported."""
     plain = re.sub(r"^[│╷╵] ?", "", text, flags=re.MULTILINE)
-    return {" ".join(match[1].split()) for pattern in (_NOT_THERE, _ABOUT) for match in pattern.finditer(plain)}
+    found = [match[1] for pattern in (_NOT_THERE, _ABOUT) for match in pattern.finditer(plain)]
+    return {" ".join(address.split()).replace('\\"', '"') for address in found}
 
 
 def _quoted(text: str) -> str:

@@ -185,7 +185,12 @@ class Root:
 
     def is_empty(self) -> bool:
         """Whether the state holds nothing. Needs `init`."""
-        return not self._quick("state", "list").strip()
+        return not self._addresses()
+
+    def _addresses(self) -> list[str]:
+        """Everything that the state knows; nothing before there is one."""
+        state = json.loads(self._quick("show", "-json"))
+        return [resource["address"] for resource in state.get("values", {}).get("root_module", {}).get("resources", [])]
 
     def preview(self, variables: list[str]) -> str | None:
         """What an apply would do, as "3 to add, 1 to change, 0 to destroy"; None for nothing. Takes no lock.
@@ -256,7 +261,7 @@ class Root:
 
     def _adopt(self, logs: list[Path], variables: list[str], progress: Progress, lock: IO[str]) -> None:
         """Bring into the state what dead runs made and did not write down (comfyeks.infra.adoption)."""
-        left = adoption.read(logs).without(self._quick("state", "list").splitlines())
+        left = adoption.read(logs).without(self._addresses())
         if not left:
             return
         progress.say(self.name, f"a killed run may have left {len(left.made) + len(left.begun)} resources: adopting")
