@@ -1,7 +1,7 @@
 """What GPU nodes install at boot, in the artifacts bucket under its own hash.
 
-Published before Terraform hands the keys to the chart, and never deleted: until the chart is upgraded, and for as
-long as a node of the old release boots, user data names the files of an earlier apply. A release is a few megabytes.
+Published before Terraform hands the keys to the chart, and never deleted: until the chart is upgraded, and for as long
+as a node of the old release boots, user data names the files of an earlier apply. A release is a few megabytes.
 """
 
 from __future__ import annotations
