@@ -46,6 +46,7 @@ variables {
   comfyui_release      = "comfyui"
   mount_outputs        = true
   nat                  = "per_az"
+  zones                = ["ap-southeast-1c", "ap-southeast-1a", "ap-southeast-1b"]
   private_subnet_ids   = []
   interface_endpoints  = true
   image_mirror         = "111122223333.dkr.ecr.ap-southeast-1.amazonaws.com/mirror"

@@ -257,6 +257,7 @@ REPEATABLE = {
     "aws_cloudwatch_event_rule",
     "aws_cloudwatch_event_target",
     "aws_cloudwatch_metric_alarm",
+    "aws_default_security_group",
     "aws_ec2_tag",
     "aws_ecr_lifecycle_policy",
     "aws_efs_file_system_policy",
