@@ -9,9 +9,6 @@
 locals {
   pod_port = 8848 # the chart's pods listen there
 
-  # EKS makes this group, and every node is in it; pods share their node's.
-  node_security_group_id = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
-
   https         = var.certificate_arn != null
   listener_port = local.https ? 443 : 80
 
@@ -50,7 +47,7 @@ resource "aws_route" "identity_provider" {
 
   route_table_id         = aws_route_table.load_balancer[each.key].id
   destination_cidr_block = "0.0.0.0/0"
-  nat_gateway_id         = try(aws_nat_gateway.this[each.key], one(values(aws_nat_gateway.this))).id
+  nat_gateway_id         = aws_nat_gateway.this[var.nat == "per_az" ? each.key : local.nat_zones[0]].id
 }
 
 resource "aws_route_table_association" "load_balancer" {

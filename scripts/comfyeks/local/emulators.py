@@ -38,7 +38,17 @@ HOST = "127.0.0.1"  # an address, not a name: SDKs then use path-style S3 by the
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
 PARTS = {"ministack": 4566, "moto": 4567}  # name: port that is taken when it is free
-MOTO_SERVICES = ("ACM", "EC2", "ELASTIC_LOAD_BALANCING_V2", "IAM", "SSM", "WAFV2")  # as in AWS_ENDPOINT_URL_<service>
+MOTO_SERVICES = (  # as in AWS_ENDPOINT_URL_<service>
+    "ACM",
+    "CLOUDWATCH",
+    "EC2",
+    "EFS",
+    "ELASTIC_LOAD_BALANCING_V2",
+    "IAM",
+    "SERVICE_QUOTAS",
+    "SSM",
+    "WAFV2",
+)
 
 # Marks the emulators and everything they start, whoever their parent is by now; the value is the home folder.
 _MARK = "COMFYEKS_EMULATOR_HOME"

@@ -22,7 +22,13 @@ Emulator = Literal["moto", "ministack"]
 
 _MODULES: dict[Emulator, tuple[str, ...]] = {
     "moto": ("moto_ssm", "moto_ec2", "moto_elb"),
-    "ministack": ("ministack_s3", "ministack_lambda", "ministack_eks", "ministack_cloudfront"),
+    "ministack": (
+        "ministack_s3",
+        "ministack_lambda",
+        "ministack_eks",
+        "ministack_codebuild",
+        "ministack_cloudfront",
+    ),
 }
 
 
