@@ -89,6 +89,24 @@ def write_shadow(root: Path, shadow: Path, imports: Mapping[str, ImportId]) -> P
     return folder
 
 
+def wait(imports: Mapping[str, ImportId], region: str) -> None:
+    """Return once what others are put into works: Terraform waits for what it makes, and not for what it imports.
+
+    Raises WaiterError when something does not come up.
+    """
+    for address, import_id in imports.items():
+        match kind(address):
+            case "aws_eks_cluster":
+                boto3.client("eks", region_name=region).get_waiter("cluster_active").wait(name=import_id)
+            case "aws_eks_node_group":
+                cluster, _, group = import_id.partition(":")
+                active = boto3.client("eks", region_name=region).get_waiter("nodegroup_active")
+                active.wait(clusterName=cluster, nodegroupName=group)
+            case "aws_nat_gateway":
+                available = boto3.client("ec2", region_name=region).get_waiter("nat_gateway_available")
+                available.wait(NatGatewayIds=[import_id])
+
+
 def refused(text: str) -> set[str]:
     """Addresses that Terraform's errors are about: not there after all, or not to be imported."""
     plain = re.sub(r"^[│╷╵] ?", "", text, flags=re.MULTILINE)
@@ -208,10 +226,83 @@ def _budget(values: Values, region: str) -> ImportId:
     return f"{account}:{values['name']}"
 
 
+def _load_balancer(values: Values, region: str) -> ImportId | None:
+    elb = boto3.client("elbv2", region_name=region)
+    try:
+        found = elb.describe_load_balancers(Names=[values["name"]])["LoadBalancers"]
+        return found[0]["LoadBalancerArn"] if found else None
+    except elb.exceptions.LoadBalancerNotFoundException:
+        return None
+
+
+def _target_group(values: Values, region: str) -> ImportId | None:
+    elb = boto3.client("elbv2", region_name=region)
+    try:
+        found = elb.describe_target_groups(Names=[values["name"]])["TargetGroups"]
+        return found[0]["TargetGroupArn"] if found else None
+    except elb.exceptions.TargetGroupNotFoundException:
+        return None
+
+
+def _listener(values: Values, region: str) -> ImportId | None:
+    listeners = boto3.client("elbv2", region_name=region).describe_listeners(
+        LoadBalancerArn=values["load_balancer_arn"]
+    )["Listeners"]
+    return next((each["ListenerArn"] for each in listeners if each["Port"] == values["port"]), None)
+
+
+def _user_pool(values: Values, region: str) -> ImportId | None:
+    cognito = boto3.client("cognito-idp", region_name=region)
+    pools = (
+        pool for page in cognito.get_paginator("list_user_pools").paginate(MaxResults=60) for pool in page["UserPools"]
+    )
+    return next((pool["Id"] for pool in pools if pool["Name"] == values["name"]), None)
+
+
+def _user_pool_client(values: Values, region: str) -> ImportId | None:
+    pool = values["user_pool_id"]
+    clients = boto3.client("cognito-idp", region_name=region).list_user_pool_clients(UserPoolId=pool, MaxResults=60)
+    return next(
+        (f"{pool}/{each['ClientId']}" for each in clients["UserPoolClients"] if each["ClientName"] == values["name"]),
+        None,
+    )
+
+
+def _distribution(values: Values, _: str) -> ImportId | None:
+    """The comment holds the deployment's name and region."""
+    pages = boto3.client("cloudfront").get_paginator("list_distributions").paginate()
+    found = (each for page in pages for each in page["DistributionList"].get("Items", []))
+    return next((each["Id"] for each in found if each["Comment"] == values["comment"]), None)
+
+
+def _vpc_origin(values: Values, _: str) -> ImportId | None:
+    origins = boto3.client("cloudfront").list_vpc_origins()["VpcOriginList"].get("Items", [])
+    name = values["vpc_origin_endpoint_config"][0]["name"]
+    return next((origin["Id"] for origin in origins if origin["Name"] == name), None)
+
+
+def _web_acl(values: Values, _: str) -> ImportId | None:
+    return _waf(boto3.client("wafv2", region_name="us-east-1").list_web_acls(Scope="CLOUDFRONT")["WebACLs"], values)
+
+
+def _ip_set(values: Values, _: str) -> ImportId | None:
+    return _waf(boto3.client("wafv2", region_name="us-east-1").list_ip_sets(Scope="CLOUDFRONT")["IPSets"], values)
+
+
+def _waf(listed: Iterable[Mapping[str, Any]], values: Values) -> ImportId | None:
+    """CloudFront's lists and sets live in us-east-1."""
+    return next((f"{each['Id']}/{each['Name']}/CLOUDFRONT" for each in listed if each["Name"] == values["name"]), None)
+
+
 FINDERS: dict[str, Finder] = {
     "aws_budgets_budget": _budget,
+    "aws_cloudfront_distribution": _distribution,
+    "aws_cloudfront_vpc_origin": _vpc_origin,
     "aws_cloudwatch_log_group": _by("name"),
     "aws_codebuild_project": _by("name"),
+    "aws_cognito_user_pool": _user_pool,
+    "aws_cognito_user_pool_client": _user_pool_client,
+    "aws_cognito_user_pool_domain": _by("domain"),
     "aws_ecr_repository": _by("name"),
     "aws_efs_file_system": _file_system,
     "aws_efs_mount_target": _mount_target,
@@ -230,6 +321,9 @@ FINDERS: dict[str, Finder] = {
     "aws_kms_alias": _by("name"),
     "aws_kms_key": _kms_key,
     "aws_launch_template": _launch_template,
+    "aws_lb": _load_balancer,
+    "aws_lb_listener": _listener,
+    "aws_lb_target_group": _target_group,
     "aws_nat_gateway": _nat_gateway,
     "aws_route": _by("route_table_id", "destination_cidr_block", between="_"),
     "aws_route_table": _tagged("route-table"),
@@ -240,16 +334,22 @@ FINDERS: dict[str, Finder] = {
     "aws_subnet": _tagged("subnet"),
     "aws_vpc": _tagged("vpc"),
     "aws_vpc_endpoint": _tagged("vpc-endpoint"),
+    "aws_vpc_endpoint_service": _tagged("vpc-endpoint-service"),
     "aws_vpc_security_group_egress_rule": _security_group_rule,
     "aws_vpc_security_group_ingress_rule": _security_group_rule,
+    "aws_wafv2_ip_set": _ip_set,
+    "aws_wafv2_web_acl": _web_acl,
 }
 
 # The id that a log shows is the provider's own: an import takes another one.
 IMPORTED_BY_OTHER_ID = {
+    "aws_cognito_user_pool_client",
     "aws_eks_pod_identity_association",
     "aws_iam_role_policy_attachment",
     "aws_route",
     "aws_route_table_association",
+    "aws_wafv2_ip_set",
+    "aws_wafv2_web_acl",
 }
 
 # Made again without harm: never adopted. tests/infra/test_adoption.py says when a type of the roots is in neither list.
@@ -261,6 +361,7 @@ REPEATABLE = {
     "aws_ec2_tag",
     "aws_ecr_lifecycle_policy",
     "aws_efs_file_system_policy",
+    "aws_lb_target_group_attachment",
     "aws_s3_bucket_lifecycle_configuration",
     "aws_s3_bucket_logging",
     "aws_s3_bucket_notification",
@@ -272,4 +373,5 @@ REPEATABLE = {
     "aws_sns_topic",
     "aws_sns_topic_subscription",
     "aws_sqs_queue",
+    "aws_wafv2_web_acl_logging_configuration",
 }

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from comfyeks import tools
 from comfyeks.console import err, note
@@ -282,14 +282,24 @@ class Root:
             targets = [f"-target={address}" for address in wanted]
             words = ["plan", f"-out={self._plan_file}", *targets, *variables]
             if self._spawn(words, log, lock, folder).wait() == 0:
-                if self._spawn(["apply", str(self._plan_file)], log, lock, folder).wait() != 0:
-                    raise Failure(f"what a killed run left could not be adopted; full log: {log}")
+                plan = json.loads(self._quick("show", "-json", str(self._plan_file)))
+                lost = [c["address"] for c in plan["resource_changes"] if "delete" in c["change"]["actions"]]
+                if lost or self._spawn(["apply", str(self._plan_file)], log, lock, folder).wait() != 0:
+                    what = f"{', '.join(lost)} would be replaced" if lost else "Terraform failed"
+                    raise Failure(f"what a killed run left could not be adopted: {what}; full log: {log}")
+                self._await(wanted)
                 return sorted(wanted)
             refused = adoption.refused(log.read_text(errors="replace")) & wanted.keys()
             if not refused:
-                raise Failure(f"what a killed run left could not be adopted; full log: {log}")
+                raise Failure(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
             wanted = {address: name for address, name in wanted.items() if address not in refused}
         return []
+
+    def _await(self, adopted: dict[str, str]) -> None:
+        try:
+            adoption.wait(adopted, self.deployment.region)
+        except WaiterError as error:
+            raise Failure(f"something that a killed run left does not come up: {error}") from error
 
     @contextmanager
     def _alone(self, log: Path, progress: Progress) -> Iterator[tuple[IO[str], Dead | None]]:
