@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ HOST = "127.0.0.1"  # an address, not a name: SDKs then use path-style S3 by the
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
 PARTS = {"ministack": 4566, "moto": 4567}  # name: port that is taken when it is free
-MOTO_SERVICES = (  # as in AWS_ENDPOINT_URL_<service>
+MOTO_SERVICES = (  # by service_id()
     "ACM",
     "CLOUDWATCH",
     "EC2",
@@ -285,21 +286,26 @@ class LocalAws:
 
 def local_client(env: Mapping[str, str], service: str) -> Any:
     """A boto3 client for the local AWS that `env` points at, whatever the user's own environment and profiles say."""
-    core = botocore.session.Session({"profile": (None, None, None, None)})
-    session: Any = boto3.Session(botocore_session=core)
+    session: Any = boto3.Session(botocore_session=botocore.session.Session({"profile": (None, None, None, None)}))
     return session.client(
         service,
         region_name=env["AWS_REGION"],
-        endpoint_url=_endpoint(env, core, service),
+        endpoint_url=_endpoint(env, service),
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
         config=Config(proxies={}),
     )
 
 
-def _endpoint(env: Mapping[str, str], core: Any, service: str) -> str:
-    service_id: str = core.get_service_model(service).service_id  # "Elastic Load Balancing v2" for elbv2
-    return env.get(f"AWS_ENDPOINT_URL_{service_id.upper().replace(' ', '_')}", env["AWS_ENDPOINT_URL"])
+@functools.cache
+def service_id(service: str) -> str:
+    """How the SDKs' variables name a service: ELASTIC_LOAD_BALANCING_V2 for boto3's `elbv2`."""
+    name: str = botocore.session.Session().get_service_model(service).service_id
+    return name.upper().replace(" ", "_")
+
+
+def _endpoint(env: Mapping[str, str], service: str) -> str:
+    return env.get(f"AWS_ENDPOINT_URL_{service_id(service)}", env["AWS_ENDPOINT_URL"])
 
 
 def _listen(previous: int | None, default: int) -> socket.socket:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @bridge(
     "privatelink-rules-of-load-balancer",
     "moto",
-    aws="A network load balancer keeps whether its security groups' rules hold for what comes by PrivateLink (default on).",
+    aws="A network load balancer keeps whether its groups' rules hold for what comes by PrivateLink (default on).",
     gap="Forgets it, so Terraform plans to set it forever.",
     needed_by="a second `make infra` with PrivateLink without changes",
 )
