@@ -81,6 +81,14 @@ class Plan:
             for change in plan["resource_changes"]
             if change["mode"] == "managed"
         }
+        # What only AWS knows, e.g. an identifier: true at the place of the value.
+        self.unknown: dict[str, dict[str, Any]] = {
+            change["address"]: change["change"]["after_unknown"]
+            for change in plan["resource_changes"]
+            if change["mode"] == "managed"
+        }
+        schemas = plan["provider_schemas"]["registry.terraform.io/hashicorp/aws"]["resource_schemas"]
+        self.taggable = {kind for kind in schemas if "tags_all" in schemas[kind]["block"]["attributes"]}
         self.outputs: dict[str, Any] = {name: change.get("after") for name, change in plan["output_changes"].items()}
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
