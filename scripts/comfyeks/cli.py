@@ -22,6 +22,8 @@ COMMANDS = {
     "models": "comfyeks.models.cli:app",
     "run": "comfyeks.client.cli:run",
     "scale": "comfyeks.scale:run",
+    "doctor": "comfyeks.doctor.cli:run",
+    "cost": "comfyeks.cost.cli:run",
     "nodes": "comfyeks.nodes:app",
     "charts": "comfyeks.charts.cli:app",
     "local": "comfyeks.local.cli:app",

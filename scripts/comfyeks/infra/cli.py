@@ -48,7 +48,7 @@ def apply(
     private_api: Private = None,
     cluster_admin_arns: Admins = None,
     overwrite_settings: Annotated[
-        bool, typer.Option("--overwrite-settings", help="Keep this checkout's tfvars files over the deployment's.")
+        bool, typer.Option("--overwrite-settings", help="Keep this checkout's settings file over the deployment's.")
     ] = False,
     allow_replacement: Annotated[
         bool, typer.Option("--allow-replacement", help="Go on when the VPC, the cluster or a bucket would be replaced.")

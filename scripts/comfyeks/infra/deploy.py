@@ -13,13 +13,14 @@ import boto3
 from botocore.exceptions import ClientError
 
 from comfyeks import lambda_app
+from comfyeks import settings as settings_file
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.infra import data_loss, generated, replacement, s5cmd, state_bucket
 from comfyeks.infra.remembered import Remembered
 from comfyeks.infra.terraform import POLL_SECONDS, Plan, Progress, Root, Run, wait
-from comfyeks.infra.variables import Settings, arguments, sets, user_file
+from comfyeks.infra.variables import Settings, arguments, section
 
 
 def apply(
@@ -35,8 +36,8 @@ def apply(
     settings = given.over(earlier)
     settings.check(deployment)
     for name in given.decided():
-        if sets(deployment, name):
-            note(f"{user_file(deployment, 'platform')} sets {name} too: the flag holds for this apply alone")
+        if name in section(deployment, "platform"):
+            note(f"{settings_file.path(deployment)} sets {name} too: the flag holds for this apply alone")
     progress = Progress()
     data, platform = _prepare(deployment, progress)
     tool = s5cmd.prepare()
@@ -44,7 +45,8 @@ def apply(
     def accept(root: Root, plan: Plan) -> None:
         if not allow_replacement:
             replacement.refuse(root.name, plan)
-        remembered.store(root.name, settings)
+        if root is platform:
+            remembered.store(settings)
 
     with ExitStack() as stack:
         data_arguments = arguments(deployment, "data", given, tool)

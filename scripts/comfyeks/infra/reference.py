@@ -18,9 +18,9 @@ PATH = REPO_ROOT / "docs" / "reference" / "terraform.md"
 _INTRODUCTION = """\
 # Terraform variables and outputs
 
-Variables of the platform go into `.comfyeks/<name>/terraform.tfvars`, those of the data root into `data.tfvars` beside it;
-`comfyeks infra apply` reads both and keeps them with the deployment ([0007](../decisions/0007-settings-stay-with-the-deployment.md)).
-It gives `project`, `region` and `s5cmd_path` itself.
+Variables go into `.comfyeks/<name>/settings.yaml`: those of the platform below `terraform:`, those of the data root
+below `data:`. `comfyeks infra apply` reads them and keeps them with the deployment
+([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `s5cmd_path` itself.
 
 This page is generated from the `.tf` files by `make generate`; `make lint` fails when it is stale.
 """
