@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
+
+if TYPE_CHECKING:
+    from comfyeks.deployment import Deployment
 
 FILE = "settings.yaml"
 _ACCOUNT = re.compile(r"\d{12}")
@@ -40,20 +42,16 @@ class DeploymentSettings:
     comfyui: dict[str, Any] = field(default_factory=dict)
     karpenter_gpu: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, deployment: Deployment, where: Path) -> None:
-        """The file must be about this deployment. Raises UserError."""
-        for name, wanted, found in (
-            ("account", self.account, deployment.account),
-            ("region", self.region, deployment.region),
-        ):
+    def check(self, deployment: str, account: str, region: str, where: Path) -> None:
+        """The file must be about this account and region. Raises UserError."""
+        for name, wanted, found in (("account", self.account, account), ("region", self.region, region)):
             if wanted is not None and wanted != found:
                 remedy = {
                     "account": "use credentials of that account (AWS_PROFILE), or another --project",
                     "region": f"set AWS_REGION={wanted}, or use another --project",
                 }[name]
                 raise UserError(
-                    f"{deployment.name} belongs to {name} {wanted} ({where}), not to {found}: nothing was changed; "
-                    f"{remedy}"
+                    f"{deployment} belongs to {name} {wanted} ({where}), not to {found}: nothing was changed; {remedy}"
                 )
 
 

@@ -59,8 +59,10 @@ def test_what_is_not_understood_is_named_in_one_line(tmp_path: Path, text: str, 
 )
 def test_settings_of_another_place_are_refused(settings: DeploymentSettings, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        settings.check(HERE, Path("settings.yaml"))
+        settings.check("comfyui", HERE.account, HERE.region, Path("settings.yaml"))
 
 
 def test_settings_of_this_place_are_taken() -> None:
-    DeploymentSettings(account=HERE.account, region=HERE.region).check(HERE, Path("settings.yaml"))
+    DeploymentSettings(account=HERE.account, region=HERE.region).check(
+        "comfyui", HERE.account, HERE.region, Path("settings.yaml")
+    )

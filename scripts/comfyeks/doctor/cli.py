@@ -107,6 +107,8 @@ def _ask(checks: list[Check]) -> list[Finding]:
 
 def table(findings: list[Finding]) -> Table:
     rows = Table("", "check", "what", "what to do", box=None, header_style="bold", padding=(0, 1))
+    for column in rows.columns:
+        column.overflow = "fold"
     for finding in sorted(findings, key=lambda f: list(EXIT_CODES).index(f.severity), reverse=True):
         rows.add_row(
             finding.severity, finding.check, plain(finding.said), plain(finding.fix), style=_STYLES[finding.severity]

@@ -95,6 +95,13 @@ def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = Fal
     progress.say("done", f"{deployment.name} and its data are gone")
 
 
+def exists(deployment: Deployment) -> bool:
+    """Whether there is anything of the platform. Raises Failure."""
+    platform = Root("platform", deployment)
+    platform.init()
+    return not platform.is_empty()
+
+
 def _prepare(deployment: Deployment, progress: Progress) -> tuple[Root, Root]:
     progress.say("start", f"{deployment.name} in account {deployment.account}, {deployment.region}")
     state_bucket.ensure(deployment)

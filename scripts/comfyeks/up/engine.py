@@ -27,12 +27,13 @@ Work = TypeVar("Work")
 
 @dataclass(frozen=True)
 class Step(Generic[Work]):
-    """`left` says what there is to do, or None; `do` does it. `needs` names what must exist for `left` to know."""
+    """`left` says what there is to do, or None; `do` does it. `cluster`: `left` can only be asked of a cluster."""
 
     name: str
     title: str
     left: Callable[[Work], str | None]
     do: Callable[[Work], None]
+    cluster: bool = False
 
 
 @dataclass(frozen=True)
