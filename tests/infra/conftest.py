@@ -73,8 +73,9 @@ class Plan:
     """What a root would make, by address; values that only AWS knows are left out."""
 
     def __init__(self, messages: str) -> None:
-        plans = [m["test_plan"] for m in map(json.loads, messages.splitlines()) if m["type"] == "test_plan"]
-        assert len(plans) == 1, messages[:2_000]
+        parsed = [json.loads(message) for message in messages.splitlines()]
+        plans = [message["test_plan"] for message in parsed if message["type"] == "test_plan"]
+        assert len(plans) == 1, "\n".join(json.dumps(m["diagnostic"]) for m in parsed if m["type"] == "diagnostic")
         [plan] = plans
         self.resources: dict[str, dict[str, Any]] = {
             change["address"]: change["change"]["after"]
