@@ -151,10 +151,14 @@ def test_every_output_is_read_by_a_command_or_a_person_at_work(data_plan: Plan, 
         "buckets",
         "chalice",
         "cluster_name",
+        "dns_record",
         "helm_values",
         "image_build",
+        "load_balancer",
         "queue_urls",
         "region",
+        "url",
+        "user_pool_id",
     }
 
 

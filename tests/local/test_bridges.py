@@ -289,6 +289,61 @@ def s3_multipart_tags(clients: Clients) -> bool:
     return bool(tags == [{"Key": "Application", "Value": "comfyui on eks"}])
 
 
+def load_balancer(clients: Clients, kind: str) -> dict[str, Any]:
+    _, subnets, group = network(clients)
+    made = clients("elbv2").create_load_balancer(
+        Name=unique("lb"), Subnets=subnets, SecurityGroups=[group], Scheme="internal", Type=kind
+    )
+    balancer: dict[str, Any] = made["LoadBalancers"][0]
+    return balancer
+
+
+@probe("security-group-rule-descriptions")
+def security_group_rule_descriptions(clients: Clients) -> bool:
+    ec2 = clients("ec2")
+    vpc, _, group = network(clients)
+    other = ec2.create_security_group(GroupName=unique("other"), Description="other", VpcId=vpc)["GroupId"]
+    named = "com.amazonaws.global.cloudfront.origin-facing"
+    filters = [{"Name": "prefix-list-name", "Values": [named]}]
+    [prefix_list] = ec2.describe_managed_prefix_lists(Filters=filters)["PrefixLists"]
+    peers: tuple[dict[str, Any], ...] = (
+        {"IpRanges": [{"CidrIp": "10.0.0.0/16", "Description": "why"}]},
+        {"UserIdGroupPairs": [{"GroupId": other, "Description": "why"}]},
+        {"PrefixListIds": [{"PrefixListId": prefix_list["PrefixListId"], "Description": "why"}]},
+    )
+    for peer in peers:
+        permission = {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, **peer}
+        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
+    rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroupRules"]
+    return [rule.get("Description") for rule in rules if not rule["IsEgress"]] == ["why"] * 3
+
+
+@probe("privatelink-rules-of-load-balancer")
+def privatelink_rules_of_load_balancer(clients: Clients) -> bool:
+    elb, member = clients("elbv2"), "EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic"
+    arn = load_balancer(clients, "network")["LoadBalancerArn"]
+    [before] = elb.describe_load_balancers(LoadBalancerArns=[arn])["LoadBalancers"]
+    elb.set_security_groups(LoadBalancerArn=arn, SecurityGroups=before["SecurityGroups"], **{member: "off"})
+    [after] = elb.describe_load_balancers(LoadBalancerArns=[arn])["LoadBalancers"]
+    return (before.get(member), after.get(member)) == ("on", "off")
+
+
+@probe("vpc-origin-load-balancer")
+def vpc_origin_load_balancer(clients: Clients) -> bool:
+    cloudfront, balancer = clients("cloudfront"), load_balancer(clients, "application")
+    config = {"HTTPPort": 80, "HTTPSPort": 443, "OriginProtocolPolicy": "http-only"}
+
+    def takes(arn: str) -> bool:
+        try:
+            cloudfront.create_vpc_origin(VpcOriginEndpointConfig={"Name": unique("origin"), "Arn": arn, **config})
+        except ClientError as error:
+            return "LoadBalancerNotFound" not in str(error)
+        return True
+
+    assert not takes(balancer["LoadBalancerArn"].replace("app/lb-", "app/none-"))
+    return takes(balancer["LoadBalancerArn"])
+
+
 def test_every_bridge_has_a_probe_and_every_probe_a_bridge() -> None:
     assert sorted(PROBES) == sorted(ALL)
 

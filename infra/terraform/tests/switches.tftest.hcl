@@ -16,6 +16,11 @@ mock_provider "aws" {
   }
 }
 
+mock_provider "aws" {
+  alias           = "us_east_1"
+  override_during = plan
+}
+
 variables {
   region            = "us-west-2"
   api_allowed_cidrs = ["198.51.100.7/32"]
