@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import hcl2
+from lark import UnexpectedInput
 
+from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
 from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
@@ -49,13 +51,16 @@ def stale() -> bool:
 
 
 def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
-    """The blocks of a kind (`variable`, `output`) in a root's files, by name."""
+    """The blocks of a kind (`variable`, `output`) in a root's files, by name. Raises Failure for what is no HCL."""
     options = hcl2.SerializationOptions(with_comments=False, explicit_blocks=False, strip_string_quotes=True)
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(root.glob("*.tf")):
-        with path.open() as file:
-            for block in hcl2.load(file, serialization_options=options).get(kind, []):
-                found |= block
+        try:
+            content = hcl2.loads(path.read_text(encoding="utf-8"), serialization_options=options)
+        except UnexpectedInput as error:
+            raise Failure(f"{path}, line {error.line}: not Terraform's language; `terraform fmt` says more") from error
+        for block in content.get(kind, []):
+            found |= block
     return found
 
 
