@@ -406,6 +406,7 @@ def test_every_pod_role_is_for_pods_of_this_account(platform_plan: Plan, iam: Ia
 
 SERVICE_ROLES = {
     "cluster": "eks.amazonaws.com",
+    "image_build": "codebuild.amazonaws.com",
     "gpu_node": "ec2.amazonaws.com",
     "system_node": "ec2.amazonaws.com",
     "sync": "lambda.amazonaws.com",

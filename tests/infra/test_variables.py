@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from comfyeks import settings
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
+from comfyeks.infra import node_files
 from comfyeks.infra.variables import Settings, arguments, listed
-from comfyeks.paths import REPO_ROOT
 
 
 def own(deployment: Deployment, text: str) -> None:
@@ -74,18 +73,19 @@ def generated(deployment: Deployment, root: str) -> dict[str, object]:
 
 
 def test_what_was_not_decided_is_left_to_terraforms_defaults(deployment: Deployment) -> None:
-    arguments(deployment, "platform", Settings(), REPO_ROOT / "s5cmd")
-    assert generated(deployment, "platform") == {"project": None, "region": "us-west-2", "s5cmd_path": "../../s5cmd"}
+    arguments(deployment, "platform", Settings())
+    values = {"project": None, "region": "us-west-2", "node_files": node_files.describe()}
+    assert generated(deployment, "platform") == values
 
 
 def test_data_root_gets_only_the_variables_it_knows(deployment: Deployment) -> None:
-    arguments(deployment, "data", Settings(api_allowed_cidrs=("198.51.100.7/32",)), Path("/s5cmd"))
+    arguments(deployment, "data", Settings(api_allowed_cidrs=("198.51.100.7/32",)))
     assert generated(deployment, "data") == {"project": None, "region": "us-west-2"}
 
 
 def test_flags_win_over_the_operators_file(deployment: Deployment) -> None:
     own(deployment, "terraform: {api_public_access: true, system_node_count: 3}")
-    arguments(deployment, "platform", Settings(api_public_access=False), Path("/s5cmd"))
+    arguments(deployment, "platform", Settings(api_public_access=False))
     assert generated(deployment, "platform")["api_public_access"] is False
     assert generated(deployment, "platform")["system_node_count"] == 3
 
@@ -93,19 +93,19 @@ def test_flags_win_over_the_operators_file(deployment: Deployment) -> None:
 def test_operators_file_wins_over_flags_of_an_earlier_apply(deployment: Deployment) -> None:
     own(deployment, "terraform: {api_allowed_cidrs: [198.51.100.7/32]}")
     earlier = Settings(api_allowed_cidrs=("203.0.113.0/24",), api_public_access=True)
-    arguments(deployment, "platform", Settings(), Path("/s5cmd"), earlier)
+    arguments(deployment, "platform", Settings(), earlier)
     assert generated(deployment, "platform")["api_allowed_cidrs"] == ["198.51.100.7/32"]
     assert generated(deployment, "platform")["api_public_access"] is True
 
 
 def test_operators_file_cannot_rename_the_deployment(deployment: Deployment) -> None:
     own(deployment, "terraform: {project: other, region: eu-central-1}")
-    arguments(deployment, "platform", Settings(), Path("/s5cmd"))
+    arguments(deployment, "platform", Settings())
     assert generated(deployment, "platform")["project"] is None
     assert generated(deployment, "platform")["region"] == "us-west-2"
 
 
 def test_each_root_gets_its_own_section(deployment: Deployment) -> None:
     own(deployment, "terraform: {system_node_count: 3}\ndata: {images_kept: 5}")
-    arguments(deployment, "data", Settings(), Path("/s5cmd"))
+    arguments(deployment, "data", Settings())
     assert generated(deployment, "data") == {"project": None, "region": "us-west-2", "images_kept": 5}

@@ -17,6 +17,19 @@ mock_provider "aws" {
   }
 }
 
+# Policies name them: known here, so that tests can read the policies.
+override_resource {
+  target          = aws_kms_key.messages
+  override_during = plan
+  values          = { arn = "arn:aws:kms:ap-southeast-1:111122223333:key/00000000-0000-0000-0000-000000000000" }
+}
+
+override_resource {
+  target          = aws_efs_file_system.models
+  override_during = plan
+  values          = { arn = "arn:aws:elasticfilesystem:ap-southeast-1:111122223333:file-system/fs-00000000" }
+}
+
 variables {
   project              = "sixteen-char-abc"
   region               = "ap-southeast-1"
@@ -32,7 +45,21 @@ variables {
   comfyui_namespace    = "comfyui"
   comfyui_release      = "comfyui"
   mount_outputs        = true
-  s5cmd_path           = "versions.tf" # any file: only its hash goes into the plan
+  nat                  = "per_az"
+  private_subnet_ids   = []
+  interface_endpoints  = true
+  image_mirror         = "111122223333.dkr.ecr.ap-southeast-1.amazonaws.com/mirror"
+  efs                  = true
+  queue_kms_key        = true
+  alarm_email          = "ops@example.com"
+  monthly_budget_usd   = 500
+  node_files = {
+    program = { key = "node/p", sha256 = sha256("p") }
+    service = { key = "node/s", sha256 = sha256("s") }
+    timer   = { key = "node/t", sha256 = sha256("t") }
+    path    = { key = "node/a", sha256 = sha256("a") }
+    s5cmd   = { key = "node/5", sha256 = sha256("5") }
+  }
 }
 
 run "everything" {

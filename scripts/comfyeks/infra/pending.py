@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import yaml
 
 from comfyeks.deployment import Deployment
-from comfyeks.infra import generated, s5cmd, state_bucket
+from comfyeks.infra import generated, state_bucket
 from comfyeks.infra.remembered import Remembered
 from comfyeks.infra.terraform import ROOTS, Root
 from comfyeks.infra.variables import Settings, arguments
@@ -33,10 +33,9 @@ def pending(deployment: Deployment, given: Settings) -> dict[str, str]:
         list(pool.map(Root.init, roots.values()))
         if roots["data"].is_empty():
             return new
-        tool = s5cmd.prepare()
         variables = {
-            "data": arguments(deployment, "data", given, tool),
-            "platform": arguments(deployment, "platform", given, tool, earlier),
+            "data": arguments(deployment, "data", given),
+            "platform": arguments(deployment, "platform", given, earlier),
         }
         plans = dict(zip(ROOTS, pool.map(lambda name: roots[name].preview(variables[name]), ROOTS), strict=True))
     found = {name: plan for name, plan in plans.items() if plan is not None}

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from comfyeks import settings as settings_file
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.files import write_atomically
-from comfyeks.infra.terraform import ROOTS
+from comfyeks.infra import node_files
 
 WIDEST_PREFIX = 8
 _ARN = re.compile(r"arn:[a-z-]+:iam::\d{12}:(role|user)/.+")
@@ -88,9 +86,7 @@ def section(deployment: Deployment, root: str) -> dict[str, Any]:
     return {"data": own.data, "platform": own.terraform}[root]
 
 
-def arguments(
-    deployment: Deployment, root: str, settings: Settings, s5cmd: Path, earlier: Settings | None = None
-) -> list[str]:
+def arguments(deployment: Deployment, root: str, settings: Settings, earlier: Settings | None = None) -> list[str]:
     """Terraform's arguments for the variables of a root; writes the generated variables file.
 
     `earlier` are flags of an earlier apply: below the operator's file, which may have been edited since.
@@ -100,8 +96,7 @@ def arguments(
         values |= earlier.decided()
     values |= section(deployment, root)
     if root == "platform":
-        # From Terraform's folder: the path is part of the state, and a second clone's absolute one would be a change.
-        values |= {"s5cmd_path": os.path.relpath(s5cmd, ROOTS["platform"]), **settings.decided()}
+        values |= {"node_files": node_files.describe(), **settings.decided()}
     values |= {"project": deployment.project, "region": deployment.region}
     generated = deployment.dir / "terraform" / f"{root}.tfvars.json"
     write_atomically(generated, json.dumps(values, indent=2) + "\n")

@@ -20,6 +20,9 @@ variables {
   models_old_version_days = 30
   stale_upload_days       = 7
   images_kept             = 50
+  inputs_expiry_days      = 30
+  outputs_expiry_days     = 90
+  access_logs             = true
 }
 
 run "everything" {
