@@ -20,7 +20,11 @@ demo: setup      ## the main job, model in to image out, on an AWS inside this m
 	@$(BIN)/comfyeks demo $(if $(KEEP),--keep)
 
 ##@ A real deployment
-.PHONY: infra infra-destroy addons events events-destroy
+.PHONY: up down infra infra-destroy addons events events-destroy
+up: setup        ## everything, or what is left of it: AWS, add-ons, image, charts, events (PLAN=1 only shows it)
+	@$(BIN)/comfyeks up $(if $(PLAN),--plan)
+down: setup      ## all of it gone again but the data, after asking for its name
+	@$(BIN)/comfyeks down $(if $(CONFIRM),--confirm $(CONFIRM))
 infra: setup     ## Terraform: data root, then platform; writes the generated values
 	@$(BIN)/comfyeks infra apply
 addons: setup    ## pinned helm installs: Karpenter, load balancer controller, device plugin
