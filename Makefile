@@ -50,7 +50,7 @@ lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generat
 	@$(BIN)/yamllint --strict .
 	@terraform fmt -check -recursive infra
 	@$(BIN)/comfyeks charts verify
-	@$(BIN)/comfyeks infra reference --check
+	@$(BIN)/comfyeks reference --check
 types: setup     ## mypy --strict
 	@$(BIN)/mypy
 	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
@@ -59,7 +59,7 @@ types: setup     ## mypy --strict
 	@$(BIN)/mypy --strict --python-version 3.12 image/*.py
 generate: setup  ## what is generated and committed: chart schemas, READMEs, values per instance type, docs/reference
 	@$(BIN)/comfyeks charts generate
-	@$(BIN)/comfyeks infra reference
+	@$(BIN)/comfyeks reference
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
   --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: setup      ## resolve requirements.txt anew from pyproject.toml, and that of tools/policy

@@ -30,6 +30,7 @@ COMMANDS = {
     "scale": "comfyeks.scale:run",
     "nodes": "comfyeks.nodes:app",
     "charts": "comfyeks.charts.cli:app",
+    "reference": "comfyeks.reference:run",
     "local": "comfyeks.local.cli:app",
     "demo": "comfyeks.demo:run",
 }

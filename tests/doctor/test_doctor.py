@@ -177,10 +177,11 @@ def test_a_tool_that_is_missing(world: World, tmp_path: Path) -> None:
 
 
 def test_a_quota_that_lets_no_node_start(world: World) -> None:
-    world.quota[account.ON_DEMAND_QUOTA[0]] = 4
-    finding = one(world, "quota")
-    assert "4 vCPUs, but 1 × g5.2xlarge needs 8" in finding["said"]
-    assert "request-service-quota-increase --service-code ec2 --quota-code L-DB2E81BA" in finding["fix"]
+    world.quota = dict.fromkeys(world.quota, 4.0)
+    on_demand, spot = not_fine(world.ask())
+    assert {on_demand["severity"], spot["severity"]} == {ERROR}
+    assert "4 vCPUs, 1 × g5.2xlarge needs 8" in on_demand["said"]
+    assert "request-service-quota-increase --service-code ec2 --quota-code L-DB2E81BA" in on_demand["fix"]
 
 
 def test_a_quota_without_spot_is_a_warning_since_on_demand_remains(world: World) -> None:
@@ -290,14 +291,14 @@ def test_the_function_is_missing(world: World) -> None:
 
 def test_several_faults_are_all_found_and_the_worst_decides(world: World, tmp_path: Path) -> None:
     put_tool(tmp_path / "bin", "helm", "v3.9.4")
-    world.quota[account.SPOT_QUOTA[0]] = 0
+    world.quota[account.SPOT_QUOTA[0]] = 0  # a warning
     answer = world.ask()
     assert {finding["check"] for finding in not_fine(answer)} == {"tools", "quota"}
     assert answer.exit_code == 4
 
 
 def test_the_table_has_what_and_what_to_do(world: World) -> None:
-    world.quota[account.ON_DEMAND_QUOTA[0]] = 0
+    world.quota = dict.fromkeys(world.quota, 0.0)
     printed = " ".join(CliRunner().invoke(app, ["doctor", "--region", REGION]).stdout.split())
     assert "what to do" in printed
     assert "L-DB2E81BA" in printed

@@ -9,7 +9,6 @@ from typing import Any
 
 import hcl2
 
-from comfyeks.files import write_atomically
 from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
 
@@ -20,7 +19,7 @@ _INTRODUCTION = """\
 
 Variables go into `.comfyeks/<name>/settings.yaml`: those of the platform below `terraform:`, those of the data root
 below `data:`. `comfyeks infra apply` reads them and keeps them with the deployment
-([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `s5cmd_path` itself.
+([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `node_files` itself.
 
 This page is generated from the `.tf` files by `make generate`; `make lint` fails when it is stale.
 """
@@ -34,18 +33,6 @@ _TITLES = {
 def text() -> str:
     """The whole page."""
     return "\n".join([_INTRODUCTION, *(_section(title, ROOTS[root]) for root, title in _TITLES.items())])
-
-
-def write() -> bool:
-    """Bring the page up to date; whether it had to be changed."""
-    changed = stale()
-    if changed:
-        write_atomically(PATH, text())
-    return changed
-
-
-def stale() -> bool:
-    return not PATH.exists() or PATH.read_text(encoding="utf-8") != text()
 
 
 def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
