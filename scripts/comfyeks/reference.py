@@ -1,4 +1,4 @@
-"""`comfyeks reference`: the pages of docs/reference that are made from what they describe."""
+"""`comfyeks reference`: the pages and pictures of docs/ that are made from what they describe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
 from comfyeks.infra import reference as terraform
 from comfyeks.paths import REPO_ROOT
+from comfyeks.pictures import pictures
 from comfyeks.settings import DeploymentSettings
 
 FOLDER = REPO_ROOT / "docs" / "reference"
@@ -54,8 +55,13 @@ _MEANING = {
 
 
 def pages() -> dict[Path, str]:
-    """Path → text of every page."""
-    return {FOLDER / "commands.md": commands(), FOLDER / "settings.md": settings(), terraform.PATH: terraform.text()}
+    """Path → text of every page and picture."""
+    return {
+        FOLDER / "commands.md": commands(),
+        FOLDER / "settings.md": settings(),
+        terraform.PATH: terraform.text(),
+        **pictures(),
+    }
 
 
 def commands() -> str:
@@ -115,7 +121,7 @@ def _shown(value: Any) -> str:
 def run(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 when a page is stale.")] = False,
 ) -> None:
-    """Write the pages of docs/reference that are made from commands, settings and Terraform."""
+    """Write the pages and pictures of docs/ that are made from commands, settings and Terraform."""
     stale = {
         path: text for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text
     }
