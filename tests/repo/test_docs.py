@@ -121,6 +121,7 @@ TRANSLATED = sorted(
     path.relative_to(REPO_ROOT / "docs")
     for pattern in ("*.md", "how-to/*.md")
     for path in (REPO_ROOT / "docs").glob(pattern)
+    if path.name not in ("local.md", "image.md")  # for those who change the project or its image
 )
 
 
