@@ -27,7 +27,6 @@ from typing import Any
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
-from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
 from comfyeks.local.cluster.api import Api, NotFoundError, Object, Refused, Unreachable
 from comfyeks.local.cluster.control_plane import HOST, ControlPlane
@@ -41,7 +40,7 @@ _POLL_SECONDS = 0.5
 CSI_DRIVER = "s3.csi.aws.com"
 CSI_TAINT = "s3.csi.aws.com/agent-not-ready"
 NODE_GROUP_TAG = "eks:nodegroup-name"
-NODE_CLAIM_TAG = "karpenter.sh/nodeclaim"
+NODE_POOL_TAG = "karpenter.sh/nodepool"
 
 
 class Machines:
@@ -84,7 +83,7 @@ class Machines:
 
     def _instances(self) -> list[dict[str, Any]]:
         pages = self._ec2.get_paginator("describe_instances").paginate(
-            Filters=[{"Name": "tag-key", "Values": [NODE_CLAIM_TAG, NODE_GROUP_TAG]}]
+            Filters=[{"Name": "tag-key", "Values": [NODE_POOL_TAG, NODE_GROUP_TAG]}]
         )
         return [instance for page in pages for each in page["Reservations"] for instance in each["Instances"]]
 
@@ -104,8 +103,8 @@ class Machines:
                 node.adopt(instance_id)
                 node.start()
             log(f"{instance_id} ({instance['InstanceType']}) is up")
-        except (Failure, BotoCoreError, ClientError, OSError) as error:
-            log(f"{instance_id} did not boot: {error}")
+        except Exception as error:  # of one machine; nobody waits for this thread
+            log(f"{instance_id} did not boot: {type(error).__name__}: {error}")
 
     def _describe(self, instance: Mapping[str, Any], kind: Mapping[str, Any]) -> Description:
         zone = instance["Placement"]["AvailabilityZone"]
