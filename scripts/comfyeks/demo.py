@@ -151,7 +151,9 @@ class Demo:
 
     def start_pod(self) -> None:
         with self.timeline.step("the pod of charts/comfyui: init gate, uploader, ComfyUI (stand-in)") as detail:
-            self.pod = LocalPod.of_chart(PODS / "comfyui-0", self.chart("comfyui"), self.nodes[0].models, self.aws.env())
+            self.pod = LocalPod.of_chart(
+                PODS / "comfyui-0", self.chart("comfyui"), self.nodes[0].models, self.aws.env()
+            )
             self.pod.start()
             detail(f"ready at {self.pod.url}")
 

@@ -119,7 +119,7 @@ class Application:
 
     @staticmethod
     def _set_shortages(body: bytes) -> tuple[int, Any]:
-        from comfyeks.local.bridges.moto_ec2 import shortages
+        from comfyeks.local.bridges.moto_fleets import shortages
 
         try:
             pairs = [(lifecycle, instance_type) for lifecycle, instance_type in json.loads(body)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from comfyeks.local.bridges import bridge
@@ -15,6 +14,21 @@ if TYPE_CHECKING:
 
 # What "recommended" resolves to; any other release of the form vYYYYMMDD exists too.
 RECOMMENDED_RELEASE = "20261101"
+# What nodes and controllers need of a region's services.
+INTERFACE_SERVICES = (
+    "ec2",
+    "ecr.api",
+    "ecr.dkr",
+    "eks",
+    "eks-auth",
+    "elasticfilesystem",
+    "elasticloadbalancing",
+    "logs",
+    "sqs",
+    "ssm",
+    "ssmmessages",
+    "sts",
+)
 _EKS_AMI_PARAMETER = re.compile(
     r"/aws/service/eks/optimized-ami/(?P<kubernetes>1\.\d+)/amazon-linux-2023/(?P<arch>x86_64|arm64)/"
     r"(?P<variant>standard|nvidia|neuron)/"
@@ -141,88 +155,27 @@ def fleet_security_groups() -> None:
 
 
 @bridge(
-    "fleet-launch-template-tags",
+    "vpc-endpoint-services",
     "moto",
-    aws="An instance of a fleet carries the tags aws:ec2launchtemplate:id and :version of the template it came from.",
-    gap="Only instances of RunInstances do, so nothing leads from a fleet's instance to its template.",
-    needed_by="the local cluster (role of an instance), tests of the launch template",
+    aws="Names every service that has an interface endpoint in the region.",
+    gap="Leaves out several, such as logs and ecr.dkr.",
+    needed_by="interface endpoints (`interface_endpoints = true`)",
 )
-def fleet_launch_template_tags() -> None:
-    from moto.ec2.models.spot_requests import SpotFleetLaunchSpec
+def vpc_endpoint_services() -> None:
+    from moto.core.base_backend import BaseBackend
+    from moto.ec2.models.vpcs import VPCBackend
 
-    create = SpotFleetLaunchSpec.__init__
+    collect = VPCBackend._collect_default_endpoint_services
 
-    def init(self: SpotFleetLaunchSpec, *arguments: Any, **options: Any) -> None:
-        template = options.get("launch_template_spec") or {}
-        if "LaunchTemplateId" in template:
-            tags = options["tag_specifications"]
-            tags["instance"] = tags.get("instance", {}) | {
-                "aws:ec2launchtemplate:id": template["LaunchTemplateId"],
-                "aws:ec2launchtemplate:version": str(template.get("Version", "1")),
-            }
-        create(self, *arguments, **options)
+    def collect_default_endpoint_services(account_id: str, region: str) -> list[dict[str, Any]]:
+        services: list[dict[str, Any]] = collect(account_id, region)
+        known = {service["ServiceName"] for service in services}
+        zones = [f"{region}{letter}" for letter in "abc"]
+        for name in INTERFACE_SERVICES:
+            if f"com.amazonaws.{region}.{name}" not in known:
+                services += BaseBackend.default_vpc_endpoint_service_factory(region, zones, name)
+        return services
 
-    SpotFleetLaunchSpec.__init__ = init  # type: ignore[method-assign]
-
-
-@bridge(
-    "fleet-capacity",
-    "moto",
-    aws="CreateFleet takes the pools that have capacity; where none has, it succeeds with errors and no instances.",
-    gap="Every pool always has capacity.",
-    needed_by="the local cluster: spot that has run out, instance types that are not to be had (`/_local/shortages`)",
-)
-def fleet_capacity() -> None:
-    from moto.core.responses import ActionResult
-    from moto.ec2.models.fleets import Fleet
-    from moto.ec2.responses.fleets import Fleets
-
-    choose, respond = Fleet.get_launch_spec_counts, Fleets.create_fleet
-
-    def get_launch_spec_counts(self: Fleet, weight_to_add: float) -> Any:
-        lifecycle = self.target_capacity_specification.get("DefaultTargetCapacityType") or "on-demand"
-        everything = self.launch_specs
-        self.launch_specs = [spec for spec in everything if not shortages.hits(lifecycle, spec.instance_type)]
-        try:
-            return choose(self, weight_to_add) if self.launch_specs else ({}, weight_to_add)
-        finally:
-            self.launch_specs = everything
-
-    def create_fleet(self: Fleets) -> ActionResult:
-        answer = respond(self)
-        result: dict[str, Any] = answer.result  # type: ignore[assignment]
-        fleet = self.ec2_backend.get_fleet(result["FleetId"])
-        lifecycle = fleet.target_capacity_specification.get("DefaultTargetCapacityType") or "on-demand"
-        result["Errors"] = [
-            {
-                "ErrorCode": "InsufficientInstanceCapacity",
-                "ErrorMessage": f"There is no {lifecycle} capacity available that matches your request.",
-                "Lifecycle": lifecycle,
-                "LaunchTemplateAndOverrides": {
-                    "LaunchTemplateSpecification": spec.launch_template_spec,
-                    "Overrides": spec.overrides or {},
-                },
-            }
-            for spec in fleet.launch_specs
-            if shortages.hits(lifecycle, spec.instance_type)
-        ]
-        return answer
-
-    Fleet.get_launch_spec_counts = get_launch_spec_counts  # type: ignore[method-assign]
-    Fleets.create_fleet = create_fleet  # type: ignore[method-assign]
-
-
-class Shortages:
-    """Capacity that EC2 does not have: pairs of a lifecycle (spot, on-demand or *) and an instance type (a pattern: g6.*)."""
-
-    def __init__(self) -> None:
-        self._pairs: list[tuple[str, str]] = []
-
-    def set(self, pairs: list[tuple[str, str]]) -> None:
-        self._pairs = [(str(lifecycle), str(instance_type)) for lifecycle, instance_type in pairs]
-
-    def hits(self, lifecycle: str, instance_type: str) -> bool:
-        return any(a in ("*", lifecycle) and fnmatch(instance_type, b) for a, b in self._pairs)
-
-
-shortages = Shortages()
+    VPCBackend._collect_default_endpoint_services = staticmethod(  # type: ignore[method-assign]
+        collect_default_endpoint_services
+    )

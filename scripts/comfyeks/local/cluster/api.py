@@ -1,8 +1,8 @@
 """The API server as this package sees it: objects are plain dictionaries, kinds are found by discovery.
 
-    api = Api(kubeconfig)
-    [pod] = api.list("Pod", "comfyui", label_selector="app=x")
-    api.patch("Pod", "comfyui", pod["metadata"]["name"], {"status": …}, subresource="status")
+api = Api(kubeconfig)
+[pod] = api.list("Pod", "comfyui", label_selector="app=x")
+api.patch("Pod", "comfyui", pod["metadata"]["name"], {"status": …}, subresource="status")
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ def issue(ca: Pair, common_name: str, groups: Sequence[str] = (), hosts: Sequenc
 def signing_key() -> Pair:
     """The key that signs service account tokens; `certificate` is its public half."""
     key = ec.generate_private_key(ec.SECP256R1())
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return Pair(public, _pem(key))
 
 

@@ -89,7 +89,9 @@ class PodGone(Exception):
 class Kubelet:
     """The node `description` with the configuration that nodeadm made of the user data."""
 
-    def __init__(self, home: Path, description: Description, config: NodeConfig, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Path, description: Description, config: NodeConfig, environment: Mapping[str, str]
+    ) -> None:
         self.home = home
         self.machine = description
         self.config = config
@@ -331,7 +333,9 @@ class PodRun:
             self._tell_stopping()
             self._local.stop(grace)
         with contextlib.suppress(NotFoundError):
-            self._patch({"phase": "Succeeded" if self._started else "Failed", "containerStatuses": self._statuses(True)})
+            self._patch(
+                {"phase": "Succeeded" if self._started else "Failed", "containerStatuses": self._statuses(True)}
+            )
         self._api.delete("Pod", self._namespace, self._name, grace_seconds=0)
 
     # -- containers ---------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.files import write_atomically
 from comfyeks.infra.generated import addon_file
-from comfyeks.local.cluster import binaries, crds
+from comfyeks.local.cluster import crds
 from comfyeks.local.cluster.api import Api, Refused, Unreachable
 from comfyeks.local.cluster.control_plane import ControlPlane
 from comfyeks.local.emulators import LocalAws
@@ -177,7 +177,9 @@ class LocalCluster:
             api.apply(crd)
 
     def _environment(self, aws: Mapping[str, str]) -> dict[str, str]:
-        keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}
+        keep = {
+            name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ
+        }
         return {**keep, **aws, "PYTHONUNBUFFERED": "1", _MARK: str(self.home)}
 
 
