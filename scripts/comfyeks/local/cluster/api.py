@@ -49,7 +49,7 @@ class Api:
     """A client with the rights of a kubeconfig's current context. One per thread: discovery is not locked."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        client = config.new_client_from_config(str(kubeconfig))
+        client = config.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call]
         client.configuration.proxy = None  # loopback, whatever the user's environment says
         client.rest_client = type(client.rest_client)(client.configuration)
         self._client = DynamicClient(client, cache_file=f"{kubeconfig}.discovery.json")
@@ -121,7 +121,7 @@ class Api:
 def reason(error: ApiException) -> str:
     """What the API server said, in its own words."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(error.body)["message"])
+        return str(json.loads(error.body or "")["message"])
     return f"{error.status} {error.reason}"
 
 
