@@ -7,8 +7,9 @@ nodeadm's array of local disks (an entry in a made-up mountinfo), systemd (`comf
 
 With a local cluster (`comfyeks.local.cluster`) nodeadm reads the NodeConfig parts too and starts a stand-in kubelet.
 
-What it cannot show: kubelet and containerd, a real NVMe array and its speed, instance metadata and IAM credentials (the
-emulators check none), units' sandboxing, users (all files belong to who started it), AWS CLI v2 (version 1 answers here).
+What it cannot show: kubelet and containerd, a real NVMe array and its speed, instance metadata and IAM credentials
+(the emulators check none), units' sandboxing, users (all files belong to who started it), AWS CLI v2 (version 1
+answers here).
 
     python -m comfyeks.local.node HOME     the supervisor of one node; LocalNode starts it
 """

@@ -252,8 +252,9 @@ class LocalPod:
         kind, _, resource = reference["resource"].partition(".")
         from kubernetes.utils.quantity import parse_quantity  # imports the whole client
 
-        divisor = parse_quantity(reference.get("divisor", "0")) or 1  # the API server writes 0 for 1
-        return str(math.ceil(parse_quantity(container["resources"][kind][resource]) / divisor))
+        amount: Any = parse_quantity  # untyped
+        divisor = amount(reference.get("divisor", "0")) or 1  # the API server writes 0 for 1
+        return str(math.ceil(amount(container["resources"][kind][resource]) / divisor))
 
     def _rewriter(self, container: Mapping[str, Any]) -> _Rewriter:
         folders = {mount["mountPath"]: self.volume(mount["name"]) for mount in container.get("volumeMounts", [])}

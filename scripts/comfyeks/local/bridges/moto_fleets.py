@@ -9,7 +9,7 @@ from comfyeks.local.bridges import bridge
 
 
 class Shortages:
-    """Capacity that EC2 does not have: pairs of a lifecycle (spot, on-demand or *) and an instance type (or a pattern)."""
+    """What EC2 has no capacity for: pairs of a lifecycle (spot, on-demand or *) and an instance type or pattern."""
 
     def __init__(self) -> None:
         self._pairs: list[tuple[str, str]] = []

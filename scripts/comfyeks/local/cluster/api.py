@@ -52,7 +52,9 @@ class Api:
         client = config.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call]
         client.configuration.proxy = None  # loopback, whatever the user's environment says
         client.rest_client = type(client.rest_client)(client.configuration)
-        self._client = DynamicClient(client, cache_file=f"{kubeconfig}.discovery.json")
+        self._client = DynamicClient(  # type: ignore[no-untyped-call]
+            client, cache_file=f"{kubeconfig}.discovery.json"
+        )
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object | None:
         """The object, None when there is none."""

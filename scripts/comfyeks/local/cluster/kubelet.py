@@ -3,13 +3,13 @@
     python -m comfyeks.local.cluster.kubelet HOME      HOME: the local node's folder, with kubelet.json in it
 
 Real: the Node and its lease, registered with the rights of that node only; labels and taints from the user data; pods
-that the scheduler bound, their volumes resolved through claims, ConfigMaps and service account tokens of the API server,
-init containers, native sidecars and restarts in kubelet's order, readiness, graceful ends, status and events.
+that the scheduler bound, their volumes resolved through claims, ConfigMaps and service account tokens; init
+containers, native sidecars and restarts in kubelet's order, readiness, graceful ends, status and events.
 
-Played: containers are processes (`comfyeks.local.pod`), a hostPath lies below the node's root, a Mountpoint volume is a
-folder, the GPU appears where the NVIDIA device plugin would run. A pod gets AWS credentials if its service account has a
-Pod Identity association. It cannot show: images and pulls, users, cgroups and eviction, startup and liveness probes,
-subPath, secrets, the pod network (a pod's address is made up; `ports.json` says where its ports are).
+Played: containers are processes (`comfyeks.local.pod`), a hostPath lies below the node's root, a Mountpoint volume is
+a folder, the GPU appears where the NVIDIA device plugin would run. A pod gets AWS credentials if its service account
+has a Pod Identity association. It cannot show: images and pulls, users, cgroups and eviction, startup and liveness
+probes, subPath, secrets, the pod network (a pod's address is made up; `ports.json` says where its ports are).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ GPU_LABEL = "nvidia.com/gpu.present"  # where the device plugin's DaemonSet runs
 class Description:
     """What the machine is to Kubernetes, and how to reach the cluster; `HOME/kubelet.json`.
 
-    `entrypoints` are programs by a part of an image's name. `kubeconfig` is empty when the instance's role may not join.
+    `entrypoints` are programs by a part of an image's name. `kubeconfig` is empty when the role may not join.
     """
 
     node: str
@@ -87,7 +87,7 @@ class PodGone(Exception):
 
 
 class Kubelet:
-    """The node `description` with the configuration that nodeadm made of the user data."""
+    """The node `machine` with the configuration that nodeadm made of the user data."""
 
     def __init__(
         self, home: Path, description: Description, config: NodeConfig, environment: Mapping[str, str]
@@ -97,7 +97,7 @@ class Kubelet:
         self.config = config
         self.environment = dict(environment)
         self.root = Path(environment[ROOT_VARIABLE])
-        self.api = Api(Path(description.kubeconfig))
+        self.api = Api(Path(machine.kubeconfig))
         self._pods: dict[str, threading.Thread] = {}
         self._renewed = 0.0
         self._addresses = 1

@@ -1,9 +1,9 @@
-"""Stand-ins for what is neither API server nor Karpenter: EC2's hosts, EKS' node groups, the daemons of a node, kube-proxy.
+"""Stand-ins for what is neither API server nor Karpenter: EC2's hosts, EKS' node groups, daemons of a node, kube-proxy.
 
     python -m comfyeks.local.cluster.machines HOME      HOME: the folder of the local cluster
 
-- An instance of EC2 that Karpenter or a node group launched becomes a local node, booted from its own user data; one that
-  was terminated loses its machine.
+- An instance of EC2 that Karpenter or a node group launched becomes a local node, booted from its own user data; one
+  that was terminated loses its machine.
 - A managed node group has one node: enough for one replica of each controller.
 - A node joins only if its instance's role has an access entry in EKS.
 - The S3 CSI driver takes its startup taint away once it is registered on a node that is ready.

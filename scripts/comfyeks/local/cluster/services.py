@@ -1,7 +1,7 @@
 """A stand-in for kube-proxy: each Service has a loopback port of this machine that leads to a ready pod.
 
-The endpoints are those that the real endpoint controller wrote. All clients are this machine, so ClientIP affinity means:
-the same pod for as long as it is ready.
+The endpoints are those that the real endpoint controller wrote. All clients are this machine, so ClientIP affinity
+means: the same pod for as long as it is ready.
 """
 
 from __future__ import annotations
