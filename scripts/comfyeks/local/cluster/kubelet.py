@@ -87,7 +87,7 @@ class PodGone(Exception):
 
 
 class Kubelet:
-    """The node `machine` with the configuration that nodeadm made of the user data."""
+    """The node `description` with the configuration that nodeadm made of the user data."""
 
     def __init__(
         self, home: Path, description: Description, config: NodeConfig, environment: Mapping[str, str]
@@ -97,7 +97,7 @@ class Kubelet:
         self.config = config
         self.environment = dict(environment)
         self.root = Path(environment[ROOT_VARIABLE])
-        self.api = Api(Path(machine.kubeconfig))
+        self.api = Api(Path(description.kubeconfig))
         self._pods: dict[str, threading.Thread] = {}
         self._renewed = 0.0
         self._addresses = 1

@@ -10,15 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import yaml
 
 from comfyeks import tools
+from comfyeks.charts.render import chart_path
 from comfyeks.charts.validation import karpenter_crds
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
@@ -27,7 +26,7 @@ from comfyeks.infra.generated import addon_file
 from comfyeks.local.cluster import crds
 from comfyeks.local.cluster.api import Api, Refused, Unreachable
 from comfyeks.local.cluster.control_plane import ControlPlane
-from comfyeks.local.emulators import LocalAws
+from comfyeks.local.emulators import LocalAws, PartStatus
 from comfyeks.local.node import LocalNode
 from comfyeks.local.processes import Process, kill_marked
 from comfyeks.paths import STATE
@@ -37,17 +36,6 @@ _MARK = "COMFYEKS_CLUSTER_HOME"
 MACHINES = "machines"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HELM_TIMEOUT = "3m"
-
-
-@dataclass(frozen=True)
-class PartStatus:
-    """One process of the cluster. `state` is running, dead (died by itself) or stopped; `memory` its bytes."""
-
-    name: str
-    state: str
-    pid: int | None
-    memory: int
-    log: Path
 
 
 class LocalCluster:
@@ -163,6 +151,18 @@ class LocalCluster:
             "--skip-crds", "--values", str(values), "--values", str(overrides), "--wait", "--timeout", HELM_TIMEOUT,
         )  # fmt: skip
 
+    def namespace(self, name: str) -> None:
+        """A namespace that admits only what the restricted Pod Security level allows."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self.api().apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+
+    def install_chart(self, chart: str, deployment: Deployment, namespace: str, *assignments: str) -> None:
+        """`helm upgrade --install` of one of our charts, with the values that `make infra` wrote."""
+        values = deployment.dir / f"{chart}.values.yaml"
+        sets = [word for assignment in assignments for word in ("--set", assignment)]
+        files = ["--values", str(values)]
+        self.helm("upgrade", "--install", chart, str(chart_path(chart)), "--namespace", namespace, *files, *sets)
+
     def helm(self, *words: str) -> str:
         """Runs helm on this cluster; what it printed. Raises Failure with what it said."""
         argv = [str(tools.helm()), *words]
@@ -208,12 +208,8 @@ def given_kubeconfig(environment: Mapping[str, str], tell: Callable[[str], None]
 
 def _part(process: Process) -> PartStatus:
     pid = process.pid
-    if pid is None:
-        return PartStatus(process.name, "dead" if process.recorded() else "stopped", None, 0, process.log)
-    memory = 0
-    with contextlib.suppress(psutil.Error):
-        memory = psutil.Process(pid).memory_info().rss
-    return PartStatus(process.name, "running", pid, memory, process.log)
+    dead = "dead" if process.recorded() else "stopped"
+    return PartStatus(process.name, "running" if pid else dead, pid, None, process.log)
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> float:
