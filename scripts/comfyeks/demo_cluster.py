@@ -72,9 +72,7 @@ class ClusterDemo(Demo):
 
     def start_cluster(self) -> None:
         kubernetes, karpenter = (VERSIONS["go_tools"][name] for name in ("kubernetes", "karpenter"))
-        with self.timeline.step(
-            f"Kubernetes {kubernetes} control plane, Karpenter {karpenter} from its chart"
-        ) as detail:
+        with self.timeline.step(f"Kubernetes {kubernetes}; Karpenter {karpenter} from its own chart") as detail:
             self.cluster.up(self._programs, self._given)
             self._peak.start()
             self.api = self.cluster.api()
@@ -251,7 +249,8 @@ class ClusterDemo(Demo):
         template = pool["spec"]["template"]["spec"]
         taints = [*template["taints"], *template["startupTaints"]]
         release = str(VERSIONS["ami_alias"]).rpartition("@v")[2]
-        if found := launch_template.problems(data, image["Name"], node_class["spec"], taints, release):
+        tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+        if found := launch_template.problems(data, tags, image["Name"], node_class["spec"], taints, release):
             raise Failure("the launch template does not keep: " + "; ".join(found))
 
     def _answers(self) -> bool:

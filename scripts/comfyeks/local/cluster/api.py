@@ -42,7 +42,7 @@ _TIMEOUT_SECONDS = 30
 Unreachable = (urllib3.exceptions.HTTPError, OSError)
 Refused = ApiException
 
-__all__ = ["Api", "ConflictError", "NotFoundError", "Object", "Refused", "Unreachable", "reason"]
+__all__ = ["Api", "ConflictError", "NotFoundError", "Object", "Refused", "Unreachable", "discovery_cache", "reason"]
 
 
 class Api:
@@ -53,7 +53,7 @@ class Api:
         client.configuration.proxy = None  # loopback, whatever the user's environment says
         client.rest_client = type(client.rest_client)(client.configuration)
         self._client = DynamicClient(  # type: ignore[no-untyped-call]
-            client, cache_file=f"{kubeconfig}.discovery.json"
+            client, cache_file=str(discovery_cache(kubeconfig))
         )
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object | None:
@@ -118,6 +118,11 @@ class Api:
 
     def _resource(self, kind: str, api_version: str | None = None) -> Any:
         return self._client.resources.get(api_version=api_version or _GROUPS.get(kind, "v1"), kind=kind)
+
+
+def discovery_cache(kubeconfig: Path) -> Path:
+    """Where a client of this kubeconfig keeps what kinds there are."""
+    return kubeconfig.with_name(f"{kubeconfig.name}.discovery.json")
 
 
 def reason(error: ApiException) -> str:

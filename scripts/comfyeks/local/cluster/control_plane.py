@@ -17,7 +17,7 @@ import yaml
 from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
 from comfyeks.local.cluster import certificates
-from comfyeks.local.cluster.api import Api, Refused, Unreachable
+from comfyeks.local.cluster.api import Api, Refused, Unreachable, discovery_cache
 from comfyeks.local.processes import Process, wait_until
 
 HOST = "127.0.0.1"
@@ -44,12 +44,13 @@ class ControlPlane:
         Raises Failure with the end of the log of the part that ended or did not become ready.
         """
         shutil.rmtree(self.home / "etcd", ignore_errors=True)
+        discovery_cache(self.kubeconfig).unlink(missing_ok=True)  # what another API server had
         self._write_certificates()
         etcd, peer, server = _free_ports(3)
         self._run("etcd", programs, self._etcd_flags(etcd, peer))
         self._run("kube-apiserver", programs, self._api_server_flags(etcd, server))
         self._write_kubeconfigs(f"https://{HOST}:{server}")
-        self._wait("kube-apiserver", self._ready, timeout)
+        self._wait("kube-apiserver", lambda: _listens(server) and self._ready(), timeout)
         for name, flags in (
             ("kube-controller-manager", self._controller_manager_flags()),
             ("kube-scheduler", [f"--kubeconfig={self.kubeconfig}"]),
@@ -214,6 +215,11 @@ def kubeconfig_text(cluster: Mapping[str, str], user: Mapping[str, str]) -> str:
             "current-context": name,
         }
     )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
 
 
 def _free_ports(count: int) -> list[int]:

@@ -30,10 +30,13 @@ def user_data(data: Data) -> str:
     return base64.b64decode(data["UserData"]).decode()
 
 
-def problems(data: Data, image_name: str, node_class: Data, taints: list[dict[str, str]], release: str) -> list[str]:
+def problems(
+    data: Data, tags: Mapping[str, str], image_name: str, node_class: Data, taints: list[dict[str, str]], release: str
+) -> list[str]:
     """One line for each promise that a launch template does not keep.
 
     Args:
+        tags: those of the instance; Karpenter gives them to the fleet, not to the template.
         image_name: name of the template's image in EC2.
         node_class: `spec` of the EC2NodeClass as installed.
         taints: those that the NodePool gives its nodes, startup taints included.
@@ -48,12 +51,8 @@ def problems(data: Data, image_name: str, node_class: Data, taints: list[dict[st
     metadata = data.get("MetadataOptions", {})
     if (metadata.get("HttpTokens"), metadata.get("HttpPutResponseHopLimit")) != ("required", 1):
         found.append(f"instance metadata is not IMDSv2 with one hop: {metadata}")
-    wanted = node_class["tags"]
-    for kind in ("instance", "volume"):
-        specifications = [each for each in data.get("TagSpecifications", []) if each["ResourceType"] == kind]
-        tags = {tag["Key"]: tag["Value"] for each in specifications for tag in each["Tags"]}
-        if missing := {key: value for key, value in wanted.items() if tags.get(key) != value}:
-            found.append(f"the {kind} lacks the tags {missing}")
+    if missing := {key: value for key, value in node_class["tags"].items() if tags.get(key) != value}:
+        found.append(f"the instance lacks the tags {missing}")
     text = user_data(data)
     if len(text.encode()) > USER_DATA_LIMIT:
         found.append(f"user data of {len(text.encode())} bytes, EC2 takes {USER_DATA_LIMIT}")
