@@ -16,8 +16,8 @@ help:            ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 setup:           ## check the prerequisites, install everything into this folder (.venv, .tools)
 	@$(PYTHON) scripts/bootstrap.py
-demo: setup      ## the main job, model in to image out, on an AWS inside this machine (KEEP=1 leaves it running)
-	@$(BIN)/comfyeks demo $(if $(KEEP),--keep)
+demo: setup      ## the main job, model in to image out, on an AWS inside this machine (KEEP=1 leaves it running, CLUSTER=yes adds Kubernetes)
+	@$(BIN)/comfyeks demo $(if $(KEEP),--keep) $(if $(filter yes,$(CLUSTER)),--cluster)$(if $(filter no,$(CLUSTER)),--no-cluster)
 
 ##@ A real deployment
 .PHONY: up down infra infra-destroy addons events events-destroy

@@ -27,12 +27,11 @@ from typing import Any
 
 import boto3
 import botocore.session
-import psutil
 from botocore.config import Config
 
 from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
-from comfyeks.local.processes import Process, kill_all, wait_until
+from comfyeks.local.processes import Process, kill_marked, wait_until
 from comfyeks.paths import STATE
 
 HOST = "127.0.0.1"  # an address, not a name: SDKs then use path-style S3 by themselves
@@ -181,6 +180,10 @@ class LocalAws:
         for endpoint in self._running_endpoints():
             _request("DELETE", f"{endpoint}/_local/faults")
 
+    def set_shortages(self, *shortages: tuple[str, str]) -> None:
+        """What EC2 has no capacity for, from now on: (spot, on-demand or *; instance type, such as g6.* or *)."""
+        _request("PUT", f"{self.env()['AWS_ENDPOINT_URL_EC2']}/_local/shortages", shortages)
+
     def _running_endpoints(self) -> list[str]:
         env = self.env()
         return [env["AWS_ENDPOINT_URL"], env["AWS_ENDPOINT_URL_EC2"]]
@@ -262,7 +265,7 @@ class LocalAws:
         # Nothing to save: all state is in memory. SIGKILL leaves no half-ended part behind.
         for process in self._processes.values():
             process.kill()
-        _kill_marked(str(self.home))
+        kill_marked(_MARK, str(self.home))
         for path in (self._env, self._state):
             path.unlink(missing_ok=True)
         shutil.rmtree(self._tmp, ignore_errors=True)
@@ -375,13 +378,3 @@ def _request(method: str, url: str, body: Any = None, timeout: float = _HEALTH_S
     request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - our own loopback endpoint
     with _http.open(request, timeout=max(timeout, 0.01)) as response:
         return json.load(response)
-
-
-def _kill_marked(home: str) -> None:
-    """End what emulators of this home left behind: Lambda workers of a killed one, an emulator of a killed `up`."""
-    left = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(_MARK) == home:
-                left.append(process)
-    kill_all(left)
