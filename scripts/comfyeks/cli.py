@@ -21,6 +21,7 @@ COMMANDS = {
     "lambda": "comfyeks.lambda_app:app",
     "models": "comfyeks.models.cli:app",
     "run": "comfyeks.client.cli:run",
+    "batch": "comfyeks.client.batch_cli:batch",
     "scale": "comfyeks.scale:run",
     "nodes": "comfyeks.nodes:app",
     "charts": "comfyeks.charts.cli:app",

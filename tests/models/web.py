@@ -14,8 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 
 TOKEN = "hf_secret_of_the_test"
-_CHUNK = 1 << 20
-
 # Reads bytes [start, stop) of a file; a file of 2 GB need not exist to be served.
 Content = Callable[[int, int], bytes]
 
@@ -29,7 +27,9 @@ class Web:
     log: list[tuple[str, int, str | None]] = field(default_factory=list)
     sent: int = 0
     # "drop": connections break after so many bytes.
-    drop_after: int = 3 << 20
+    drop_after: int = 20_000
+    # Bytes sent at once.
+    chunk: int = 8192
     hits: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -41,6 +41,13 @@ class Web:
         with self.lock:
             self.hits[what] = self.hits.get(what, 0) + 1
             return self.hits[what] - 1
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *args: object) -> None:
+        """Clients that leave are no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -75,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._text(403, "Request has expired", "application/xml")
         if fault == "missing":
             return self._text(404, "Entry not found", "text/plain")
-        if fault == "flaky" and self.web.hit("flaky") % 2 == 0:
+        if fault == "flaky" and self.web.hit("flaky") % 10 == 0:
             return self._text(503, "Slow down", "text/plain")
         return None
 
@@ -120,9 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, fault: str, content: Content, start: int, stop: int) -> None:
         at = start
         while at < stop:
-            end = min(at + _CHUNK, stop)
+            end = min(at + self.web.chunk, stop)
             data = content(at, end)
-            if fault == "wrong" and at <= 5 << 20 < end:
+            if fault == "wrong" and at <= 100_000 < end:
                 data = data[:-1] + bytes([data[-1] ^ 1])
             breaks = fault == "drop" and at + len(data) - start > self.web.drop_after
             if breaks or (fault == "short" and end == stop and stop > 4096):
@@ -144,8 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 def serving_models() -> Iterator[Web]:
     web = Web()
     handler = type("Handler", (_Handler,), {"web": web})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     web.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -24,6 +24,7 @@ from comfyeks.models.pull import CONNECTIONS
 from comfyeks.models.store import ModelStore, open_store, target_key
 from comfyeks.models.transfer_bars import transfer_bars
 from comfyeks.options import Project, Region
+from comfyeks.signals import exit_code, termination_as_interrupt
 
 app = typer.Typer(
     help="The models bucket and the nodes that mirror it.",
@@ -64,7 +65,20 @@ def pull(
     """
     known = catalogue.load()
     wanted = pulling.plan(known, what, to=to, name=name, sha256=sha256, allow_pickle=allow_pickle)
-    pulling.run(known, wanted, bucket=bucket, project=project, region=region, force=force, connections=connections)
+    try:
+        with termination_as_interrupt():
+            pulling.run(
+                known,
+                wanted,
+                bucket=bucket,
+                project=project,
+                region=region,
+                force=force,
+                connections=connections,
+                on_key=lambda key: sys.stdout.write(f"{key}\n"),
+            )
+    except KeyboardInterrupt as signalled:
+        raise typer.Exit(exit_code(signalled)) from None
 
 
 @app.command("catalogue")

@@ -16,13 +16,13 @@ from comfyeks.errors import Failure
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_MIN_PART = 16 << 20
+MIN_PART = 8 << 20  # S3 takes no less than 5 MiB
 _MAX_PARTS = 10_000
 
 
 def part_size(size: int) -> int:
     """Bytes of a part for a file of `size` bytes: the same one each time, or an upload could not be gone on with."""
-    return max(_MIN_PART, -(-size // (_MAX_PARTS << 20)) << 20)
+    return max(MIN_PART, -(-size // (_MAX_PARTS << 20)) << 20)
 
 
 class MultipartUpload:
@@ -59,7 +59,11 @@ class MultipartUpload:
             self._etags[number] = f'"{digest}"'
             return
         answer = self._s3.upload_part(
-            Bucket=self.bucket, Key=self.key, UploadId=self._id, PartNumber=number, Body=bytes(data)
+            Bucket=self.bucket,
+            Key=self.key,
+            UploadId=self._id,
+            PartNumber=number,
+            Body=data,  # type: ignore[arg-type]  # botocore takes a bytearray too
         )
         self._etags[number] = answer["ETag"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +18,11 @@ from comfyeks.console import note
 from comfyeks.errors import Failure, UserError
 from comfyeks.models import layout
 from comfyeks.models.catalogue import Catalogue, Entry
-from comfyeks.models.pull import Progress, Wanted, pull
+from comfyeks.models.pull import CONNECTIONS, Progress, Wanted, pull
 from comfyeks.models.references import references
 from comfyeks.models.sources import Tokens
-from comfyeks.models.store import open_store
+from comfyeks.models.store import ModelStore, open_store
 from comfyeks.models.transfer_bars import transfer_bars
-from comfyeks.signals import exit_code, termination_as_interrupt
 
 _HUGGING_FACE_PAGE = re.compile(r"(https://huggingface\.co/.+?)/blob/")
 
@@ -85,6 +83,12 @@ def _of_workflow(known: Catalogue, path: Path) -> list[Entry]:
     return list({entry.id: entry for _, entry in found if entry is not None}.values())
 
 
+def missing(known: Catalogue, names: Iterable[str], store: ModelStore) -> list[Entry]:
+    """The models of these ids and groups that are not in the bucket."""
+    present = {model.key for model in store.models()}
+    return [entry for entry in known.select(names) if entry.key not in present]
+
+
 def run(
     known: Catalogue,
     wanted: list[Wanted],
@@ -92,16 +96,20 @@ def run(
     bucket: str | None,
     project: str | None,
     region: str | None,
-    force: bool,
-    connections: int,
+    force: bool = False,
+    connections: int = CONNECTIONS,
+    on_key: Callable[[str], object] = lambda key: None,
 ) -> None:
-    """Pull them all, whatever happens to one of them. Prints the keys. Raises Failure naming what did not work."""
+    """Pull them all, whatever happens to one of them; `on_key` is told each key that is in the bucket then.
+
+    Raises Failure naming what did not work; KeyboardInterrupt goes through.
+    """
     store = open_store(bucket, project, region)
     tokens = Tokens(os.environ, lambda: {} if bucket is not None else _stored_tokens(project, region))
     for notice in sorted({text for one in wanted if (text := layout.folder_notice(f"{one.folder}/x")) is not None}):
         note(f"note: {notice}")
     failures: list[Failure] = []
-    with termination_as_interrupt(), transfer_bars() as bars:
+    with transfer_bars() as bars:
         for one in wanted:
             task = bars.add_task(f"{one.folder}/{one.name or '…'}", total=None)
             progress = Progress(lambda size, task=task: bars.update(task, total=size), partial(bars.advance, task))  # type: ignore[misc]
@@ -112,9 +120,9 @@ def run(
                 failures.append(error)
                 note(f"failed: {error}")
                 continue
-            except KeyboardInterrupt as signalled:
+            except KeyboardInterrupt:
                 note("interrupted; what is uploaded stays for a day or more: run the same command again to go on")
-                raise SystemExit(exit_code(signalled)) from None
+                raise
             bars.update(task, total=done.size, completed=done.size)
             if done.sha256 is None:
                 note(f"{done.key}: there already ({decimal(done.size)})")
@@ -122,7 +130,7 @@ def run(
                 note(f"{done.key}: size and sha256 written to {known.path.name}; commit that")
             elif one.sha256 is None:
                 note(f"{done.key}: sha256 {done.sha256}")
-            sys.stdout.write(f"{done.key}\n")
+            on_key(done.key)
     if failures:
         raise Failure(str(failures[0]) if len(wanted) == 1 else f"{len(failures)} of {len(wanted)} were not pulled")
 

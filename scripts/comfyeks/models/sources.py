@@ -25,7 +25,7 @@ from comfyeks.errors import Failure
 
 TOKEN_VARIABLES = {"huggingface.co": "HF_TOKEN", "civitai.com": "CIVITAI_TOKEN"}
 _TIMEOUT = (10.0, 60.0)  # to connect, to the next byte
-_ATTEMPTS = 5  # in a row that bring nothing
+_ATTEMPTS = 8  # in a row that bring nothing: about a minute
 _MAX_PAUSE = 30.0
 _CHUNK = 1 << 20
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -101,9 +101,10 @@ class Source:
 
     def read(self, start: int, stop: int) -> bytearray:
         """Bytes [start, stop). Goes on after the last byte that came when a connection breaks."""
-        data = bytearray()
+        data, at = bytearray(stop - start), 0
         for chunk in self.chunks(start, stop):
-            data += chunk
+            data[at : at + len(chunk)] = chunk
+            at += len(chunk)
         return data
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
