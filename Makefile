@@ -20,9 +20,11 @@ demo: setup      ## the main job, model in to image out, on an AWS inside this m
 	@$(BIN)/comfyeks demo $(if $(KEEP),--keep)
 
 ##@ A real deployment
-.PHONY: infra infra-destroy addons events events-destroy
+.PHONY: image infra infra-destroy addons events events-destroy
 infra: setup     ## Terraform: data root, then platform; writes the generated values
 	@$(BIN)/comfyeks infra apply
+image: setup     ## build image/ with CodeBuild and push it, unless it is there (LOCAL=1: with this machine's Docker)
+	@$(BIN)/comfyeks image $(if $(LOCAL),--local)
 addons: setup    ## pinned helm installs: Karpenter, load balancer controller, device plugin
 	@$(BIN)/comfyeks addons install
 events: setup    ## chalice deploy: an upload to the models bucket reaches every GPU node

@@ -23,6 +23,7 @@ COMMANDS = {
     "infra": "comfyeks.infra.cli:app",
     "addons": "comfyeks.addons:app",
     "lambda": "comfyeks.lambda_app:app",
+    "image": "comfyeks.image:image",
     "models": "comfyeks.models.cli:app",
     "run": "comfyeks.client.cli:run",
     "batch": "comfyeks.client.batch_cli:batch",
