@@ -20,13 +20,15 @@ demo: setup      ## the main job, model in to image out, on an AWS inside this m
 	@$(BIN)/comfyeks demo $(if $(KEEP),--keep) $(if $(filter yes,$(CLUSTER)),--cluster)$(if $(filter no,$(CLUSTER)),--no-cluster)
 
 ##@ A real deployment
-.PHONY: up down infra infra-destroy addons events events-destroy
+.PHONY: up down image infra infra-destroy addons events events-destroy
 up: setup        ## everything, or what is left of it: AWS, add-ons, image, charts, events (PLAN=1 only shows it)
 	@$(BIN)/comfyeks up $(if $(PLAN),--plan)
 down: setup      ## all of it gone again but the data, after asking for its name
 	@$(BIN)/comfyeks down $(if $(CONFIRM),--confirm $(CONFIRM))
 infra: setup     ## Terraform: data root, then platform; writes the generated values
 	@$(BIN)/comfyeks infra apply
+image: setup     ## build image/ with CodeBuild and push it, unless it is there (LOCAL=1: with this machine's Docker)
+	@$(BIN)/comfyeks image $(if $(LOCAL),--local)
 addons: setup    ## pinned helm installs: Karpenter, load balancer controller, device plugin
 	@$(BIN)/comfyeks addons install
 events: setup    ## chalice deploy: an upload to the models bucket reaches every GPU node
