@@ -20,7 +20,7 @@ _INTRODUCTION = """\
 
 Variables go into `.comfyeks/<name>/settings.yaml`: those of the platform below `terraform:`, those of the data root
 below `data:`. `comfyeks infra apply` reads them and keeps them with the deployment
-([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `s5cmd_path` itself.
+([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `node_files` itself.
 
 This page is generated from the `.tf` files by `make generate`; `make lint` fails when it is stale.
 """
