@@ -29,7 +29,7 @@ from comfyeks import tools
 from comfyeks.console import err, note
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import adoption, provider
+from comfyeks.infra import adoption, provider, replacement
 from comfyeks.paths import REPO_ROOT, STATE
 
 ROOTS = {"data": REPO_ROOT / "infra" / "terraform" / "data", "platform": REPO_ROOT / "infra" / "terraform"}
@@ -277,7 +277,8 @@ class Root:
         if not adopted:
             progress.say(self.name, "nothing was left")
             return
-        lost = [change["address"] for change in plan["resource_changes"] if "delete" in change["change"]["actions"]]
+        # Some are made anew: an import does not know all arguments. Not so what holds others.
+        lost = replacement.precious(plan)
         log = self._log("adopt")
         if (
             lost
