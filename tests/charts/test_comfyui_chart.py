@@ -289,6 +289,10 @@ def test_another_source_of_models_is_another_volume_because_one_cannot_change() 
             {"source": "mountpoint", "mountpoint": {"bucket": "big"}},
             "models.gate=all waits for the node's model-sync service",
         ),
+        (
+            {"source": "efs", "efs": {"fileSystemId": "fs-01"}, "gate": "first"},
+            "models.gate=first waits for the node's model-sync service",
+        ),
         ({"gate": "keys"}, "models.gate=keys needs models.keys"),
         ({"keys": ["loras/a.safetensors"]}, "models.keys is not looked at with models.gate=all"),
         ({"gate": "keys", "keys": ["a.safetensors"]}, "at '/models/keys/0'"),
@@ -444,12 +448,20 @@ def test_alerts_are_of_this_releases_pods_and_of_metrics_that_there_are() -> Non
     exporter = pod_script("exporter")
     rendered = comfyui({"monitoring": {"enabled": True, "objects": "always"}}, release="studio", namespace="film")
     [group] = rendered.get("PrometheusRule", "studio")["spec"]["groups"]
-    assert len(group["rules"]) == 7
+    assert len(group["rules"]) == 8
     for rule in group["rules"]:
         assert 'namespace="film",pod=~"studio-[a-z0-9]+-[a-z0-9]+"' in rule["expr"]
         for metric in re.findall(r"comfyui_\w+", rule["expr"]):
             assert metric.removesuffix("_bucket") in exporter.HELP
         assert rule["annotations"]["summary"].startswith("{{ $labels.namespace }}/{{ $labels.pod }}: ")
+
+
+@pytest.mark.parametrize(("gate", "metric"), [("all", "comfyui_models_ready"), ("first", "comfyui_models_first_ready")])
+def test_a_server_that_waits_for_its_models_is_not_down(gate: str, metric: str) -> None:
+    rendered = comfyui({"monitoring": {"enabled": True, "objects": "always"}, "models": {"gate": gate}})
+    [group] = rendered.get("PrometheusRule", "comfyui")["spec"]["groups"]
+    [down] = [rule for rule in group["rules"] if rule["alert"] == "ComfyUIDown"]
+    assert down["expr"].endswith(f"unless on (namespace, pod) {metric} == 0")
 
 
 def test_the_monitor_finds_the_pods_and_the_named_port() -> None:
@@ -547,6 +559,19 @@ def test_the_gate_stands_before_everything_else() -> None:
     assert pod.names[0] == "wait-for-models"
     assert "restartPolicy" not in pod.container("wait-for-models")
     assert pod.env("wait-for-models")["MODELS_DIR"] == "/app/ComfyUI/models"
+
+
+@pytest.mark.parametrize("gate", ["all", "first"])
+def test_the_gate_waits_for_what_it_is_told(gate: str) -> None:
+    env = Pod(comfyui({"models": {"gate": gate}})).env("wait-for-models")
+    assert env["MODELS_GATE"] == gate
+    assert "MODEL_KEYS" not in env
+
+
+def test_the_gate_of_keys_knows_them() -> None:
+    env = Pod(scenario_of("comfyui", "efs")).env("wait-for-models")
+    assert env["MODELS_GATE"] == "keys"
+    assert json.loads(env["MODEL_KEYS"]) == ["checkpoints/base.safetensors", "loras/team/look.safetensors"]
 
 
 def test_no_gate_when_none_is_asked_for() -> None:

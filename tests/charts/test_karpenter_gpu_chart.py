@@ -62,7 +62,17 @@ def test_a_pool_of_families_takes_every_size_with_that_many_gpus_and_names_no_ty
 
 
 @pytest.mark.parametrize(
-    ("family", "why"), [("g6f", "a fraction"), ("gr6f", "a fraction"), ("g7", "595"), ("g5g", "arm64"), ("g4ad", "AMD")]
+    ("family", "why"),
+    [
+        ("g6f", "a fraction"),
+        ("gr6f", "a fraction"),
+        ("g7", "595"),
+        ("g5g", "arm64"),
+        ("p6e-gb200", "arm64"),
+        ("g4ad", "AMD"),
+        ("p3", "older than Turing"),
+        ("g3s", "older than Turing"),
+    ],
 )
 def test_a_family_that_cannot_work_is_refused_with_the_reason(family: str, why: str) -> None:
     with refused(f"pools.default.instanceFamilies holds {family},", why):
@@ -191,9 +201,9 @@ def test_the_root_volume_is_encrypted_and_goes_with_the_node() -> None:
     }
 
 
-def test_the_instances_disks_become_one_array_unless_told_otherwise() -> None:
-    assert node_class()["instanceStorePolicy"] == "RAID0"
-    assert "instanceStorePolicy" not in node_class({"nodeClasses": {"x": {"instanceStorePolicy": None}}}, "x")
+def test_the_instances_disks_become_one_array_because_models_have_no_other_place() -> None:
+    for item in scenario_of("karpenter-gpu", "everything").of_kind("EC2NodeClass"):
+        assert item["spec"]["instanceStorePolicy"] == "RAID0"
 
 
 def test_the_role_is_the_one_that_terraform_made() -> None:
@@ -226,6 +236,8 @@ def test_a_value_that_terraform_knows_must_be_there(path: str, values: dict[str,
         ("g7.2xlarge", "needs NVIDIA driver 595", "g7e.2xlarge"),
         ("g5g.xlarge", "arm64", "g5.xlarge"),
         ("g4ad.xlarge", "an AMD GPU", "g4dn.xlarge"),
+        ("p3.2xlarge", "CUDA 13", "p4d.24xlarge"),
+        ("p6e-gb200.36xlarge", "arm64", "p6-b200.48xlarge"),
     ],
 )
 def test_a_type_that_cannot_work_is_refused_with_the_reason(refused_type: str, reason: str, legal: str) -> None:

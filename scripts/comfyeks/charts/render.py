@@ -22,6 +22,7 @@ import yaml
 from comfyeks import tools
 from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.errors import Failure, UserError
+from comfyeks.versions import VERSIONS
 
 KubernetesObject = dict[str, Any]
 
@@ -100,7 +101,8 @@ def render(
         values: override everything in `files`.
         files: values files, later ones win.
         release: the chart's name unless given.
-        kube_version: the version that the templates see, such as "1.36".
+        kube_version: the version that the templates see, such as "1.36"; the platform's unless given. Never helm's own
+            guess: an older helm takes every cluster for an older Kubernetes than the charts need.
         api_versions: what the templates find in `.Capabilities.APIVersions` beyond helm's own list.
 
     Raises:
@@ -117,7 +119,7 @@ def render(
         tuple((file, file.read_bytes()) for file in files),
         release or chart,
         namespace,
-        kube_version,
+        kube_version or VERSIONS["kubernetes"],
         tuple(api_versions),
     )
     # A copy, or one test's change of an object would be the next test's input.
@@ -131,16 +133,14 @@ def _render(
     files: tuple[tuple[Path, bytes], ...],
     release: str,
     namespace: str,
-    kube_version: str | None,
+    kube_version: str,
     api_versions: tuple[str, ...],
 ) -> tuple[KubernetesObject, ...]:
     paths = [path for path, _ in files]
     argv: list[str | Path] = [tools.helm(), "template", release, chart_path(chart), "--namespace", namespace]
     for path in paths:
         argv += ["--values", path]
-    argv += ["--values", "-"]
-    if kube_version:
-        argv += ["--kube-version", kube_version]
+    argv += ["--values", "-", "--kube-version", kube_version]
     for version in api_versions:
         argv += ["--api-versions", version]
     done = subprocess.run(argv, input=values, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
