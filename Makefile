@@ -52,17 +52,21 @@ lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generat
 	@$(BIN)/yamllint --strict .
 	@terraform fmt -check -recursive infra
 	@$(BIN)/comfyeks charts verify
+	@$(BIN)/comfyeks infra reference --check
 types: setup     ## mypy --strict
 	@$(BIN)/mypy
 	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
 	@$(BIN)/mypy --strict --scripts-are-modules node/comfyui-model-sync
 	@$(BIN)/mypy --strict charts/comfyui/files/*.py
 	@$(BIN)/mypy --strict --python-version 3.12 image/*.py
-generate: setup  ## what is generated and committed: chart schemas, chart READMEs, values per instance type
+generate: setup  ## what is generated and committed: chart schemas, READMEs, values per instance type, docs/reference
 	@$(BIN)/comfyeks charts generate
-lock: setup      ## resolve requirements.txt anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
-	  --generate-hashes --no-emit-index-url --no-header --no-annotate --output-file requirements.txt
+	@$(BIN)/comfyeks infra reference
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+  --generate-hashes --no-emit-index-url --no-header --no-annotate
+lock: setup      ## resolve requirements.txt anew from pyproject.toml, and that of tools/policy
+	@$(COMPILE) pyproject.toml --all-extras --output-file requirements.txt
+	@$(COMPILE) tools/policy/requirements.in --output-file tools/policy/requirements.txt
 clean:           ## stop the local AWS and remove what was made here; .comfyeks/<name> of a deployment stays
 	@[ ! -x $(BIN)/comfyeks ] || $(BIN)/comfyeks local down
 	@rm -rf .venv .tools .comfyeks/local .comfyeks/demo .comfyeks/comfyui-demo .comfyeks/cache \

@@ -4,6 +4,8 @@ locals {
   # Needed for a node to become Ready, or for the pods on it to get credentials.
   addons_before_nodes = ["eks-pod-identity-agent", "kube-proxy", "vpc-cni"]
 
+  addons_on_nodes = setsubtract(keys(local.versions.addons), concat(local.addons_before_nodes, var.efs ? [] : ["aws-efs-csi-driver"]))
+
   addon_configuration = {
     "vpc-cni" = { enableNetworkPolicy = "true" }
   }
@@ -25,7 +27,7 @@ resource "aws_eks_addon" "before_nodes" {
 
 # Deployments: without a node to run on they stay degraded, and EKS waits for them.
 resource "aws_eks_addon" "on_nodes" {
-  for_each = setsubtract(keys(local.versions.addons), local.addons_before_nodes)
+  for_each = local.addons_on_nodes
 
   cluster_name                = aws_eks_cluster.this.name
   addon_name                  = each.key

@@ -67,7 +67,7 @@ resource "aws_eks_cluster" "this" {
   }
 
   vpc_config {
-    subnet_ids              = [for subnet in aws_subnet.private : subnet.id]
+    subnet_ids              = local.private_subnet_ids
     endpoint_private_access = true
     endpoint_public_access  = var.api_public_access
     public_access_cidrs     = var.api_public_access ? var.api_allowed_cidrs : null
@@ -92,10 +92,14 @@ resource "aws_eks_cluster" "this" {
   ]
 }
 
+locals {
+  node_security_group_id = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
+}
+
 # EKS makes this group and puts every node of the managed group into it; Karpenter finds it by the tag and does the same.
 # Exactly one group may carry the tag: with two, pods get both and the load balancer controller cannot choose.
 resource "aws_ec2_tag" "node_discovery" {
-  resource_id = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
+  resource_id = local.node_security_group_id
   key         = "karpenter.sh/discovery"
   value       = local.name
 }

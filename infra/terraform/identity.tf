@@ -1,7 +1,7 @@
 # EKS Pod Identity: which service account gets which role. Trust is the same for all; the association does the telling apart.
 
 locals {
-  pod_identities = {
+  pod_identities = merge(local.efs_identity, {
     "vpc-cni" = {
       namespace       = "kube-system"
       service_account = "aws-node"
@@ -22,11 +22,13 @@ locals {
       namespace       = var.comfyui_namespace
       service_account = var.comfyui_release
     }
-  }
+  })
+
+  efs_identity = { for name in ["efs-csi-driver"] : name => { namespace = "kube-system", service_account = "efs-csi-controller-sa" } if var.efs }
 
   mounted_buckets = var.mount_outputs ? ["inputs", "outputs"] : ["inputs"]
 
-  pod_policies = {
+  pod_policies = merge(local.efs_policy, {
     # Mountpoint: inputs are edited in place by users. Outputs are not versioned, so what a pod could delete there is lost:
     # it can write and read at most, and that only where `outputs.mode: mount` is chosen.
     "s3-csi-driver" = concat(
@@ -89,6 +91,28 @@ locals {
         Effect   = "Allow"
         Action   = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
         Resource = "${local.bucket_arns.outputs}/*"
+      },
+    ]
+  })
+
+  # The chart's volume is a static one: the driver looks things up and makes nothing.
+  efs_policy = {
+    for name in keys(local.efs_identity) : name => [
+      {
+        Sid    = "FindFileSystem"
+        Effect = "Allow"
+        Action = [
+          "elasticfilesystem:DescribeAccessPoints",
+          "elasticfilesystem:DescribeFileSystems",
+          "elasticfilesystem:DescribeMountTargets",
+        ]
+        Resource = aws_efs_file_system.models[0].arn
+      },
+      {
+        Sid      = "FindZones"
+        Effect   = "Allow"
+        Action   = "ec2:DescribeAvailabilityZones"
+        Resource = "*" # the action knows no resources
       },
     ]
   }

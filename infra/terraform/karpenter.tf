@@ -30,10 +30,18 @@ resource "aws_iam_role_policy" "gpu_node" {
         Sid      = "ReadNodeProgram"
         Effect   = "Allow"
         Action   = "s3:GetObject"
-        Resource = "${local.bucket_arns.artifacts}/${local.node_program_prefix}/*"
+        Resource = "${local.bucket_arns.artifacts}/node/*"
       },
     ])
   })
+}
+
+# Karpenter makes such profiles itself, but IAM has no endpoint inside a VPC.
+resource "aws_iam_instance_profile" "gpu_node" {
+  count = local.reaches_internet ? 0 : 1
+
+  name = "${local.iam_prefix}-gpu-node"
+  role = aws_iam_role.gpu_node.name
 }
 
 resource "aws_eks_access_entry" "gpu_node" {
@@ -59,7 +67,8 @@ locals {
 resource "aws_sqs_queue" "interruption" {
   name                      = local.interruption_queue_name
   message_retention_seconds = 300
-  sqs_managed_sse_enabled   = true
+  sqs_managed_sse_enabled   = var.queue_kms_key ? null : true
+  kms_master_key_id         = local.queue_kms_key_arn
 
   # In the queue, not beside it: as a resource of its own the policy waits for SQS a second time.
   policy = jsonencode({
@@ -111,7 +120,7 @@ locals {
 
   karpenter_instance_profiles = "arn:${local.partition}:iam::${local.account_id}:instance-profile/*"
 
-  karpenter_statements = [
+  karpenter_statements = concat(local.read_encrypted_queues, [
     {
       Sid    = "LaunchFromShared"
       Effect = "Allow"
@@ -295,5 +304,5 @@ locals {
       Action   = "iam:ListInstanceProfiles"
       Resource = "*" # the action knows no resources
     },
-  ]
+  ])
 }

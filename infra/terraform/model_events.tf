@@ -13,6 +13,18 @@ locals {
   sync_document_name = "${local.name}-sync-models"
   sync_tag_key       = "ComfyUIModelSync"
 
+  queue_kms_key_arn = var.queue_kms_key ? aws_kms_key.messages.arn : null
+
+  # For those who read the queues, and for the function, which also sends to the dead letters.
+  read_encrypted_queues = [
+    for arn in local.queue_kms_key_arn[*] : {
+      Sid      = "UseQueueKey"
+      Effect   = "Allow"
+      Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      Resource = arn
+    }
+  ]
+
   # A queue that answers plain HTTP would carry bucket keys in the clear.
   refuse_plain_http = {
     Sid       = "RefusePlainHttp"
@@ -29,7 +41,8 @@ locals {
 resource "aws_sqs_queue" "model_events_dlq" {
   name                      = local.model_events_dlq_name
   message_retention_seconds = 14 * 24 * 3600
-  sqs_managed_sse_enabled   = true
+  sqs_managed_sse_enabled   = var.queue_kms_key ? null : true
+  kms_master_key_id         = local.queue_kms_key_arn
 
   redrive_allow_policy = jsonencode({
     redrivePermission = "byQueue"
@@ -45,7 +58,8 @@ resource "aws_sqs_queue" "model_events_dlq" {
 resource "aws_sqs_queue" "model_events" {
   name                      = local.model_events_name
   message_retention_seconds = 4 * 24 * 3600
-  sqs_managed_sse_enabled   = true # a KMS key of AWS's own would shut S3 out
+  sqs_managed_sse_enabled   = var.queue_kms_key ? null : true # a KMS key of AWS's own would shut S3 out
+  kms_master_key_id         = local.queue_kms_key_arn
 
   # Lambda asks for six times the function's timeout, so that a batch being worked on is not handed out twice.
   visibility_timeout_seconds = 6 * local.sync_function_timeout
@@ -119,7 +133,7 @@ resource "aws_iam_role_policy" "sync" {
 
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
+    Statement = concat(local.read_encrypted_queues, [
       {
         Sid      = "ReadEvents"
         Effect   = "Allow"
@@ -151,6 +165,6 @@ resource "aws_iam_role_policy" "sync" {
         Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
         Resource = "arn:${local.partition}:logs:${var.region}:${local.account_id}:log-group:${aws_cloudwatch_log_group.sync.name}:*"
       },
-    ]
+    ])
   })
 }

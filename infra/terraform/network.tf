@@ -1,8 +1,36 @@
-data "aws_availability_zones" "available" {
-  state = "available"
+# A VPC of its own, or subnets of one that is there already (private_subnet_ids). The rest of this root reads the locals only.
 
+locals {
   # EKS makes no control plane in these zones and refuses a cluster with a subnet there. By id: names differ per account.
-  exclude_zone_ids = ["use1-az3", "usw1-az2", "cac1-az3"]
+  zones_without_eks = ["use1-az3", "usw1-az2", "cac1-az3"]
+
+  own_vpc            = length(var.private_subnet_ids) == 0
+  reaches_internet   = var.nat != "none"
+  vpc_id             = one(concat(aws_vpc.this[*].id, data.aws_vpc.existing[*].id))
+  vpc_cidrs          = local.own_vpc ? [var.vpc_cidr] : data.aws_vpc.existing[0].cidr_block_associations[*].cidr_block
+  private_subnet_ids = local.own_vpc ? [for subnet in aws_subnet.private : subnet.id] : var.private_subnet_ids
+
+  zones = local.own_vpc ? slice(
+    data.aws_availability_zones.available.names,
+    0, min(3, length(data.aws_availability_zones.available.names))
+  ) : []
+
+  # Three quarters of the range are for pods, which each take an address; the last quarter holds the public subnets.
+  private_cidrs = { for i, zone in local.zones : zone => cidrsubnet(var.vpc_cidr, 2, i) }
+  public_cidrs = local.reaches_internet ? {
+    for i, zone in local.zones : zone => cidrsubnet(cidrsubnet(var.vpc_cidr, 2, 3), 4, i)
+  } : {}
+
+  nat_zones = {
+    one    = slice(local.zones, 0, min(1, length(local.zones)))
+    per_az = local.zones
+    none   = []
+  }[var.nat]
+}
+
+data "aws_availability_zones" "available" {
+  state            = "available"
+  exclude_zone_ids = local.zones_without_eks
 
   # Local Zones and Wavelength Zones need an opt-in and take neither a control plane nor most GPU types.
   filter {
@@ -11,20 +39,45 @@ data "aws_availability_zones" "available" {
   }
 }
 
-locals {
-  zones = slice(
-    data.aws_availability_zones.available.names,
-    0, min(3, length(data.aws_availability_zones.available.names))
-  )
+data "aws_subnet" "existing" {
+  for_each = toset(var.private_subnet_ids)
 
-  # Three quarters of the range are for pods, which each take an address; the last quarter holds the public subnets.
-  private_cidrs = { for i, zone in local.zones : zone => cidrsubnet(var.vpc_cidr, 2, i) }
-  public_cidrs  = { for i, zone in local.zones : zone => cidrsubnet(cidrsubnet(var.vpc_cidr, 2, 3), 4, i) }
+  id = each.value
 
-  nat_zones = [local.zones[0]]
+  lifecycle {
+    postcondition {
+      condition     = !contains(local.zones_without_eks, self.availability_zone_id)
+      error_message = "private_subnet_ids: ${self.id} lies in zone ${self.availability_zone_id}, where EKS makes no control plane. Give a subnet of another zone."
+    }
+  }
+}
+
+data "aws_vpc" "existing" {
+  count = local.own_vpc ? 0 : 1
+
+  id = values(data.aws_subnet.existing)[0].vpc_id
+
+  lifecycle {
+    precondition {
+      condition     = length(distinct(values(data.aws_subnet.existing)[*].vpc_id)) == 1
+      error_message = "private_subnet_ids are of ${length(distinct(values(data.aws_subnet.existing)[*].vpc_id))} VPCs. Give subnets of one."
+    }
+
+    precondition {
+      condition     = length(distinct(values(data.aws_subnet.existing)[*].availability_zone)) >= 2
+      error_message = "private_subnet_ids all lie in ${values(data.aws_subnet.existing)[0].availability_zone}. EKS and the load balancer want subnets in at least two zones."
+    }
+
+    postcondition {
+      condition     = self.enable_dns_support && self.enable_dns_hostnames
+      error_message = "private_subnet_ids: VPC ${self.id} has DNS support or DNS hostnames switched off, and nodes would not find the cluster's private endpoint. Switch both on."
+    }
+  }
 }
 
 resource "aws_vpc" "this" {
+  count = local.own_vpc ? 1 : 0
+
   cidr_block           = var.vpc_cidr
   enable_dns_support   = true
   enable_dns_hostnames = true
@@ -32,29 +85,10 @@ resource "aws_vpc" "this" {
   tags = { Name = local.name }
 }
 
-resource "aws_internet_gateway" "this" {
-  vpc_id = aws_vpc.this.id
-
-  tags = { Name = local.name }
-}
-
-resource "aws_subnet" "public" {
-  for_each = local.public_cidrs
-
-  vpc_id            = aws_vpc.this.id
-  availability_zone = each.key
-  cidr_block        = each.value
-
-  tags = {
-    Name                     = "${local.name}-public-${each.key}"
-    "kubernetes.io/role/elb" = "1"
-  }
-}
-
 resource "aws_subnet" "private" {
   for_each = local.private_cidrs
 
-  vpc_id            = aws_vpc.this.id
+  vpc_id            = local.vpc_id
   availability_zone = each.key
   cidr_block        = each.value
 
@@ -65,23 +99,65 @@ resource "aws_subnet" "private" {
   }
 }
 
+resource "aws_route_table" "private" {
+  for_each = local.private_cidrs
+
+  vpc_id = local.vpc_id
+
+  tags = { Name = "${local.name}-private-${each.key}" }
+}
+
+resource "aws_route_table_association" "private" {
+  for_each = local.private_cidrs
+
+  subnet_id      = aws_subnet.private[each.key].id
+  route_table_id = aws_route_table.private[each.key].id
+}
+
+# The way to the internet; none of it with nat = none.
+
+resource "aws_internet_gateway" "this" {
+  count = local.own_vpc && local.reaches_internet ? 1 : 0
+
+  vpc_id = local.vpc_id
+
+  tags = { Name = local.name }
+}
+
+resource "aws_subnet" "public" {
+  for_each = local.public_cidrs
+
+  vpc_id            = local.vpc_id
+  availability_zone = each.key
+  cidr_block        = each.value
+
+  tags = {
+    Name                     = "${local.name}-public-${each.key}"
+    "kubernetes.io/role/elb" = "1"
+  }
+}
+
 resource "aws_route_table" "public" {
-  vpc_id = aws_vpc.this.id
+  count = length(aws_internet_gateway.this)
+
+  vpc_id = local.vpc_id
 
   tags = { Name = "${local.name}-public" }
 }
 
 resource "aws_route" "internet" {
-  route_table_id         = aws_route_table.public.id
+  count = length(aws_internet_gateway.this)
+
+  route_table_id         = aws_route_table.public[0].id
   destination_cidr_block = "0.0.0.0/0"
-  gateway_id             = aws_internet_gateway.this.id
+  gateway_id             = aws_internet_gateway.this[0].id
 }
 
 resource "aws_route_table_association" "public" {
-  for_each = aws_subnet.public
+  for_each = local.public_cidrs
 
-  subnet_id      = each.value.id
-  route_table_id = aws_route_table.public.id
+  subnet_id      = aws_subnet.public[each.key].id
+  route_table_id = aws_route_table.public[0].id
 }
 
 resource "aws_eip" "nat" {
@@ -103,35 +179,85 @@ resource "aws_nat_gateway" "this" {
   tags = { Name = "${local.name}-${each.key}" }
 }
 
-resource "aws_route_table" "private" {
-  for_each = toset(local.zones)
-
-  vpc_id = aws_vpc.this.id
-
-  tags = { Name = "${local.name}-private-${each.key}" }
-}
-
 resource "aws_route" "nat" {
-  for_each = toset(local.zones)
+  for_each = toset(local.reaches_internet ? local.zones : [])
 
   route_table_id         = aws_route_table.private[each.key].id
   destination_cidr_block = "0.0.0.0/0"
-  nat_gateway_id         = try(aws_nat_gateway.this[each.key], one(values(aws_nat_gateway.this))).id
-}
-
-resource "aws_route_table_association" "private" {
-  for_each = aws_subnet.private
-
-  subnet_id      = each.value.id
-  route_table_id = aws_route_table.private[each.key].id
+  nat_gateway_id         = aws_nat_gateway.this[var.nat == "per_az" ? each.key : local.nat_zones[0]].id
 }
 
 # Models are the traffic: hundreds of gigabytes per new node, free of charge on this way and paid per gigabyte through NAT.
+# In an existing VPC the route tables are its owner's; the command line warns there when they lack it.
 resource "aws_vpc_endpoint" "s3" {
-  vpc_id            = aws_vpc.this.id
+  count = local.own_vpc ? 1 : 0
+
+  vpc_id            = local.vpc_id
   service_name      = "com.amazonaws.${var.region}.s3"
   vpc_endpoint_type = "Gateway"
   route_table_ids   = [for table in aws_route_table.private : table.id]
 
   tags = { Name = "${local.name}-s3" }
+}
+
+# What nodes and controllers ask AWS for, without leaving the VPC. About 7 USD a month for each, in each zone.
+locals {
+  interface_endpoints = toset(var.interface_endpoints ? concat(
+    [
+      "ec2",                  # network plugin, Karpenter
+      "ecr.api",              # images
+      "ecr.dkr",              # images
+      "eks",                  # Karpenter finds the cluster
+      "eks-auth",             # pod identity
+      "elasticloadbalancing", # load balancer controller
+      "logs",
+      "sqs",         # Karpenter's interruptions
+      "ssm",         # model sync, AMI of new nodes
+      "ssmmessages", # model sync
+      "sts",         # joining nodes
+    ],
+    var.efs ? ["elasticfilesystem"] : [],
+  ) : [])
+}
+
+# By name and not by text: some partitions put another prefix in front.
+data "aws_vpc_endpoint_service" "this" {
+  for_each = local.interface_endpoints
+
+  service      = each.key
+  service_type = "Interface"
+}
+
+resource "aws_security_group" "endpoints" {
+  count = var.interface_endpoints ? 1 : 0
+
+  name        = "${local.name}-endpoints"
+  description = "Interface endpoints of ${local.name}"
+  vpc_id      = local.vpc_id
+
+  tags = { Name = "${local.name}-endpoints" }
+}
+
+resource "aws_vpc_security_group_ingress_rule" "endpoints" {
+  for_each = toset(var.interface_endpoints ? local.vpc_cidrs : [])
+
+  security_group_id = aws_security_group.endpoints[0].id
+  description       = "HTTPS from the VPC"
+  ip_protocol       = "tcp"
+  from_port         = 443
+  to_port           = 443
+  cidr_ipv4         = each.value
+}
+
+resource "aws_vpc_endpoint" "interface" {
+  for_each = local.interface_endpoints
+
+  vpc_id              = local.vpc_id
+  service_name        = data.aws_vpc_endpoint_service.this[each.key].service_name
+  vpc_endpoint_type   = "Interface"
+  private_dns_enabled = true
+  subnet_ids          = local.private_subnet_ids
+  security_group_ids  = [aws_security_group.endpoints[0].id]
+
+  tags = { Name = "${local.name}-${each.key}" }
 }

@@ -51,7 +51,7 @@ resource "aws_eks_node_group" "system" {
   cluster_name    = aws_eks_cluster.this.name
   node_group_name = "system"
   node_role_arn   = aws_iam_role.system_node.arn
-  subnet_ids      = [for subnet in aws_subnet.private : subnet.id]
+  subnet_ids      = local.private_subnet_ids
   ami_type        = "AL2023_x86_64_STANDARD"
   release_version = local.versions.node_group_release # the newest of the day otherwise: two clusters, two systems
   instance_types  = var.system_node_types
@@ -79,6 +79,8 @@ resource "aws_eks_node_group" "system" {
     aws_eks_addon.before_nodes,
     aws_iam_role_policy.system_node,
     aws_route.nat,
+    aws_vpc_endpoint.interface,
+    aws_vpc_endpoint.s3,
     aws_route_table_association.private,
   ]
 }

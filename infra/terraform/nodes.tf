@@ -38,10 +38,15 @@ locals {
     },
     {
       # AmazonSSMManagedInstanceCore without its ssm:GetParameter on every parameter of the account.
-      Sid    = "SystemsManagerAgent"
+      Sid      = "SystemsManagerRegistration"
+      Effect   = "Allow"
+      Action   = "ssm:UpdateInstanceInformation"
+      Resource = "${local.ec2_arn_prefix}:${local.account_id}:instance/*"
+    },
+    {
+      Sid    = "SystemsManagerChannels"
       Effect = "Allow"
       Action = [
-        "ssm:UpdateInstanceInformation",
         "ssmmessages:CreateControlChannel",
         "ssmmessages:CreateDataChannel",
         "ssmmessages:OpenControlChannel",

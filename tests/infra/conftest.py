@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -16,8 +17,10 @@ from moto import mock_aws
 
 from comfyeks import tools
 from comfyeks.deployment import Deployment
+from comfyeks.files import write_atomically
 from comfyeks.infra import provider
 from comfyeks.infra.terraform import ROOTS
+from tests.support.iam import Iam, evaluator
 
 ACCOUNT = "111122223333"
 REGION = "us-west-2"
@@ -67,7 +70,7 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
 
 
 class Plan:
-    """What a root would make, by address, with the defaults; values that only AWS knows are left out."""
+    """What a root would make, by address; values that only AWS knows are left out."""
 
     def __init__(self, messages: str) -> None:
         plans = [m["test_plan"] for m in map(json.loads, messages.splitlines()) if m["type"] == "test_plan"]
@@ -94,18 +97,53 @@ class Plan:
         return found
 
 
-def _plan(terraform: Terraform, root: str) -> Plan:
-    return Plan(terraform(root, "test", "-json", "-verbose", "-filter=tests/defaults.tftest.hcl").stdout)
+PlanOf = Callable[[str, str], Plan]
 
 
 @pytest.fixture(scope="session")
-def data_plan(terraform: Terraform) -> Plan:
-    return _plan(terraform, "data")
+def plan_of(terraform: Terraform, tmp_path_factory: pytest.TempPathFactory) -> PlanOf:
+    """`plan_of(root, run)`: the plan of tests/<run>.tftest.hcl, made once for all workers of a test run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def plan(root: str, run: str) -> Plan:
+        messages = folder / f"plan-{root}-{run}.jsonl"
+        with messages.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not messages.exists():
+                answer = terraform(root, "test", "-json", "-verbose", f"-filter=tests/{run}.tftest.hcl")
+                write_atomically(messages, answer.stdout)
+        return Plan(messages.read_text())
+
+    return plan
 
 
 @pytest.fixture(scope="session")
-def platform_plan(terraform: Terraform) -> Plan:
-    return _plan(terraform, "platform")
+def data_plan(plan_of: PlanOf) -> Plan:
+    return plan_of("data", "defaults")
+
+
+@pytest.fixture(scope="session")
+def platform_plan(plan_of: PlanOf) -> Plan:
+    return plan_of("platform", "defaults")
+
+
+@pytest.fixture(scope="session")
+def everything_plan(plan_of: PlanOf) -> Plan:
+    """The platform with every switch on and the longest names, in another region than `platform_plan`."""
+    return plan_of("platform", "everything")
+
+
+@pytest.fixture(scope="session")
+def data_everything_plan(plan_of: PlanOf) -> Plan:
+    return plan_of("data", "everything")
+
+
+@pytest.fixture(scope="session")
+def iam() -> Iterator[Iam]:
+    with evaluator() as process:
+        yield process
 
 
 @pytest.fixture

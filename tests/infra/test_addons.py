@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from comfyeks import addons
+from comfyeks import addons, tools
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.infra.generated import addon_file
@@ -31,9 +31,12 @@ def ready(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", {"prod": ARN, "other": f"{ARN}-film"})))
     monkeypatch.setattr(addons, "current", lambda *_: deployment)
     helm = tmp_path / "helm"
-    helm.write_text(f'#!/bin/bash\necho "$*" >> {tmp_path}/calls\n! grep -q "$3" {tmp_path}/failing 2>/dev/null\n')
+    helm.write_text(
+        f'#!/bin/bash\n[ "$1" = list ] && echo "[]" && exit\necho "$*" >> {tmp_path}/calls\n'
+        f'! grep -q "^$3$" {tmp_path}/failing 2>/dev/null\n'
+    )
     helm.chmod(0o755)
-    monkeypatch.setattr(addons.tools, "helm", lambda: helm)
+    monkeypatch.setattr(tools, "helm", lambda: helm)
     return deployment
 
 
@@ -69,6 +72,16 @@ def test_plan_changes_nothing(ready: Deployment, tmp_path: Path) -> None:
     assert not (tmp_path / "calls").exists()
 
 
+def test_a_mirror_takes_the_place_of_the_repositories(ready: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(addons.MIRROR_VARIABLE, str(ready.dir))
+    assert "has no karpenter-crd-1.14.1.tgz" in str(install("--plan").exception)
+    for addon in addons.ADDONS:
+        (ready.dir / f"{addon.release}-{VERSIONS['charts'][addon.release]}.tgz").touch()
+    printed = install("--plan").stdout
+    assert f"--install karpenter {ready.dir}/karpenter-1.14.1.tgz " in printed
+    assert "https://" not in printed
+
+
 def test_every_add_on_has_its_pin_in_versions_yaml() -> None:
     assert {addon.release for addon in addons.ADDONS} == set(VERSIONS["charts"])
 
@@ -83,14 +96,14 @@ def test_install_runs_helm_against_the_checked_context(ready: Deployment, tmp_pa
     assert answer.exit_code == 0, answer.output
     calls = (tmp_path / "calls").read_text().splitlines()
     assert len(calls) == 4
-    assert all("--kube-context prod " in call for call in calls)
+    assert all(call.endswith("--kube-context prod") for call in calls)
 
 
 def test_first_failing_add_on_ends_it(ready: Deployment, tmp_path: Path) -> None:
     (tmp_path / "failing").write_text("karpenter\n")
     answer = install()
     assert isinstance(answer.exception, Failure)
-    assert "karpenter was not installed" in str(answer.exception)
+    assert "`helm upgrade --install karpenter` failed" in str(answer.exception)
     assert len((tmp_path / "calls").read_text().splitlines()) == 2
 
 

@@ -54,7 +54,7 @@ def test_file_of_an_add_on_that_is_gone_is_removed(written: Deployment) -> None:
 
 
 def test_removing_leaves_the_operators_own_file(written: Deployment) -> None:
-    own = written.dir / "terraform.tfvars"
+    own = written.dir / "settings.yaml"
     own.touch()
     generated.remove(written)
     assert list(written.dir.iterdir()) == [own]

@@ -104,8 +104,8 @@ class TestLifecycle:
         assert answer.stderr.count("No changes") == 2, answer.stderr
 
     def test_apply_that_would_replace_the_network_is_refused(self, platform: Platform) -> None:
-        settings = platform.dir / "terraform.tfvars"
-        settings.write_text('vpc_cidr = "10.9.0.0/16"\n')
+        settings = platform.dir / "settings.yaml"
+        settings.write_text("terraform: {vpc_cidr: 10.9.0.0/16}\n")
         answer = platform.run("apply")
         settings.unlink()
         assert answer.returncode == 2, answer.stderr

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 
 import pytest
 
 from comfyeks import lambda_app
 from comfyeks.charts.render import render
 from comfyeks.deployment import BUCKET_KINDS, Deployment
-from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
 from .conftest import ACCOUNT, REGION, Plan
@@ -114,7 +111,10 @@ def test_cluster_is_closed_encrypted_and_logged(platform_plan: Plan) -> None:
 
 def test_add_ons_are_those_of_versions_yaml_and_no_other(platform_plan: Plan) -> None:
     addons = platform_plan.of_type("aws_eks_addon").values()
-    assert {addon["addon_name"]: addon["addon_version"] for addon in addons} == VERSIONS["addons"]
+    optional = {"aws-efs-csi-driver"}
+    assert {addon["addon_name"]: addon["addon_version"] for addon in addons} == {
+        name: version for name, version in VERSIONS["addons"].items() if name not in optional
+    }
 
 
 def test_network_policies_are_enforced(platform_plan: Plan) -> None:
@@ -147,10 +147,12 @@ def test_every_output_is_read_by_a_command_or_a_person_at_work(data_plan: Plan, 
     assert data_plan.outputs.keys() == {"buckets"}
     assert platform_plan.outputs.keys() == {
         "account",
+        "alarms_topic_arn",
         "buckets",
         "chalice",
         "cluster_name",
         "helm_values",
+        "image_build",
         "queue_urls",
         "region",
     }
@@ -195,25 +197,48 @@ def test_every_interruption_event_reaches_karpenters_queue(platform_plan: Plan) 
     }
 
 
+ALARMS = {
+    "comfyui-model-events-dead-letters": ("AWS/SQS", {"QueueName": "comfyui-model-events-dlq"}),
+    "comfyui-model-events-age": ("AWS/SQS", {"QueueName": "comfyui-model-events"}),
+    "comfyui-model-events-errors": ("AWS/Lambda", {"FunctionName": lambda_app.function_name(NAMES)}),
+}
+
+
+def test_alarms_watch_dead_letters_waiting_events_and_the_function(platform_plan: Plan) -> None:
+    alarms = platform_plan.of_type("aws_cloudwatch_metric_alarm").values()
+    assert {alarm["alarm_name"]: (alarm["namespace"], alarm["dimensions"]) for alarm in alarms} == ALARMS
+    assert all(alarm["treat_missing_data"] == "notBreaching" for alarm in alarms)
+
+
+def test_key_of_topic_and_queues_admits_the_services_that_write_into_them(platform_plan: Plan) -> None:
+    statements = platform_plan.statements("aws_kms_key.messages")
+    admitted = statements["ServicesThatWrite"]
+    assert {"cloudwatch.amazonaws.com", "s3.amazonaws.com", "events.amazonaws.com"} <= set(
+        admitted["Principal"]["Service"]
+    )
+    assert set(admitted["Action"]) == {"kms:Decrypt", "kms:GenerateDataKey*"}
+
+
+def test_topic_takes_alarms_and_budgets_of_this_account_only(platform_plan: Plan) -> None:
+    publish = platform_plan.statements("aws_sns_topic.alarms")["Publish"]
+    assert publish["Principal"] == {"Service": ["budgets.amazonaws.com", "cloudwatch.amazonaws.com"]}
+    assert publish["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+
+
+def test_image_is_built_from_where_model_writers_cannot_reach(platform_plan: Plan) -> None:
+    [project] = platform_plan.of_type("aws_codebuild_project").values()
+    [source] = project["source"]
+    build = platform_plan.outputs["image_build"]
+    assert source["location"] == f"{NAMES.bucket('artifacts')}/image/source.zip"
+    assert (build["source_bucket"], build["source_key"]) == (NAMES.bucket("artifacts"), "image/source.zip")
+    assert build["project"] == project["name"] == f"{NAMES.name}-image"
+    assert project["environment"][0]["privileged_mode"]
+
+
 def test_function_logs_expire(platform_plan: Plan) -> None:
     group = platform_plan.resources["aws_cloudwatch_log_group.sync"]
     assert group["name"] == f"/aws/lambda/{lambda_app.function_name(NAMES)}"
     assert group["retention_in_days"] == 30
-
-
-def test_node_files_lie_under_their_own_hash(platform_plan: Plan) -> None:
-    objects = platform_plan.of_type("aws_s3_object")
-    assert {re.search(r'"(.*)"', address)[1] for address in objects} == {  # type: ignore[index]
-        "program",
-        "service",
-        "timer",
-        "path",
-        "s5cmd",
-    }
-    program = objects['aws_s3_object.node_program["program"]']
-    digest = hashlib.sha256((REPO_ROOT / "node" / "comfyui-model-sync").read_bytes()).hexdigest()
-    assert program["key"] == f"node/{digest}/comfyui-model-sync"
-    assert program["bucket"] == NAMES.bucket("artifacts")
 
 
 def test_names_are_those_that_the_command_line_derives(platform_plan: Plan) -> None:

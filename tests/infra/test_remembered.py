@@ -8,12 +8,13 @@ from pathlib import Path
 import boto3
 import pytest
 
+from comfyeks import settings
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.infra.remembered import Remembered
-from comfyeks.infra.variables import Settings, user_file
+from comfyeks.infra.variables import Settings
 
-OURS, THEIRS = 'vpc_cidr = "10.1.0.0/16"\n', 'vpc_cidr = "10.2.0.0/16"\n'
+OURS, THEIRS = "terraform: {vpc_cidr: 10.1.0.0/16}\n", "terraform: {vpc_cidr: 10.2.0.0/16}\n"
 RANGES = Settings(api_allowed_cidrs=("198.51.100.7/32",), cluster_admin_arns=("arn:aws:iam::111122223333:role/a",))
 
 Checkout = Callable[[str], Deployment]
@@ -32,8 +33,8 @@ def checkout(
     return go
 
 
-def edit(deployment: Deployment, text: str, root: str = "platform") -> Path:
-    path = user_file(deployment, root)
+def edit(deployment: Deployment, text: str) -> Path:
+    path = settings.path(deployment)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -42,31 +43,27 @@ def edit(deployment: Deployment, text: str, root: str = "platform") -> Path:
 def apply(deployment: Deployment, given: Settings | None = None, *, overwrite: bool = False) -> Settings:
     """What an apply does with settings; the flags in force."""
     remembered = Remembered(deployment)
-    settings = (given or Settings()).over(remembered.fetch(overwrite=overwrite))
-    for root in ("data", "platform"):
-        remembered.store(root, settings)
-    return settings
+    in_force = (given or Settings()).over(remembered.fetch(overwrite=overwrite))
+    remembered.store(in_force)
+    return in_force
 
 
-@pytest.mark.parametrize("root", ["data", "platform"])
-def test_clone_without_a_file_gets_the_stored_one(checkout: Checkout, root: str) -> None:
-    edit(checkout("alice"), OURS, root)
+def test_clone_without_a_file_gets_the_stored_one(checkout: Checkout) -> None:
+    edit(checkout("alice"), OURS)
     apply(checkout("alice"))
     apply(checkout("bob"))
-    assert user_file(checkout("bob"), root).read_text() == OURS
+    assert settings.path(checkout("bob")).read_text() == OURS
 
 
 def test_clone_with_another_file_is_refused_with_both_ways_out_and_changes_nothing(checkout: Checkout) -> None:
     edit(checkout("alice"), OURS)
-    edit(checkout("alice"), OURS, "data")
     apply(checkout("alice"))
     path = edit(checkout("bob"), THEIRS)
     with pytest.raises(UserError, match=r"^\S+ differs .*remove yours .*--overwrite-settings") as refused:
         apply(checkout("bob"))
     assert "\n" not in str(refused.value)
-    assert "settings/terraform.tfvars" in str(refused.value)
+    assert "settings/settings.yaml" in str(refused.value)
     assert path.read_text() == THEIRS
-    assert not user_file(checkout("bob"), "data").exists()
 
 
 def test_removing_the_file_takes_the_stored_one(checkout: Checkout) -> None:
@@ -94,7 +91,7 @@ def test_edit_on_top_of_what_this_clone_has_seen_is_taken(checkout: Checkout) ->
     edit(checkout("bob"), THEIRS)
     apply(checkout("bob"))
     apply(checkout("carol"))
-    assert user_file(checkout("carol"), "platform").read_text() == THEIRS
+    assert settings.path(checkout("carol")).read_text() == THEIRS
 
 
 def test_file_of_another_account_is_not_taken_for_a_seen_one(checkout: Checkout) -> None:
@@ -106,7 +103,7 @@ def test_file_of_another_account_is_not_taken_for_a_seen_one(checkout: Checkout)
     s3.create_bucket(
         Bucket=elsewhere.bucket("artifacts"), CreateBucketConfiguration={"LocationConstraint": here.region}
     )
-    s3.put_object(Bucket=elsewhere.bucket("artifacts"), Key="settings/terraform.tfvars", Body=OURS.encode())
+    s3.put_object(Bucket=elsewhere.bucket("artifacts"), Key="settings/settings.yaml", Body=OURS.encode())
     edit(elsewhere, THEIRS)
     with pytest.raises(UserError, match="differs"):
         Remembered(elsewhere).fetch(overwrite=False)

@@ -84,7 +84,7 @@ def test_no_partition_stands_in_an_arn() -> None:
 
 def test_no_resource_or_provider_is_bent_for_an_emulator() -> None:
     text = "".join(path.read_text() for path in FILES)
-    assert not re.search(r"endpoints|ignore_changes|s3_use_path_style|skip_|localhost|127\.0\.0\.1", text)
+    assert not re.search(r"endpoints\s*\{|ignore_changes|s3_use_path_style|skip_|localhost|127\.0\.0\.1", text)
 
 
 def test_sync_document_takes_its_parameter_as_environment_and_not_as_text() -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
+from comfyeks import settings
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
-from comfyeks.infra.variables import Settings, arguments, listed, sets, user_file
-from comfyeks.paths import REPO_ROOT
+from comfyeks.infra import node_files
+from comfyeks.infra.variables import Settings, arguments, listed
+
+
+def own(deployment: Deployment, text: str) -> None:
+    """Write the operator's settings file."""
+    path = settings.path(deployment)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def test_nobody_allowed_is_refused_with_the_two_ways_out(deployment: Deployment) -> None:
@@ -23,9 +30,7 @@ def test_private_api_needs_no_ranges(deployment: Deployment) -> None:
 
 
 def test_ranges_may_stand_in_the_operators_file(deployment: Deployment) -> None:
-    path = user_file(deployment, "platform")
-    path.parent.mkdir(parents=True)
-    path.write_text('api_allowed_cidrs = ["198.51.100.7/32"]\n')
+    own(deployment, "terraform: {api_allowed_cidrs: [198.51.100.7/32]}")
     Settings().check(deployment)
 
 
@@ -43,15 +48,15 @@ def test_range_of_a_known_size_is_taken(deployment: Deployment, cidr: str) -> No
 
 
 def test_admin_that_is_a_session_is_refused(deployment: Deployment) -> None:
-    settings = Settings(api_public_access=False, cluster_admin_arns=("arn:aws:sts::111122223333:assumed-role/a/b",))
+    flags = Settings(api_public_access=False, cluster_admin_arns=("arn:aws:sts::111122223333:assumed-role/a/b",))
     with pytest.raises(UserError, match="assumed-role/a/b"):
-        settings.check(deployment)
+        flags.check(deployment)
 
 
 def test_destroying_asks_for_no_ranges(deployment: Deployment) -> None:
-    settings = Settings().for_destroy()
-    settings.check(deployment)
-    assert settings.api_public_access is False
+    flags = Settings().for_destroy()
+    flags.check(deployment)
+    assert flags.api_public_access is False
 
 
 @pytest.mark.parametrize(
@@ -68,32 +73,39 @@ def generated(deployment: Deployment, root: str) -> dict[str, object]:
 
 
 def test_what_was_not_decided_is_left_to_terraforms_defaults(deployment: Deployment) -> None:
-    arguments(deployment, "platform", Settings(), REPO_ROOT / "s5cmd")
-    assert generated(deployment, "platform") == {"project": None, "region": "us-west-2", "s5cmd_path": "../../s5cmd"}
+    arguments(deployment, "platform", Settings())
+    values = {"project": None, "region": "us-west-2", "node_files": node_files.describe()}
+    assert generated(deployment, "platform") == values
 
 
 def test_data_root_gets_only_the_variables_it_knows(deployment: Deployment) -> None:
-    arguments(deployment, "data", Settings(api_allowed_cidrs=("198.51.100.7/32",)), Path("/s5cmd"))
+    arguments(deployment, "data", Settings(api_allowed_cidrs=("198.51.100.7/32",)))
     assert generated(deployment, "data") == {"project": None, "region": "us-west-2"}
 
 
 def test_flags_win_over_the_operators_file(deployment: Deployment) -> None:
-    own = user_file(deployment, "platform")
-    own.parent.mkdir(parents=True)
-    own.touch()
-    first, second = arguments(deployment, "platform", Settings(api_public_access=False), Path("/s5cmd"))
-    assert first == f"-var-file={own}"
-    assert second.endswith("platform.tfvars.json")
+    own(deployment, "terraform: {api_public_access: true, system_node_count: 3}")
+    arguments(deployment, "platform", Settings(api_public_access=False))
     assert generated(deployment, "platform")["api_public_access"] is False
+    assert generated(deployment, "platform")["system_node_count"] == 3
 
 
 def test_operators_file_wins_over_flags_of_an_earlier_apply(deployment: Deployment) -> None:
-    own = user_file(deployment, "platform")
-    own.parent.mkdir(parents=True)
-    own.write_text('  api_allowed_cidrs= ["198.51.100.7/32"]\n# api_public_access = false\n')
-    earlier = Settings(api_allowed_cidrs=("203.0.113.0/24",))
-    first, second, _ = arguments(deployment, "platform", Settings(), Path("/s5cmd"), earlier)
-    assert json.loads(Path(first.removeprefix("-var-file=")).read_text()) == {"api_allowed_cidrs": ["203.0.113.0/24"]}
-    assert second == f"-var-file={own}"
-    assert sets(deployment, "api_allowed_cidrs")
-    assert not sets(deployment, "api_public_access")
+    own(deployment, "terraform: {api_allowed_cidrs: [198.51.100.7/32]}")
+    earlier = Settings(api_allowed_cidrs=("203.0.113.0/24",), api_public_access=True)
+    arguments(deployment, "platform", Settings(), earlier)
+    assert generated(deployment, "platform")["api_allowed_cidrs"] == ["198.51.100.7/32"]
+    assert generated(deployment, "platform")["api_public_access"] is True
+
+
+def test_operators_file_cannot_rename_the_deployment(deployment: Deployment) -> None:
+    own(deployment, "terraform: {project: other, region: eu-central-1}")
+    arguments(deployment, "platform", Settings())
+    assert generated(deployment, "platform")["project"] is None
+    assert generated(deployment, "platform")["region"] == "us-west-2"
+
+
+def test_each_root_gets_its_own_section(deployment: Deployment) -> None:
+    own(deployment, "terraform: {system_node_count: 3}\ndata: {images_kept: 5}")
+    arguments(deployment, "data", Settings())
+    assert generated(deployment, "data") == {"project": None, "region": "us-west-2", "images_kept": 5}

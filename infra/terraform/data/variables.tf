@@ -36,6 +36,34 @@ variable "models_old_version_days" {
   }
 }
 
+variable "inputs_expiry_days" {
+  description = "Days after which an input file is deleted, for good. null keeps them."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.inputs_expiry_days == null ? true : var.inputs_expiry_days >= 1 && floor(var.inputs_expiry_days) == var.inputs_expiry_days
+    error_message = "inputs_expiry_days must be a whole number of days, at least 1, or null to keep inputs."
+  }
+}
+
+variable "outputs_expiry_days" {
+  description = "Days after which an output is deleted, for good. null keeps them."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.outputs_expiry_days == null ? true : var.outputs_expiry_days >= 1 && floor(var.outputs_expiry_days) == var.outputs_expiry_days
+    error_message = "outputs_expiry_days must be a whole number of days, at least 1, or null to keep outputs."
+  }
+}
+
+variable "access_logs" {
+  description = "Whether S3 logs each request to the three buckets, below access-logs/ of the artifacts bucket, for 90 days."
+  type        = bool
+  default     = false
+}
+
 variable "stale_upload_days" {
   description = "Days after which the parts of an upload that never finished are removed. They are paid for and shown nowhere."
   type        = number

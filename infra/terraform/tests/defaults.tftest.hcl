@@ -19,7 +19,13 @@ mock_provider "aws" {
 variables {
   region            = "us-west-2"
   api_allowed_cidrs = ["198.51.100.7/32"]
-  s5cmd_path        = "versions.tf" # any file: only its hash goes into the plan
+  node_files = {
+    program = { key = "node/p", sha256 = sha256("p") }
+    service = { key = "node/s", sha256 = sha256("s") }
+    timer   = { key = "node/t", sha256 = sha256("t") }
+    path    = { key = "node/a", sha256 = sha256("a") }
+    s5cmd   = { key = "node/5", sha256 = sha256("5") }
+  }
 }
 
 run "defaults" {

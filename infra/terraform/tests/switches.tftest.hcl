@@ -19,7 +19,13 @@ mock_provider "aws" {
 variables {
   region            = "us-west-2"
   api_allowed_cidrs = ["198.51.100.7/32"]
-  s5cmd_path        = "versions.tf" # any file: only its hash goes into the plan
+  node_files = {
+    program = { key = "node/p", sha256 = sha256("p") }
+    service = { key = "node/s", sha256 = sha256("s") }
+    timer   = { key = "node/t", sha256 = sha256("t") }
+    path    = { key = "node/a", sha256 = sha256("a") }
+    s5cmd   = { key = "node/5", sha256 = sha256("5") }
+  }
 }
 
 run "few_zones" {
@@ -335,4 +341,417 @@ run "release_with_54_characters" {
   }
 
   expect_failures = [var.comfyui_release]
+}
+
+run "one_nat_gateway" {
+  command = plan
+
+  assert {
+    condition     = length(aws_nat_gateway.this) == 1 && length(aws_route.nat) == 3
+    error_message = "One gateway serves the private subnets of all zones."
+  }
+}
+
+run "a_nat_gateway_per_zone" {
+  command = plan
+
+  variables {
+    nat = "per_az"
+  }
+
+  assert {
+    condition     = length(aws_nat_gateway.this) == 3 && length(aws_eip.nat) == 3
+    error_message = "The loss of a zone must not cost the others their way to the internet."
+  }
+}
+
+run "no_way_to_the_internet" {
+  command = plan
+
+  variables {
+    nat                 = "none"
+    interface_endpoints = true
+    image_mirror        = "111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror"
+  }
+
+  assert {
+    condition     = length(aws_nat_gateway.this) + length(aws_eip.nat) + length(aws_internet_gateway.this) + length(aws_subnet.public) + length(aws_route.nat) == 0
+    error_message = "With nat = none nothing leads out of the VPC."
+  }
+
+  assert {
+    condition     = output.helm_values.addons.karpenter.settings.isolatedVPC && output.helm_values.karpenter_gpu.nodeInstanceProfile == "comfyui-us-west-2-gpu-node" && !can(output.helm_values.karpenter_gpu.nodeRole)
+    error_message = "Karpenter asks for no prices and makes no instance profile: both are outside."
+  }
+
+  assert {
+    condition = alltrue([
+      startswith(output.helm_values.addons.karpenter.controller.image.repository, "111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror/"),
+      startswith(output.helm_values.addons.aws-load-balancer-controller.image.repository, "111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror/"),
+      startswith(output.helm_values.addons.nvidia-device-plugin.image.repository, "111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror/"),
+    ])
+    error_message = "Every add-on's image comes from the mirror."
+  }
+}
+
+run "no_nat_and_no_endpoints" {
+  command = plan
+
+  variables {
+    nat          = "none"
+    image_mirror = "111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror"
+  }
+
+  expect_failures = [var.nat]
+}
+
+run "no_nat_and_no_images" {
+  command = plan
+
+  variables {
+    nat                 = "none"
+    interface_endpoints = true
+  }
+
+  expect_failures = [var.nat]
+}
+
+run "nat_that_is_not_known" {
+  command = plan
+
+  variables {
+    nat = "two"
+  }
+
+  expect_failures = [var.nat]
+}
+
+run "mirror_with_a_scheme" {
+  command = plan
+
+  variables {
+    image_mirror = "https://mirror.example.com"
+  }
+
+  expect_failures = [var.image_mirror]
+}
+
+run "mirror_with_a_port" {
+  command = plan
+
+  variables {
+    image_mirror = "mirror.example.com:5000"
+  }
+
+  assert {
+    condition     = output.helm_values.addons.karpenter.controller.image.repository == "mirror.example.com:5000/karpenter/controller"
+    error_message = "A mirror keeps the images' own names."
+  }
+}
+
+run "no_interface_endpoints" {
+  command = plan
+
+  assert {
+    condition     = length(aws_vpc_endpoint.interface) == 0 && length(aws_security_group.endpoints) == 0 && length(aws_vpc_endpoint.s3) == 1
+    error_message = "S3 has an endpoint always, the others only on request."
+  }
+}
+
+run "interface_endpoints" {
+  command = plan
+
+  variables {
+    interface_endpoints = true
+    efs                 = true
+  }
+
+  assert {
+    condition     = length(aws_vpc_endpoint.interface) == 12 && length(aws_security_group.endpoints) == 1
+    error_message = "Eleven services, and EFS where it is used, share one security group."
+  }
+}
+
+run "existing_vpc" {
+  command = plan
+
+  variables {
+    private_subnet_ids = ["subnet-0aaa", "subnet-0bbb"]
+    efs                = true
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0aaa"]
+    values = { vpc_id = "vpc-1", availability_zone = "us-west-2a", availability_zone_id = "usw2-az1" }
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0bbb"]
+    values = { vpc_id = "vpc-1", availability_zone = "us-west-2b", availability_zone_id = "usw2-az2" }
+  }
+
+  override_data {
+    target = data.aws_vpc.existing
+    values = { id = "vpc-1", enable_dns_support = true, enable_dns_hostnames = true, cidr_block_associations = [{ cidr_block = "10.1.0.0/16", association_id = "a", state = "associated" }] }
+  }
+
+  assert {
+    condition     = length(aws_vpc.this) + length(aws_subnet.private) + length(aws_nat_gateway.this) + length(aws_vpc_endpoint.s3) + length(aws_route_table.private) == 0
+    error_message = "Nothing is made in or changed about a network that is not ours."
+  }
+
+  assert {
+    condition     = aws_eks_cluster.this.vpc_config[0].subnet_ids == toset(["subnet-0aaa", "subnet-0bbb"]) && output.helm_values.karpenter_gpu.cluster.subnetIds == tolist(["subnet-0aaa", "subnet-0bbb"])
+    error_message = "Cluster and nodes use the given subnets."
+  }
+
+  assert {
+    condition     = keys(aws_efs_mount_target.models) == ["us-west-2a", "us-west-2b"]
+    error_message = "One mount target per zone."
+  }
+}
+
+run "existing_subnets_of_one_zone" {
+  command = plan
+
+  variables {
+    private_subnet_ids = ["subnet-0aaa", "subnet-0bbb"]
+  }
+
+  override_data {
+    target = data.aws_subnet.existing
+    values = { vpc_id = "vpc-1", availability_zone = "us-west-2a", availability_zone_id = "usw2-az1" }
+  }
+
+  override_data {
+    target = data.aws_vpc.existing
+    values = { enable_dns_support = true, enable_dns_hostnames = true }
+  }
+
+  expect_failures = [data.aws_vpc.existing]
+}
+
+run "existing_subnets_of_two_vpcs" {
+  command = plan
+
+  variables {
+    private_subnet_ids = ["subnet-0aaa", "subnet-0bbb"]
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0aaa"]
+    values = { vpc_id = "vpc-1", availability_zone = "us-west-2a", availability_zone_id = "usw2-az1" }
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0bbb"]
+    values = { vpc_id = "vpc-2", availability_zone = "us-west-2b", availability_zone_id = "usw2-az2" }
+  }
+
+  override_data {
+    target = data.aws_vpc.existing
+    values = { enable_dns_support = true, enable_dns_hostnames = true }
+  }
+
+  expect_failures = [data.aws_vpc.existing]
+}
+
+run "existing_vpc_without_dns_names" {
+  command = plan
+
+  variables {
+    private_subnet_ids = ["subnet-0aaa", "subnet-0bbb"]
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0aaa"]
+    values = { vpc_id = "vpc-1", availability_zone = "us-west-2a", availability_zone_id = "usw2-az1" }
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0bbb"]
+    values = { vpc_id = "vpc-1", availability_zone = "us-west-2b", availability_zone_id = "usw2-az2" }
+  }
+
+  override_data {
+    target = data.aws_vpc.existing
+    values = { id = "vpc-1", enable_dns_support = true, enable_dns_hostnames = false }
+  }
+
+  expect_failures = [data.aws_vpc.existing]
+}
+
+run "existing_subnet_where_eks_makes_no_control_plane" {
+  command = plan
+
+  variables {
+    region             = "us-east-1"
+    private_subnet_ids = ["subnet-0aaa", "subnet-0bbb"]
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0aaa"]
+    values = { vpc_id = "vpc-1", availability_zone = "us-east-1a", availability_zone_id = "use1-az1" }
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0bbb"]
+    values = { vpc_id = "vpc-1", availability_zone = "us-east-1e", availability_zone_id = "use1-az3" }
+  }
+
+  override_data {
+    target = data.aws_vpc.existing
+    values = { id = "vpc-1", enable_dns_support = true, enable_dns_hostnames = true }
+  }
+
+  expect_failures = [data.aws_subnet.existing]
+}
+
+run "one_existing_subnet" {
+  command = plan
+
+  variables {
+    private_subnet_ids = ["subnet-0aaa"]
+  }
+
+  expect_failures = [var.private_subnet_ids]
+}
+
+run "one_existing_subnet_twice" {
+  command = plan
+
+  variables {
+    private_subnet_ids = ["subnet-0aaa", "subnet-0aaa"]
+  }
+
+  expect_failures = [var.private_subnet_ids]
+}
+
+run "no_efs" {
+  command = plan
+
+  assert {
+    condition     = length(aws_efs_file_system.models) + length(aws_efs_mount_target.models) + length(aws_security_group.efs) == 0 && !contains(keys(aws_eks_addon.on_nodes), "aws-efs-csi-driver")
+    error_message = "EFS is off unless asked for."
+  }
+}
+
+run "efs" {
+  command = plan
+
+  variables {
+    efs = true
+  }
+
+  assert {
+    condition     = aws_efs_file_system.models[0].encrypted && length(aws_efs_mount_target.models) == 3 && contains(keys(aws_eks_addon.on_nodes), "aws-efs-csi-driver") && aws_eks_pod_identity_association.this["efs-csi-driver"].service_account == "efs-csi-controller-sa"
+    error_message = "EFS is encrypted, reachable in every zone, and its driver has an identity."
+  }
+}
+
+run "queues_with_the_key_of_sqs" {
+  command = plan
+
+  assert {
+    condition     = aws_sqs_queue.model_events.sqs_managed_sse_enabled && local.queue_kms_key_arn == null && local.read_encrypted_queues == []
+    error_message = "Queues are encrypted by SQS itself unless asked for more, and nobody gets a permission for a key."
+  }
+}
+
+run "queues_with_a_key_of_ours" {
+  command = plan
+
+  variables {
+    queue_kms_key = true
+  }
+
+  override_resource {
+    target          = aws_kms_key.messages
+    override_during = plan
+    values          = { arn = "arn:aws:kms:us-west-2:111122223333:key/messages" }
+  }
+
+  assert {
+    condition     = aws_sqs_queue.model_events.kms_master_key_id == aws_kms_key.messages.arn && aws_sqs_queue.model_events_dlq.kms_master_key_id == aws_kms_key.messages.arn && aws_sqs_queue.interruption.kms_master_key_id == aws_kms_key.messages.arn
+    error_message = "Each queue is encrypted with the deployment's key."
+  }
+
+  assert {
+    condition     = local.read_encrypted_queues[0].Resource == aws_kms_key.messages.arn && strcontains(aws_iam_role_policy.sync.policy, "UseQueueKey") && strcontains(aws_iam_role_policy.pod["karpenter"].policy, "UseQueueKey")
+    error_message = "Whoever reads a queue may use its key."
+  }
+}
+
+run "nobody_told_of_alarms" {
+  command = plan
+
+  assert {
+    condition     = length(aws_sns_topic_subscription.email) == 0 && length(aws_cloudwatch_metric_alarm.this) == 3
+    error_message = "Alarms are there without an address."
+  }
+}
+
+run "somebody_told_of_alarms" {
+  command = plan
+
+  variables {
+    alarm_email = "ops@example.com"
+  }
+
+  assert {
+    condition     = aws_sns_topic_subscription.email[0].endpoint == "ops@example.com" && aws_sns_topic_subscription.email[0].protocol == "email"
+    error_message = "The address is subscribed."
+  }
+}
+
+run "alarms_to_a_name" {
+  command = plan
+
+  variables {
+    alarm_email = "ops"
+  }
+
+  expect_failures = [var.alarm_email]
+}
+
+run "no_budget" {
+  command = plan
+
+  assert {
+    condition     = length(aws_budgets_budget.monthly) == 0
+    error_message = "There is no budget unless asked for."
+  }
+}
+
+run "budget" {
+  command = plan
+
+  variables {
+    monthly_budget_usd = 1
+  }
+
+  assert {
+    condition     = aws_budgets_budget.monthly[0].limit_amount == "1"
+    error_message = "The budget is what was asked for."
+  }
+}
+
+run "budget_of_nothing" {
+  command = plan
+
+  variables {
+    monthly_budget_usd = 0
+  }
+
+  expect_failures = [var.monthly_budget_usd]
+}
+
+run "a_node_file_too_few" {
+  command = plan
+
+  variables {
+    node_files = { program = { key = "node/p", sha256 = sha256("p") } }
+  }
+
+  expect_failures = [var.node_files]
 }

@@ -13,13 +13,14 @@ import boto3
 from botocore.exceptions import ClientError
 
 from comfyeks import lambda_app
+from comfyeks import settings as settings_file
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import data_loss, generated, replacement, s5cmd, state_bucket
+from comfyeks.infra import data_loss, generated, node_files, replacement, state_bucket
 from comfyeks.infra.remembered import Remembered
 from comfyeks.infra.terraform import POLL_SECONDS, Plan, Progress, Root, Run, wait
-from comfyeks.infra.variables import Settings, arguments, sets, user_file
+from comfyeks.infra.variables import Settings, arguments, section
 
 
 def apply(
@@ -35,24 +36,25 @@ def apply(
     settings = given.over(earlier)
     settings.check(deployment)
     for name in given.decided():
-        if sets(deployment, name):
-            note(f"{user_file(deployment, 'platform')} sets {name} too: the flag holds for this apply alone")
+        if name in section(deployment, "platform"):
+            note(f"{settings_file.path(deployment)} sets {name} too: the flag holds for this apply alone")
     progress = Progress()
     data, platform = _prepare(deployment, progress)
-    tool = s5cmd.prepare()
+    node_files.publish(deployment)
 
     def accept(root: Root, plan: Plan) -> None:
         if not allow_replacement:
             replacement.refuse(root.name, plan)
-        remembered.store(root.name, settings)
+        if root is platform:
+            remembered.store(settings)
 
     with ExitStack() as stack:
-        data_arguments = arguments(deployment, "data", given, tool)
+        data_arguments = arguments(deployment, "data", given)
         data_run = stack.enter_context(data.start("apply", data_arguments, progress, partial(accept, data)))
         # S3 takes a minute to confirm lifecycle rules, which the platform does not need: it starts as soon as what it
         # looks up is there.
         _wait_for_data(deployment, data_run)
-        platform_arguments = arguments(deployment, "platform", given, tool, earlier)
+        platform_arguments = arguments(deployment, "platform", given, earlier)
         platform_run = stack.enter_context(
             platform.start("apply", platform_arguments, progress, partial(accept, platform))
         )
@@ -76,9 +78,8 @@ def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = Fal
         return
     _refuse_running_nodes(deployment)
     data, platform = _prepare(deployment, progress)
-    tool = s5cmd.prepare()
     lambda_app.delete(deployment, forget=True)
-    _destroy(platform, arguments(deployment, "platform", settings.for_destroy(), tool), progress)
+    _destroy(platform, arguments(deployment, "platform", settings.for_destroy()), progress)
     generated.remove(deployment)
     if not with_data:
         progress.say("done", f"{deployment.name} is gone; its buckets and images stay")
@@ -88,10 +89,17 @@ def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = Fal
             "data", f"deleted {data_loss.empty_bucket(deployment, kind)} objects from {deployment.bucket(kind)}"
         )
     progress.say("data", f"deleted {data_loss.empty_registry(deployment)} images")
-    _destroy(data, arguments(deployment, "data", settings, tool), progress)
+    _destroy(data, arguments(deployment, "data", settings), progress)
     data_loss.delete_state_bucket(deployment)
     shutil.rmtree(deployment.dir / "terraform", ignore_errors=True)
     progress.say("done", f"{deployment.name} and its data are gone")
+
+
+def exists(deployment: Deployment) -> bool:
+    """Whether there is anything of the platform. Raises Failure."""
+    platform = Root("platform", deployment)
+    platform.init()
+    return not platform.is_empty()
 
 
 def _prepare(deployment: Deployment, progress: Progress) -> tuple[Root, Root]:

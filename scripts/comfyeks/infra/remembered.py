@@ -1,7 +1,7 @@
 """The operator's settings stay with the deployment: in the artifacts bucket, beside Terraform's state.
 
-A clone without a variables file of its own gets the one of the last apply; a clone with another one, that has not seen
-the stored one, is refused. Without that, an apply from a colleague's checkout takes the platform back to the defaults.
+A clone without a settings file gets the one of the last apply; a clone with another one, that has not seen the stored
+one, is refused. Without that, an apply from a colleague's checkout takes the platform back to the defaults.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.exceptions import ClientError
 
+from comfyeks import settings as settings_file
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
+from comfyeks.files import write_atomically
 from comfyeks.infra import state_bucket
-from comfyeks.infra.variables import Settings, user_file
+from comfyeks.infra.variables import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-FLAGS = "settings/flags.json"
+FILE, FLAGS = "settings/settings.yaml", "settings/flags.json"
 
 
 @dataclass(frozen=True)
@@ -33,53 +36,43 @@ class Remembered:
     deployment: Deployment
 
     def fetch(self, *, overwrite: bool) -> Settings:
-        """Bring this checkout's variables files up to date; the flags that were given last.
+        """Bring this checkout's settings file up to date; the flags that were given last.
 
-        Raises UserError, with nothing fetched, when a file here differs from a stored one that this checkout has not
+        Raises UserError, with nothing fetched, when the file here differs from a stored one that this checkout has not
         seen, unless `overwrite` is given.
         """
         if not state_bucket.exists(self.deployment):
             return Settings()
-        stored = {root: self._read(self._key(root)) for root in ("data", "platform")}
+        stored, path = self._read(FILE), settings_file.path(self.deployment)
         if not overwrite:
-            for root, content in stored.items():
-                self._refuse_unseen(root, content)
-        for root, content in stored.items():
-            path = user_file(self.deployment, root)
-            if content is None or path.exists():
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            self._see(root, content)
+            self._refuse_unseen(stored, path)
+        if stored is not None and not path.exists():
+            write_atomically(path, stored.decode())
+            self._see(stored)
             note(f"{path} is the one that {self.deployment.name} was last applied with")
         return Settings.from_json(json.loads(self._read(FLAGS) or b"{}"))
 
-    def store(self, root: str, settings: Settings) -> None:
-        """Keep the variables file of a root, and with the platform's the flags. `settings`: those in force."""
-        path = user_file(self.deployment, root)
+    def store(self, settings: Settings) -> None:
+        """Keep the settings file and the flags. `settings`: those in force."""
+        path = settings_file.path(self.deployment)
         if path.exists():
             content = path.read_bytes()
-            self._write(self._key(root), content)
-            self._see(root, content)
-        if root == "platform":
-            self._write(FLAGS, (json.dumps(settings.decided(), indent=2) + "\n").encode())
+            self._write(FILE, content)
+            self._see(content)
+        self._write(FLAGS, (json.dumps(settings.decided(), indent=2) + "\n").encode())
 
-    def _refuse_unseen(self, root: str, stored: bytes | None) -> None:
-        path = user_file(self.deployment, root)
-        if stored is None or not path.exists() or path.read_bytes() == stored or self._seen(root) == _digest(stored):
+    def _refuse_unseen(self, stored: bytes | None, path: Path) -> None:
+        if stored is None or not path.exists() or path.read_bytes() == stored or self._seen() == _digest(stored):
             return
         raise UserError(
             f"{path} differs from the one that {self.deployment.name} was last applied with, "
-            f"s3://{self._bucket}/{self._key(root)}: remove yours to take that one, "
+            f"s3://{self._bucket}/{FILE}: remove yours to take that one, "
             "or give --overwrite-settings to apply and keep yours"
         )
 
     @property
     def _bucket(self) -> str:
         return self.deployment.bucket("artifacts")
-
-    def _key(self, root: str) -> str:
-        return f"settings/{user_file(self.deployment, root).name}"
 
     @property
     def _s3(self) -> S3Client:
@@ -104,18 +97,20 @@ class Remembered:
 
     # Per bucket: the folder of a deployment does not tell two accounts or regions apart.
 
-    def _seen(self, root: str) -> str | None:
-        return self._marks().get(f"{self._bucket}/{self._key(root)}")
+    def _seen(self) -> str | None:
+        return self._marks().get(self._bucket)
 
-    def _see(self, root: str, content: bytes) -> None:
-        marks = self._marks() | {f"{self._bucket}/{self._key(root)}": _digest(content)}
-        path = self.deployment.dir / "terraform" / "settings-seen.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(marks, indent=2) + "\n")
+    def _see(self, content: bytes) -> None:
+        marks = self._marks() | {self._bucket: _digest(content)}
+        write_atomically(self._marks_file, json.dumps(marks, indent=2) + "\n")
+
+    @property
+    def _marks_file(self) -> Path:
+        return self.deployment.dir / "terraform" / "settings-seen.json"
 
     def _marks(self) -> dict[str, Any]:
         try:
-            marks: dict[str, Any] = json.loads((self.deployment.dir / "terraform" / "settings-seen.json").read_text())
+            marks: dict[str, Any] = json.loads(self._marks_file.read_text())
         except (FileNotFoundError, ValueError):
             return {}  # nothing seen: a difference is then refused, which is the safe side
         return marks

@@ -173,6 +173,17 @@ class Root:
         """Whether the state holds nothing. Needs `init`."""
         return not self._quick("state", "list").strip()
 
+    def preview(self, variables: list[str]) -> str | None:
+        """What an apply would do, as "3 to add, 1 to change, 0 to destroy"; None for nothing. Takes no lock.
+
+        Needs `init`. Raises Failure with Terraform's error.
+        """
+        answer = self._quick("plan", "-input=false", "-no-color", "-lock=false", *variables)
+        match = re.search(_PLAN.pattern, answer, re.MULTILINE)
+        if match is not None:
+            return match[0].removeprefix("Plan: ")
+        return None if "No changes." in answer else "other outputs"
+
     @contextmanager
     def start(
         self, verb: str, variables: list[str], progress: Progress, accept: Callable[[Plan], None] | None = None

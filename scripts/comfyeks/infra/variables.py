@@ -1,7 +1,7 @@
 """What the operator decides, from flags, the environment or a file, and how it reaches Terraform.
 
-Flags win over COMFYEKS_* variables, these over `.comfyeks/<name>/terraform.tfvars` (platform) and `data.tfvars` (data
-root), these over the flags and variables of earlier applies, these over the defaults in
+Flags win over COMFYEKS_* variables, these over the sections `terraform` (platform) and `data` (data root) of the
+settings file (comfyeks.settings), these over the flags and variables of earlier applies, these over the defaults in
 infra/terraform/*/variables.tf.
 """
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
+from comfyeks import settings as settings_file
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
-from comfyeks.infra.terraform import ROOTS
+from comfyeks.files import write_atomically
+from comfyeks.infra import node_files
 
 WIDEST_PREFIX = 8
 _ARN = re.compile(r"arn:[a-z-]+:iam::\d{12}:(role|user)/.+")
@@ -25,7 +25,7 @@ _ARN = re.compile(r"arn:[a-z-]+:iam::\d{12}:(role|user)/.+")
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices for the platform; None leaves it to the tfvars file and Terraform's default."""
+    """Choices for the platform; None leaves it to the settings file and Terraform's default."""
 
     api_allowed_cidrs: tuple[str, ...] | None = None
     api_public_access: bool | None = None
@@ -33,8 +33,9 @@ class Settings:
 
     def check(self, deployment: Deployment) -> None:
         """Refuse what Terraform would refuse a minute later, when the data root is already there. Raises UserError."""
-        public = self.api_public_access is not False
-        if public and not self.api_allowed_cidrs and not user_file(deployment, "platform").exists():
+        own = section(deployment, "platform")
+        public = self.api_public_access is not False and own.get("api_public_access") is not False
+        if public and not self.api_allowed_cidrs and not own.get("api_allowed_cidrs"):
             raise UserError(
                 "nobody may reach the Kubernetes API yet: name address ranges with --api-allowed-cidrs or "
                 "COMFYEKS_API_ALLOWED_CIDRS (for one address: 198.51.100.7/32), or pass --private-api and work from "
@@ -79,38 +80,27 @@ def listed(text: str | None) -> tuple[str, ...] | None:
     return values or None
 
 
-def user_file(deployment: Deployment, root: str) -> Path:
+def section(deployment: Deployment, root: str) -> dict[str, Any]:
     """The operator's own variables of a root."""
-    return deployment.dir / {"data": "data.tfvars", "platform": "terraform.tfvars"}[root]
+    own = settings_file.of(deployment)
+    return {"data": own.data, "platform": own.terraform}[root]
 
 
-def arguments(
-    deployment: Deployment, root: str, settings: Settings, s5cmd: Path, earlier: Settings | None = None
-) -> list[str]:
-    """Terraform's arguments for the variables of a root; writes the generated variables files. Later files win.
+def arguments(deployment: Deployment, root: str, settings: Settings, earlier: Settings | None = None) -> list[str]:
+    """Terraform's arguments for the variables of a root; writes the generated variables file.
 
     `earlier` are flags of an earlier apply: below the operator's file, which may have been edited since.
     """
-    values: dict[str, Any] = {"project": deployment.project, "region": deployment.region}
-    if root == "platform":
-        # From Terraform's folder: the path is part of the state, and a second clone's absolute one would be a change.
-        values["s5cmd_path"] = os.path.relpath(s5cmd, ROOTS["platform"])
-        values |= settings.decided()
-    folder = deployment.dir / "terraform"
-    folder.mkdir(parents=True, exist_ok=True)
-    generated = folder / f"{root}.tfvars.json"
-    generated.write_text(json.dumps(values, indent=2) + "\n")
-    files = [user_file(deployment, root), generated]
+    values: dict[str, Any] = {}
     if root == "platform" and earlier is not None:
-        files.insert(0, folder / "earlier.tfvars.json")
-        files[0].write_text(json.dumps(earlier.decided(), indent=2) + "\n")
-    return [f"-var-file={path}" for path in files if path.exists()]
-
-
-def sets(deployment: Deployment, name: str) -> bool:
-    """Whether the operator's file of the platform root names a variable."""
-    path = user_file(deployment, "platform")
-    return path.exists() and re.search(rf"^\s*{name}\s*=", path.read_text(), re.MULTILINE) is not None
+        values |= earlier.decided()
+    values |= section(deployment, root)
+    if root == "platform":
+        values |= {"node_files": node_files.describe(), **settings.decided()}
+    values |= {"project": deployment.project, "region": deployment.region}
+    generated = deployment.dir / "terraform" / f"{root}.tfvars.json"
+    write_atomically(generated, json.dumps(values, indent=2) + "\n")
+    return [f"-var-file={generated}"]
 
 
 def _check_range(cidr: str) -> None:

@@ -38,7 +38,7 @@ HOST = "127.0.0.1"  # an address, not a name: SDKs then use path-style S3 by the
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
 PARTS = {"ministack": 4566, "moto": 4567}  # name: port that is taken when it is free
-MOTO_SERVICES = ("EC2", "IAM", "SSM")
+MOTO_SERVICES = ("EC2", "IAM", "SSM", "SERVICE_QUOTAS", "EFS", "CLOUDWATCH")
 
 # Marks the emulators and everything they start, whoever their parent is by now; the value is the home folder.
 _MARK = "COMFYEKS_EMULATOR_HOME"

@@ -22,7 +22,7 @@ Emulator = Literal["moto", "ministack"]
 
 _MODULES: dict[Emulator, tuple[str, ...]] = {
     "moto": ("moto_ssm", "moto_ec2"),
-    "ministack": ("ministack_s3", "ministack_lambda", "ministack_eks"),
+    "ministack": ("ministack_s3", "ministack_lambda", "ministack_eks", "ministack_codebuild"),
 }
 
 

@@ -14,6 +14,21 @@ if TYPE_CHECKING:
 
 # What "recommended" resolves to; any other release of the form vYYYYMMDD exists too.
 RECOMMENDED_RELEASE = "20261101"
+# What nodes and controllers need of a region's services.
+INTERFACE_SERVICES = (
+    "ec2",
+    "ecr.api",
+    "ecr.dkr",
+    "eks",
+    "eks-auth",
+    "elasticfilesystem",
+    "elasticloadbalancing",
+    "logs",
+    "sqs",
+    "ssm",
+    "ssmmessages",
+    "sts",
+)
 _EKS_AMI_PARAMETER = re.compile(
     r"/aws/service/eks/optimized-ami/(?P<kubernetes>1\.\d+)/amazon-linux-2023/(?P<arch>x86_64|arm64)/"
     r"(?P<variant>standard|nvidia|neuron)/"
@@ -137,3 +152,30 @@ def fleet_security_groups() -> None:
             self.data.setdefault("GroupSet", groups)  # where moto's fleets look; no field of any answer
 
     LaunchTemplateVersion.__init__ = init  # type: ignore[method-assign]
+
+
+@bridge(
+    "vpc-endpoint-services",
+    "moto",
+    aws="Names every service that has an interface endpoint in the region.",
+    gap="Leaves out several, such as logs and ecr.dkr.",
+    needed_by="interface endpoints (`interface_endpoints = true`)",
+)
+def vpc_endpoint_services() -> None:
+    from moto.core.base_backend import BaseBackend
+    from moto.ec2.models.vpcs import VPCBackend
+
+    collect = VPCBackend._collect_default_endpoint_services
+
+    def collect_default_endpoint_services(account_id: str, region: str) -> list[dict[str, Any]]:
+        services: list[dict[str, Any]] = collect(account_id, region)
+        known = {service["ServiceName"] for service in services}
+        zones = [f"{region}{letter}" for letter in "abc"]
+        for name in INTERFACE_SERVICES:
+            if f"com.amazonaws.{region}.{name}" not in known:
+                services += BaseBackend.default_vpc_endpoint_service_factory(region, zones, name)
+        return services
+
+    VPCBackend._collect_default_endpoint_services = staticmethod(  # type: ignore[method-assign]
+        collect_default_endpoint_services
+    )

@@ -1,0 +1,1 @@
+"""What the platform costs: prices as data, an estimate as lines that can be checked by hand."""

@@ -1,0 +1,241 @@
+"""The estimate: what is used in a month, times prices. Lines first, amounts later, so that needed prices are known.
+
+All arithmetic is decimal and nothing is rounded. A month has 730 hours, a GB is 10^9 bytes, as AWS bills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from comfyeks.cost.prices import Key, Prices
+from comfyeks.errors import UserError
+
+HOURS_PER_MONTH = Decimal(730)
+ENTRANCES = ("alb", "cloudfront", "none")
+CAPACITIES = ("on-demand", "spot")
+SYSTEM_CAPACITIES = ("reserved", "on-demand")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One month. The defaults are the reference scenario: one artist's GPU during office hours."""
+
+    instance_type: str = "g5.2xlarge"
+    capacity: str = "on-demand"
+    nodes: int = 1
+    hours_per_day: Decimal = Decimal(8)
+    days: Decimal = Decimal(20)
+    system_type: str = "t3a.xlarge"
+    system_capacity: str = "reserved"
+    system_nodes: int = 2
+    models_gb: Decimal = Decimal(100)
+    images: int = 64_000
+    image_mb: Decimal = Decimal("1.5")
+    registry_gb: Decimal = Decimal(20)
+    entrance: str = "alb"
+    transfer_gb: Decimal = Decimal(100)
+    # What tables like the reference leave out.
+    nat_gateways: int = 1
+    nat_gb: Decimal = Decimal(50)
+    disk_gib: int = 50  # root volume of every node; AWS bills its GiB as GB
+    logs_gb: Decimal = Decimal(5)
+    # For scaling to zero: GPU seconds of one image, how often a month a node starts, and how long it then stands idle.
+    seconds_per_image: Decimal | None = None
+    starts: int = 60
+    idle_minutes: Decimal = Decimal(15)
+
+    def check(self) -> None:
+        """Raises UserError naming the first value that no month can have."""
+        for name, value in vars(self).items():
+            if isinstance(value, (int, Decimal)) and value < 0:
+                raise UserError(f"--{name.replace('_', '-')} {value}: it is 0 or more")
+        if self.hours_per_day > 24:
+            raise UserError(f"--hours-per-day {self.hours_per_day}: a day has 24")
+        if self.days > 31:
+            raise UserError(f"--days {self.days}: a month has at most 31")
+        for name, value, allowed in (
+            ("entrance", self.entrance, ENTRANCES),
+            ("capacity", self.capacity, CAPACITIES),
+            ("system-capacity", self.system_capacity, SYSTEM_CAPACITIES),
+        ):
+            if value not in allowed:
+                raise UserError(f"--{name} {value!r}: it is one of {', '.join(allowed)}")
+
+    @property
+    def gpu_hours(self) -> Decimal:
+        """Hours that are paid for all GPU nodes together; never more than the month has."""
+        return self.nodes * min(self.hours_per_day * self.days, HOURS_PER_MONTH)
+
+    @property
+    def busy_hours(self) -> Decimal | None:
+        """GPU hours that the images need; None when nobody said how long one takes."""
+        return None if self.seconds_per_image is None else self.images * self.seconds_per_image / 3600
+
+    @property
+    def outputs_gb(self) -> Decimal:
+        return self.images * self.image_mb / 1000
+
+
+@dataclass(frozen=True)
+class Term:
+    """A price times quantities, each with its unit as a person would write it."""
+
+    price: Key
+    quantities: tuple[tuple[Decimal | int, str], ...] = ()
+
+    def amount(self, prices: Prices) -> Decimal:
+        result = prices.of(self.price)
+        for quantity, _ in self.quantities:
+            result *= quantity
+        return result
+
+    def words(self, prices: Prices) -> str:
+        unit = {"hour": "h", "month": "month", "gb": "GB", "million": "million"}[self.price.unit]
+        counts = [f"{number(quantity)}{f' {what}' if what else ''}" for quantity, what in self.quantities]
+        return " × ".join([*counts, f"{number(prices.of(self.price))} $/{unit}"])
+
+
+@dataclass(frozen=True)
+class Line:
+    what: str
+    terms: tuple[Term, ...]
+
+    def amount(self, prices: Prices) -> Decimal:
+        return sum((term.amount(prices) for term in self.terms), Decimal(0))
+
+    def words(self, prices: Prices) -> str:
+        return " + ".join(term.words(prices) for term in self.terms)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`lines` are what is commonly counted, `left_out` what such tables leave out, though it is paid."""
+
+    lines: tuple[Line, ...]
+    left_out: tuple[Line, ...]
+
+    def keys(self) -> set[Key]:
+        return {term.price for line in (*self.lines, *self.left_out) for term in line.terms}
+
+    def total(self, prices: Prices) -> Decimal:
+        return add(self.lines, prices)
+
+    def whole(self, prices: Prices) -> Decimal:
+        return self.total(prices) + add(self.left_out, prices)
+
+
+def add(lines: Iterable[Line], prices: Prices) -> Decimal:
+    return sum((line.amount(prices) for line in lines), Decimal(0))
+
+
+def estimate(usage: Usage, gpu_hours: Decimal | None = None) -> Estimate:
+    """The lines of a month. `gpu_hours` replaces the hours that the usage says, for all nodes together."""
+    usage.check()
+    if gpu_hours is None and usage.hours_per_day * usage.days <= HOURS_PER_MONTH:
+        gpu_hours = usage.gpu_hours
+        time: tuple[tuple[Decimal | int, str], ...] = (
+            (usage.nodes, ""), (usage.hours_per_day, "h"), (usage.days, "d"),
+        )  # fmt: skip
+    else:
+        gpu_hours = usage.gpu_hours if gpu_hours is None else gpu_hours
+        time = ((gpu_hours, "h"),)
+    gpu = Key(f"{'ec2' if usage.capacity == 'on-demand' else 'spot'}.{usage.instance_type}", "hour")
+    lines = [
+        Line("EKS control plane", (_hourly("eks.cluster"),)),
+        Line(f"GPU nodes, {usage.instance_type} {usage.capacity}", (Term(gpu, time),)),
+        Line(f"system nodes, {usage.system_type} {usage.system_capacity}", (_system(usage),)),
+        Line("models in S3", (Term(Key("s3.storage", "gb"), ((usage.models_gb, "GB"),)),)),
+        Line(
+            "outputs in S3",
+            (Term(Key("s3.storage", "gb"), ((usage.images, "images"), (usage.image_mb / 1000, "GB"))),),
+        ),
+        Line("images in ECR", (Term(Key("ecr.storage", "gb"), ((usage.registry_gb, "GB"),)),)),
+    ]
+    if usage.entrance != "none":
+        balancer = (Term(Key("alb", "month")), Term(Key("alb.capacity-unit", "hour"), ((HOURS_PER_MONTH, "h"),)))
+        transfer = Term(Key(f"transfer.{usage.entrance}", "gb"), ((usage.transfer_gb, "GB"),))
+        lines += [
+            Line("load balancer", balancer),
+            Line(f"transfer by {'CloudFront' if usage.entrance == 'cloudfront' else 'ALB'}", (transfer,)),
+        ]
+    return Estimate(tuple(lines), tuple(_left_out(usage, gpu_hours)))
+
+
+def _hourly(name: str, count: int = 1) -> Term:
+    return Term(Key(name, "hour"), (((count, ""),) if count != 1 else ()) + ((HOURS_PER_MONTH, "h"),))
+
+
+def _system(usage: Usage) -> Term:
+    if usage.system_capacity == "reserved":
+        return Term(Key(f"reserved.{usage.system_type}", "month"), ((usage.system_nodes, ""),))
+    return _hourly(f"ec2.{usage.system_type}", usage.system_nodes)
+
+
+def _left_out(usage: Usage, gpu_hours: Decimal) -> list[Line]:
+    gp3 = Key("ebs.gp3", "gb")
+    disks = (
+        Term(gp3, ((usage.system_nodes, ""), (usage.disk_gib, "GB"))),
+        Term(gp3, ((usage.disk_gib, "GB"), (gpu_hours / HOURS_PER_MONTH, "months"))),
+    )
+    puts = Decimal(usage.images) / 10**6
+    return [
+        Line("NAT gateway", (_hourly("nat.gateway", usage.nat_gateways),)),
+        Line("data through NAT", (Term(Key("nat.data", "gb"), ((usage.nat_gb, "GB"),)),)),
+        Line("public IPv4 of NAT", (_hourly("ipv4.address", usage.nat_gateways),)),
+        Line("root disks", disks),
+        Line("key of the cluster's secrets", (Term(Key("kms.key", "month")),)),
+        Line("logs", (Term(Key("logs.ingested", "gb"), ((usage.logs_gb, "GB"),)),)),
+        Line("S3 requests, one PUT an image", (Term(Key("s3.put", "million"), ((puts, "million"),)),)),
+    ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to have GPUs. `estimate` is None where `problem` says why it cannot be counted."""
+
+    name: str
+    estimate: Estimate | None
+    problem: str = ""
+
+
+def plans(usage: Usage) -> list[Plan]:
+    """The same month in four ways: nodes that never end, by spot, by the clock, and only while there is work."""
+    always = usage.nodes * HOURS_PER_MONTH
+    on_demand = replace(usage, capacity="on-demand")
+    found = [
+        Plan("on-demand, always on", estimate(on_demand, always), _too_few(usage, always)),
+        Plan("spot, always on", estimate(replace(usage, capacity="spot"), always), _too_few(usage, always)),
+        Plan("schedule", estimate(on_demand, usage.gpu_hours), _too_few(usage, usage.gpu_hours)),
+    ]
+    busy = usage.busy_hours
+    if busy is None:
+        return [*found, Plan("scale to zero", None, "needs --seconds-per-image")]
+    if busy > always:
+        return [*found, Plan("scale to zero", None, _too_few(usage, always))]
+    hours = min(always, busy + usage.starts * usage.idle_minutes / 60)
+    return [*found, Plan("scale to zero", estimate(on_demand, hours))]
+
+
+def _too_few(usage: Usage, hours: Decimal) -> str:
+    busy = usage.busy_hours
+    if busy is None or busy <= hours:
+        return ""
+    return f"the images need {number(busy.quantize(Decimal(1)))} GPU hours, this has {number(hours)}"
+
+
+def per_thousand(total: Decimal, images: int) -> Decimal | None:
+    return total / images * 1000 if images else None
+
+
+def number(value: Decimal | int) -> str:
+    """For reading: six digits at most after the point, thousands apart: 64,000 · 1.212 · 0.219178."""
+    text = f"{Decimal(value).quantize(Decimal('0.000001')):,f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def dollars(value: Decimal) -> str:
+    """At least cents, and three digits where there are more: 193.92 · 2.208 · 442.378."""
+    cents, mills = value.quantize(Decimal("0.01")), value.quantize(Decimal("0.001"))
+    return f"{cents:,f}" if cents == mills else f"{mills:,f}"

@@ -1,0 +1,113 @@
+"""What one unit of everything costs in a region: the project's table, and what the operator added to it.
+
+A price that nobody has written down is an error that says how to give it, never a guess from another region.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import yaml
+
+from comfyeks.errors import UserError
+from comfyeks.files import write_atomically
+from comfyeks.paths import STATE
+
+TABLE = Path(__file__).with_name("prices.yaml")
+OWN = STATE / "prices.yaml"  # prices that the operator was asked for, in the table's layout
+UNITS = ("hour", "month", "gb", "million")
+
+_GIVEN = re.compile(r"(?P<name>[a-z0-9.-]+)=(?P<amount>[0-9.]+)(?:/(?P<unit>[a-z]+))?")
+
+
+@dataclass(frozen=True)
+class Key:
+    """Name of a price and what one unit of it is: ("ec2.g5.2xlarge", "hour")."""
+
+    name: str
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.name} per {self.unit}"
+
+
+@dataclass(frozen=True)
+class Prices:
+    """USD per unit in one region; `as_of` is the day the project's table was written."""
+
+    region: str
+    as_of: str
+    amounts: dict[Key, Decimal]
+
+    def missing(self, keys: Iterable[Key]) -> list[Key]:
+        return sorted({key for key in keys if key not in self.amounts}, key=str)
+
+    def of(self, key: Key) -> Decimal:
+        """Raises UserError naming the way to give a price that is not known."""
+        if key not in self.amounts:
+            raise UserError(
+                f"the price of {key} in {self.region} is not known, and is not guessed: give it with "
+                f"--price {key.name}=USD/{key.unit} (aws.amazon.com/pricing)"
+            )
+        return self.amounts[key]
+
+    def plus(self, more: dict[Key, Decimal]) -> Prices:
+        return Prices(self.region, self.as_of, self.amounts | more)
+
+
+def load(region: str, table: Path = TABLE, own: Path | None = None) -> Prices:
+    """The prices of a region: the table's, and over them the operator's own. A region nobody entered has none."""
+    as_of, amounts = _read(table, region)
+    own = OWN if own is None else own
+    if own.exists():
+        amounts |= _read(own, region)[1]
+    return Prices(region, as_of, amounts)
+
+
+def remember(region: str, more: dict[Key, Decimal], own: Path | None = None) -> Path:
+    """Keep prices that the operator was asked for, for this checkout."""
+    own = OWN if own is None else own
+    document = yaml.load(own.read_text(), Loader=yaml.BaseLoader) if own.exists() else {"regions": {}}  # noqa: S506
+    prices = document["regions"].setdefault(region, {})
+    for key, amount in more.items():
+        prices.setdefault(key.name, {})[key.unit] = str(amount)
+    write_atomically(own, yaml.safe_dump(document))
+    return own
+
+
+def given(text: str) -> tuple[Key, Decimal]:
+    """A price as typed, `ec2.g6.xlarge=0.8048/hour` (an hour unless said). Raises UserError."""
+    match = _GIVEN.fullmatch(text.strip())
+    unit = (match["unit"] or "hour") if match else ""
+    if match is None or unit not in UNITS:
+        raise UserError(f"--price {text!r}: write NAME=USD/UNIT with a unit of {', '.join(UNITS)}")
+    return Key(match["name"], unit), amount(match["amount"], f"--price {text!r}")
+
+
+def amount(text: str, where: str) -> Decimal:
+    """A price that a person wrote. Raises UserError."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation as error:
+        raise UserError(f"{where}: {text!r} is no amount of USD, such as 1.212") from error
+    if not value.is_finite() or value < 0:
+        raise UserError(f"{where}: {text!r} is no price; it is 0 or more")
+    return value
+
+
+def _read(path: Path, region: str) -> tuple[str, dict[Key, Decimal]]:
+    # As text: a float would not be the price that was written.
+    document = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # noqa: S506
+    prices = document.get("regions", {}).get(region, {})
+    found = {
+        Key(name, unit): amount(value, f"{path}, {region}, {name}")
+        for name, units in prices.items()
+        for unit, value in units.items()
+    }
+    if unknown := {key.unit for key in found} - set(UNITS):
+        raise UserError(f"{path}: no price is per {', '.join(sorted(unknown))}; units are {', '.join(UNITS)}")
+    return document.get("as_of", ""), found

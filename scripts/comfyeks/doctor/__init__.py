@@ -1,0 +1,1 @@
+"""What is wrong with a deployment, and how to put it right. Every check asks; none changes anything."""

@@ -1,0 +1,105 @@
+"""The AWS account: may the GPU nodes that are asked for be started there?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import boto3
+from botocore.exceptions import ClientError
+
+from comfyeks.charts.instance_types import InstanceType, read_table
+from comfyeks.deployment import Deployment
+from comfyeks.doctor.findings import ERROR, OK, WARNING, Finding
+from comfyeks.errors import UserError
+
+ON_DEMAND_QUOTA = ("L-DB2E81BA", "Running On-Demand G and VT instances")
+SPOT_QUOTA = ("L-3819A6DF", "All G and VT Spot Instance Requests")
+SPOT_ROLE = "AWSServiceRoleForEC2Spot"
+
+
+def instance_type(name: str) -> InstanceType:
+    """Raises UserError for a type that the charts have no values for."""
+    table = read_table()
+    if name not in table:
+        raise UserError(f"instance type {name!r} is not one of those that work here: {', '.join(table)}")
+    return table[name]
+
+
+def quotas(deployment: Deployment, kind: InstanceType, pods: int) -> Iterator[Finding]:
+    """vCPUs of GPU nodes that the account may run, on-demand and spot, against what the pods need."""
+    client = boto3.client("service-quotas", region_name=deployment.region)
+    need = kind.vcpu * max(1, pods)
+    for (code, name), severity in ((ON_DEMAND_QUOTA, ERROR), (SPOT_QUOTA, WARNING)):
+        allowed = int(client.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])
+        if allowed >= need:
+            yield Finding("quota", OK, f"{name}: {allowed} vCPUs, {max(1, pods)} × {kind.name} needs {need}")
+            continue
+        yield Finding(
+            "quota",
+            severity,
+            f"{name}: {allowed} vCPUs, but {max(1, pods)} × {kind.name} needs {need}",
+            f"aws service-quotas request-service-quota-increase --service-code ec2 --quota-code {code} "
+            f"--desired-value {need} --region {deployment.region}",
+        )
+
+
+def spot_role(deployment: Deployment) -> Iterator[Finding]:
+    """The role that EC2 needs for spot; an account that never used spot has none."""
+    iam = boto3.client("iam", region_name=deployment.region)
+    try:
+        iam.get_role(RoleName=SPOT_ROLE)
+    except iam.exceptions.NoSuchEntityException:
+        yield Finding(
+            "spot role",
+            WARNING,
+            f"the account has no {SPOT_ROLE}: no spot node can start",
+            "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+        )
+        return
+    yield Finding("spot role", OK, f"{SPOT_ROLE} is there")
+
+
+def zones(deployment: Deployment, kind: InstanceType) -> Iterator[Finding]:
+    """Zones that offer the type, against the zones of the cluster's subnets once there are some."""
+    ec2 = boto3.client("ec2", region_name=deployment.region)
+    pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
+        LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [kind.name]}]
+    )
+    offering = sorted({offer["Location"] for page in pages for offer in page["InstanceTypeOfferings"]})
+    if not offering:
+        yield Finding(
+            "zones",
+            ERROR,
+            f"no zone of {deployment.region} offers {kind.name}",
+            "choose another instance-type in the settings file, or another region",
+        )
+        return
+    subnets = ec2.describe_subnets(Filters=[{"Name": "tag:karpenter.sh/discovery", "Values": [deployment.name]}])[
+        "Subnets"
+    ]
+    ours = sorted({subnet["AvailabilityZone"] for subnet in subnets}) or offering
+    both = sorted(set(ours) & set(offering))
+    if not both:
+        yield Finding(
+            "zones",
+            ERROR,
+            f"{kind.name} is offered in {', '.join(offering)}, but the cluster's subnets are in {', '.join(ours)}",
+            "choose another instance-type in the settings file, or add a subnet in one of those zones",
+        )
+    elif len(both) == 1:
+        yield Finding(
+            "zones", WARNING, f"only {both[0]} offers {kind.name}: little choice for spot", "add more instance types"
+        )
+    else:
+        yield Finding("zones", OK, f"{kind.name} is offered in {', '.join(both)}")
+
+
+def cluster_exists(deployment: Deployment) -> bool:
+    eks = boto3.client("eks", region_name=deployment.region)
+    try:
+        eks.describe_cluster(name=deployment.name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ResourceNotFoundException":
+            return False
+        raise
+    return True

@@ -1,0 +1,146 @@
+"""The cluster: reachable, with what the charts need, healthy; and why pods that wait do so.
+
+`prerequisites` asks for all that the charts need, in whatever cluster: docs/how-to/existing-cluster.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from comfyeks.doctor.findings import ERROR, OK, WARNING, Finding
+from comfyeks.doctor.pods import explain
+from comfyeks.kubernetes_api import Cluster, Object, condition
+from comfyeks.versions import VERSIONS
+
+_INSTALL = "comfyeks addons install"
+
+
+@dataclass(frozen=True)
+class Need:
+    """A kind that the cluster must know, or an object that must be there."""
+
+    what: str
+    path: str
+    severity: str
+    fix: str
+
+
+NEEDS = (
+    Need("Karpenter's kinds (NodePool)", "/apis/karpenter.sh/v1/nodepools", ERROR, _INSTALL),
+    Need("Karpenter's kinds for AWS (EC2NodeClass)", "/apis/karpenter.k8s.aws/v1/ec2nodeclasses", ERROR, _INSTALL),
+    Need(
+        "the Mountpoint for S3 CSI driver",
+        "/apis/storage.k8s.io/v1/csidrivers/s3.csi.aws.com",
+        ERROR,
+        "add the EKS add-on aws-mountpoint-s3-csi-driver {csi} (comfyeks infra apply does)",
+    ),
+    Need(
+        "the load balancer controller's kinds (TargetGroupBinding)",
+        "/apis/elbv2.k8s.aws/v1beta1/targetgroupbindings",
+        WARNING,
+        f"{_INSTALL}; without it ComfyUI is reached by port-forward only",
+    ),
+)
+KEDA = Need("KEDA's kinds (ScaledObject)", "/apis/keda.sh/v1alpha1/scaledobjects", ERROR, f"{_INSTALL} --with-keda")
+
+# Workloads that GPU pods cannot do without: a part of an image's name, what it is, and how to get it.
+WORKLOADS = (
+    ("/karpenter/controller", "Karpenter", _INSTALL),
+    ("k8s-device-plugin", "the NVIDIA device plugin", _INSTALL),
+    ("eks-pod-identity-agent", "the Pod Identity agent", "add the EKS add-on eks-pod-identity-agent"),
+)
+
+
+def reachable(cluster: Cluster) -> Iterator[Finding]:
+    yield Finding("cluster", OK, f"Kubernetes {cluster.version()} answers (context {cluster.context})")
+
+
+def prerequisites(cluster: Cluster, with_keda: bool = False) -> Iterator[Finding]:
+    """What must be in the cluster before the charts."""
+    csi = VERSIONS["addons"]["aws-mountpoint-s3-csi-driver"]
+    for need in (*NEEDS, *((KEDA,) if with_keda else ())):
+        if cluster.get(f"{need.path}") is None:
+            yield Finding("prerequisites", need.severity, f"{need.what}: not in the cluster", need.fix.format(csi=csi))
+        else:
+            yield Finding("prerequisites", OK, f"{need.what}: there")
+
+
+def workloads(cluster: Cluster) -> Iterator[Finding]:
+    """The add-ons run, all of their pods."""
+    found = [
+        (kind, thing)
+        for kind, path in (("deployment", "/apis/apps/v1/deployments"), ("daemonset", "/apis/apps/v1/daemonsets"))
+        for thing in cluster.list(path)
+    ]
+    for part, what, fix in WORKLOADS:
+        ours = [(kind, thing) for kind, thing in found if any(part in image for image in _images(thing))]
+        if not ours:
+            yield Finding("add-ons", ERROR, f"{what} is not installed", fix)
+        for kind, thing in ours:
+            name, namespace = thing["metadata"]["name"], thing["metadata"]["namespace"]
+            ready, wanted = _ready(thing)
+            if ready >= wanted:
+                yield Finding("add-ons", OK, f"{what}: {ready} of {wanted} pods are ready")
+            else:
+                yield Finding(
+                    "add-ons",
+                    ERROR,
+                    f"{what}: {ready} of {wanted} pods are ready",
+                    f"kubectl -n {namespace} describe {kind} {name}; kubectl -n {namespace} logs {kind}/{name}",
+                )
+
+
+def pools(cluster: Cluster) -> Iterator[Finding]:
+    """Karpenter accepts the pools and node classes, and could start what it tried to start."""
+    for path, kind, remedy in (
+        ("/apis/karpenter.k8s.aws/v1/ec2nodeclasses", "ec2nodeclass", "comfyeks infra apply, then comfyeks up"),
+        ("/apis/karpenter.sh/v1/nodepools", "nodepool", "comfyeks up"),
+    ):
+        for thing in cluster.list(path):
+            name, ready = thing["metadata"]["name"], condition(thing, "Ready")
+            if ready.get("status") == "True":
+                yield Finding("pools", OK, f"{kind} {name} is ready")
+            else:
+                why = ready.get("message") or "Karpenter has not looked at it"
+                yield Finding(
+                    "pools", ERROR, f"{kind} {name} is not ready: {why}", f"kubectl describe {kind} {name}; {remedy}"
+                )
+    for claim in cluster.list("/apis/karpenter.sh/v1/nodeclaims"):
+        launched = condition(claim, "Launched")
+        if launched.get("status") == "False":
+            yield Finding(
+                "pools",
+                WARNING,
+                f"node {claim['metadata']['name']} could not be started: {launched.get('message', '')}",
+                f"kubectl describe nodeclaim {claim['metadata']['name']}",
+            )
+
+
+def pods(cluster: Cluster, namespace: str) -> Iterator[Finding]:
+    """Every ComfyUI pod that is not ready, with the reason."""
+    events = cluster.list(f"/api/v1/namespaces/{namespace}/events")
+    found = cluster.list(f"/api/v1/namespaces/{namespace}/pods")
+    if not found:
+        yield Finding("pods", OK, f"no pod in namespace {namespace}: scaled to zero, or not installed")
+    for pod in found:
+        name = pod["metadata"]["name"]
+        about = [event for event in events if event.get("involvedObject", {}).get("name") == name]
+        reason = explain(pod, about)
+        if reason is None:
+            yield Finding("pods", OK, f"{name} is ready")
+        else:
+            severity = ERROR if reason.certain else WARNING
+            yield Finding("pods", severity, f"{name} does not run: {reason.said}", reason.fix)
+
+
+def _images(workload: Object) -> list[str]:
+    return [container["image"] for container in workload["spec"]["template"]["spec"]["containers"]]
+
+
+def _ready(workload: Object) -> tuple[int, int]:
+    """Pods that are ready, and pods that there should be."""
+    status = workload.get("status", {})
+    if "desiredNumberScheduled" in status:
+        return int(status.get("numberReady", 0)), int(status["desiredNumberScheduled"])
+    return int(status.get("readyReplicas", 0)), int(workload["spec"].get("replicas", 1))

@@ -1,0 +1,42 @@
+"""What a check says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from comfyeks.errors import ComfyeksError
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+SEVERITIES = (OK, WARNING, ERROR)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`said` is one sentence with the value that was found; `fix` what to do about it, a command where there is one."""
+
+    check: str
+    severity: str
+    said: str
+    fix: str = ""
+
+
+def examine(check: str, ask: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """A check's findings. One that cannot be asked is a finding too, and does not keep the others from being asked."""
+    try:
+        return list(ask())
+    except ComfyeksError as error:
+        return [Finding(check, ERROR, str(error))]
+    except ClientError as error:
+        code, said = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+        denied = "AccessDenied" in code or "Unauthorized" in code
+        fix = f"allow the caller {error.operation_name}" if denied else ""
+        return [Finding(check, WARNING, f"not known: {error.operation_name} said {code}: {said}", fix)]
+    except BotoCoreError as error:
+        return [Finding(check, WARNING, f"not known: {error}")]
+
+
+def worst(findings: list[Finding]) -> str:
+    return max((finding.severity for finding in findings), key=SEVERITIES.index, default=OK)

@@ -1,0 +1,123 @@
+"""Why a pod does not run, in plain words, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from comfyeks.kubernetes_api import Object, condition
+
+
+@dataclass(frozen=True)
+class Reason:
+    """`certain` is False where waiting may be all that is needed."""
+
+    said: str
+    fix: str
+    certain: bool = True
+
+
+# What scheduler, Karpenter and kubelet write → plain words, what to do. The first that is found counts.
+_PHRASES: tuple[tuple[str, str, str], ...] = (
+    (
+        r"InsufficientInstanceCapacity|insufficient capacity|ICE cache",
+        "AWS has no such instance free in these zones now",
+        "wait, or give the pool more instance types: pools.default.instanceTypes of charts/karpenter-gpu",
+    ),
+    (
+        r"VcpuLimitExceeded|MaxSpotInstanceCountExceeded|vCPU limit",
+        "the account's quota of GPU vCPUs is used up",
+        "ask for more: comfyeks doctor names the quota and the command",
+    ),
+    (
+        r"(would )?exceed(s|ed)? (the )?limits? (for|of) nodepool|all available instance types exceed limits",
+        "the pool's own limit of GPUs is reached",
+        "raise pools.default.maxGpus of charts/karpenter-gpu, or scale something else down",
+    ),
+    (
+        r"persistentvolumeclaim .* not found|unbound immediate PersistentVolumeClaims",
+        "a volume that the pod asks for is not there",
+        "comfyeks up installs the chart's volumes again; kubectl -n comfyui get pvc,pv shows them",
+    ),
+    (
+        r"is not a directory|hostPath type check failed",
+        "the node's models folder is not there yet: its disk or model sync is not ready",
+        "comfyeks models status; on the node: journalctl -u comfyui-model-sync",
+    ),
+    (
+        r"driver name s3\.csi\.aws\.com not found|MountVolume\.\w+ failed.*s3\.csi",
+        "the S3 driver is not on this node",
+        "kubectl -n kube-system get pods -l app=s3-csi-node; is the EKS add-on aws-mountpoint-s3-csi-driver active?",
+    ),
+    (
+        r"incompatible with nodepool|did not tolerate|untolerated taint|didn't match Pod's node affinity",
+        "no pool and no node takes this pod: its pool, taints or labels do not match",
+        "compare pool.name and gpu.taint of charts/comfyui with the pools of charts/karpenter-gpu",
+    ),
+    (
+        r"no instance type (satisfied|has enough|met)|Insufficient (cpu|memory|ephemeral-storage)",
+        "the pod asks for more than the pool's instance types have",
+        "install the values of the type: -f charts/comfyui/instance-types/<type>.yaml",
+    ),
+    (
+        r"Insufficient nvidia\.com/gpu",
+        "no node has a free GPU",
+        "Karpenter starts one in a minute or two; if not: kubectl get nodepools,nodeclaims",
+    ),
+)
+_WAITING = {
+    "ImagePullBackOff": (
+        "the image cannot be pulled",
+        "is the tag in the registry? comfyeks up --plan shows the image",
+    ),
+    "ErrImagePull": ("the image cannot be pulled", "is the tag in the registry? comfyeks up --plan shows the image"),
+    "InvalidImageName": ("the image's name is not valid", "check image.repository and image.tag"),
+    "CrashLoopBackOff": (
+        "it starts and ends again and again",
+        "kubectl -n {namespace} logs {pod} -c {container} --previous",
+    ),
+    "CreateContainerConfigError": (
+        "a secret or config map that it needs is not there",
+        "kubectl -n {namespace} describe pod {pod}",
+    ),
+}
+_GATE = "wait-for-models"
+
+
+def explain(pod: Object, events: Iterable[Object] = ()) -> Reason | None:
+    """Why a pod is not ready; None when it is, or has ended well. `events` are those about the pod."""
+    status = pod.get("status", {})
+    if status.get("phase") == "Succeeded" or condition(pod, "Ready").get("status") == "True":
+        return None
+    names = {"pod": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        waiting = container.get("state", {}).get("waiting", {})
+        if (found := _WAITING.get(waiting.get("reason", ""))) is not None:
+            said, fix = found
+            detail = f" ({waiting['message']})" if waiting.get("message") else ""
+            return Reason(f"{container['name']}: {said}{detail}", fix.format(container=container["name"], **names))
+    # What is known last says most; the scheduler's own message is repeated for as long as nothing better is.
+    texts = [event.get("message", "") for event in sorted(events, key=_when, reverse=True)]
+    texts.append(condition(pod, "PodScheduled").get("message", ""))
+    for pattern, said, fix in _PHRASES:
+        for text in texts:
+            if re.search(pattern, text, re.IGNORECASE):
+                return Reason(f"{said} ({_short(text)})", fix, certain="nvidia" not in pattern)
+    running = {c["name"] for c in status.get("initContainerStatuses", []) if "running" in c.get("state", {})}
+    if _GATE in running:
+        return Reason(
+            "it waits for the node's models",
+            f"kubectl -n {names['namespace']} logs {names['pod']} -c {_GATE} shows how far they are",
+            certain=False,
+        )
+    text = next((text for text in texts if text), "it has only just been made")
+    return Reason(_short(text), f"kubectl -n {names['namespace']} describe pod {names['pod']}", certain=False)
+
+
+def _when(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."

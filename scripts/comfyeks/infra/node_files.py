@@ -1,0 +1,58 @@
+"""What GPU nodes install at boot, in the artifacts bucket under its own hash.
+
+Published before Terraform hands the keys to the chart, and never deleted: until the chart is upgraded, and for as long
+as a node of the old release boots, user data names the files of an earlier apply. A release is a few megabytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from comfyeks.deployment import Deployment
+from comfyeks.errors import Failure
+from comfyeks.infra import s5cmd
+from comfyeks.paths import REPO_ROOT
+from comfyeks.versions import VERSIONS
+
+PROGRAM = REPO_ROOT / "node" / "comfyui-model-sync"
+OWN = {"program": PROGRAM, **{unit: PROGRAM.with_suffix(f".{unit}") for unit in ("service", "timer", "path")}}
+
+NodeFiles = dict[str, dict[str, str]]  # part → {"key": in the artifacts bucket, "sha256": hexadecimal}
+
+
+def describe() -> NodeFiles:
+    """Key and hash of every part, as this checkout has them."""
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in OWN.values()}
+    names = {part: path.name for part, path in OWN.items()} | {"s5cmd": "s5cmd"}
+    hashes["s5cmd"] = VERSIONS["s5cmd"]["sha256"]
+    return {part: {"key": f"node/{hashes[name]}/{name}", "sha256": hashes[name]} for part, name in names.items()}
+
+
+def publish(deployment: Deployment) -> NodeFiles:
+    """Put what is not there yet into the bucket; the same as `describe`. Raises Failure."""
+    described = describe()
+    for part, path in (OWN | {"s5cmd": s5cmd.prepare()}).items():
+        _put(deployment, described[part]["key"], path)
+    return described
+
+
+def _put(deployment: Deployment, key: str, path: Path) -> None:
+    s3, bucket = boto3.client("s3", region_name=deployment.region), deployment.bucket("artifacts")
+    try:
+        # The key tells the content: S3 refuses what is there already.
+        s3.put_object(
+            Bucket=bucket,
+            Key=key,
+            Body=path.read_bytes(),
+            IfNoneMatch="*",
+            ExpectedBucketOwner=deployment.account,
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "PreconditionFailed":
+            raise Failure(f"s3://{bucket}/{key} could not be written: {error}") from error
+    except BotoCoreError as error:
+        raise Failure(f"s3://{bucket}/{key} could not be written: {error}") from error

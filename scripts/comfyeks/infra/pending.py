@@ -1,0 +1,50 @@
+"""What an apply would do, without doing it."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import yaml
+
+from comfyeks.deployment import Deployment
+from comfyeks.infra import generated, state_bucket
+from comfyeks.infra.remembered import Remembered
+from comfyeks.infra.terraform import ROOTS, Root
+from comfyeks.infra.variables import Settings, arguments
+
+
+def resources(root: str) -> int:
+    """Resource blocks of a root; with `count` and `for_each` there are more resources than that."""
+    return sum(len(re.findall(r'^resource "', path.read_text(), re.MULTILINE)) for path in ROOTS[root].glob("*.tf"))
+
+
+def pending(deployment: Deployment, given: Settings) -> dict[str, str]:
+    """Root → what an apply would do to it; only roots that it would change. Changes nothing in the account.
+
+    Raises UserError or Failure.
+    """
+    new = {root: f"{resources(root)} kinds of resources to add" for root in ROOTS}
+    if not state_bucket.exists(deployment):
+        return new
+    earlier = Remembered(deployment).fetch(overwrite=False)
+    roots = {name: Root(name, deployment) for name in ROOTS}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Root.init, roots.values()))
+        if roots["data"].is_empty():
+            return new
+        variables = {
+            "data": arguments(deployment, "data", given),
+            "platform": arguments(deployment, "platform", given, earlier),
+        }
+        plans = dict(zip(ROOTS, pool.map(lambda name: roots[name].preview(variables[name]), ROOTS), strict=True))
+    found = {name: plan for name, plan in plans.items() if plan is not None}
+    if not found and not _written(deployment, roots["platform"]):
+        found["platform"] = "generated files of this checkout"
+    return found
+
+
+def _written(deployment: Deployment, platform: Root) -> bool:
+    """Whether the generated files here are those that the outputs call for."""
+    files = generated.values_files(deployment, platform.outputs())
+    return all(path.exists() and yaml.safe_load(path.read_text()) == content for path, content in files.items())

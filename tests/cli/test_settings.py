@@ -1,0 +1,68 @@
+"""One settings file per deployment: what it understands, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from comfyeks.deployment import Deployment
+from comfyeks.errors import UserError
+from comfyeks.settings import DeploymentSettings, dump, load
+
+HERE = Deployment(project=None, region="us-west-2", account="111122223333")
+
+
+def test_no_file_means_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path / "none.yaml") == DeploymentSettings()
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    settings = DeploymentSettings(
+        account="111122223333", models=("sdxl",), terraform={"vpc_cidr": "10.1.0.0/16"}, karpenter_gpu={"tags": {}}
+    )
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(dump(settings)))
+    assert load(file) == settings
+    assert "karpenter-gpu" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("acount: '1'", "no setting 'acount'"),
+        ("account: 111122223333", "12 digits in quotes"),
+        ("keda: maybe", "keda is true or false"),
+        ("models: sdxl", "models is a list"),
+        ("terraform: [a]", "terraform holds NAME: VALUE"),
+        ("image-tag: 20261121", "in quotes"),
+        ("- a", "NAME: VALUE"),
+        ("a: {", "is not YAML"),
+    ],
+)
+def test_what_is_not_understood_is_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=said) as refused:
+        load(file)
+    assert str(file) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (DeploymentSettings(account="444455556666"), "belongs to account 444455556666"),
+        (DeploymentSettings(region="eu-central-1"), "belongs to region eu-central-1"),
+    ],
+)
+def test_settings_of_another_place_are_refused(settings: DeploymentSettings, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        settings.check("comfyui", HERE.account, HERE.region, Path("settings.yaml"))
+
+
+def test_settings_of_this_place_are_taken() -> None:
+    DeploymentSettings(account=HERE.account, region=HERE.region).check(
+        "comfyui", HERE.account, HERE.region, Path("settings.yaml")
+    )

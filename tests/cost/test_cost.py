@@ -1,0 +1,168 @@
+"""The estimate equals the reference to the cent, and follows the laws that any bill follows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from comfyeks.cli import app
+from comfyeks.cost import prices as price_table
+from comfyeks.cost.model import HOURS_PER_MONTH, Usage, dollars, estimate, plans
+from comfyeks.cost.prices import Key, Prices, load
+from comfyeks.errors import UserError
+
+REFERENCE = {
+    "EKS control plane": "73.00",
+    "GPU nodes, g5.2xlarge on-demand": "193.92",
+    "system nodes, t3a.xlarge reserved": "137.68",
+    "models in S3": "2.30",
+    "outputs in S3": "2.208",
+    "images in ECR": "2.00",
+    "load balancer": "22.27",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_prices_of_this_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(price_table, "OWN", tmp_path / "prices.yaml")
+
+
+@cache
+def table() -> Prices:
+    return load("us-west-2", own=Path("none")).plus({Key("spot.g5.2xlarge", "hour"): Decimal("0.5")})
+
+
+@pytest.mark.parametrize(
+    ("entrance", "transfer", "total"),
+    [
+        ("alb", ("transfer by ALB", "9.00"), "442.378"),
+        ("cloudfront", ("transfer by CloudFront", "8.50"), "441.878"),
+    ],
+)
+def test_the_reference_scenario_is_reproduced_to_the_cent(entrance: str, transfer: tuple[str, str], total: str) -> None:
+    month = estimate(Usage(entrance=entrance))
+    prices = load("us-west-2")
+    assert {line.what: dollars(line.amount(prices)) for line in month.lines} == {**REFERENCE, transfer[0]: transfer[1]}
+    assert month.total(prices) == Decimal(total)
+
+
+def test_what_such_tables_leave_out_is_added_after_the_total() -> None:
+    month = estimate(Usage())
+    names = " ".join(line.what for line in month.left_out)
+    for expected in ("NAT", "disks", "logs", "requests"):
+        assert expected in names
+    prices = load("us-west-2")
+    assert month.whole(prices) > month.total(prices)
+
+
+usages = st.builds(
+    Usage,
+    nodes=st.integers(0, 50),
+    hours_per_day=st.integers(0, 24).map(Decimal),
+    days=st.integers(0, 31).map(Decimal),
+    images=st.integers(0, 10**6),
+    models_gb=st.integers(0, 10**5).map(Decimal),
+    entrance=st.sampled_from(["alb", "cloudfront", "none"]),
+    seconds_per_image=st.one_of(st.none(), st.integers(0, 600).map(Decimal)),
+    starts=st.integers(0, 300),
+)
+
+
+@given(usages)
+def test_a_total_is_the_sum_of_its_lines_and_never_negative(usage: Usage) -> None:
+    month, prices = estimate(usage), table()
+    lines = [*month.lines, *month.left_out]
+    assert all(line.amount(prices) >= 0 for line in lines)
+    assert sum(line.amount(prices) for line in lines) == pytest.approx(month.whole(prices))
+
+
+@given(usages, st.sampled_from(["nodes", "hours_per_day", "models_gb", "images"]))
+def test_more_of_anything_never_costs_less(usage: Usage, what: str) -> None:
+    more = replace(usage, **{what: getattr(usage, what) + 1})
+    if more.hours_per_day > 24:
+        return
+    prices = table()
+    assert estimate(more).whole(prices) >= estimate(usage).whole(prices)
+
+
+@given(usages)
+def test_no_plan_costs_more_than_a_node_that_never_ends(usage: Usage) -> None:
+    prices = table()
+    always, *others = [plan.estimate.whole(prices) for plan in plans(usage) if plan.estimate]
+    assert all(other <= always for other in others)
+
+
+@given(usages)
+def test_gpu_hours_never_exceed_the_month(usage: Usage) -> None:
+    assert usage.gpu_hours <= usage.nodes * HOURS_PER_MONTH
+
+
+@given(usages)
+def test_the_gpu_line_is_hours_times_price(usage: Usage) -> None:
+    prices = table()
+    [line] = [line for line in estimate(usage).lines if line.what.startswith("GPU")]
+    assert line.amount(prices) == usage.gpu_hours * Decimal("1.212")
+
+
+def test_scale_to_zero_pays_for_work_and_for_each_start() -> None:
+    usage = Usage(images=3600, seconds_per_image=Decimal(10), starts=20, idle_minutes=Decimal(15))
+    [zero] = [plan for plan in plans(usage) if plan.name == "scale to zero"]
+    assert zero.estimate
+    [line] = [line for line in zero.estimate.lines if line.what.startswith("GPU")]
+    assert line.amount(table()) == (10 + 5) * Decimal("1.212")
+
+
+def test_images_that_do_not_fit_the_hours_have_no_price_per_thousand() -> None:
+    usage = Usage(images=10**6, seconds_per_image=Decimal(60))
+    assert all("GPU hours" in plan.problem for plan in plans(usage))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--hours-per-day", "25"], "a day has 24"),
+        (["--days", "32"], "at most 31"),
+        (["--nodes=-1"], "--nodes -1"),
+        (["--entrance", "door"], "alb, cloudfront, none"),
+        (["--price", "g6"], "NAME=USD/UNIT"),
+        (["--price", "ec2.g6.xlarge=1/day"], "hour, month, gb, million"),
+        (["--images", "1", "--image-mb", "many"], "'many'"),
+    ],
+)
+def test_a_quantity_that_cannot_be_is_refused(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["cost", *words])
+    assert isinstance(result.exception, UserError)
+    assert said in str(result.exception)
+
+
+def test_a_price_that_is_not_known_is_asked_for_and_not_guessed() -> None:
+    result = CliRunner().invoke(app, ["cost", "--instance-type", "g6.xlarge", "--region", "us-west-2"])
+    assert isinstance(result.exception, UserError)
+    assert "--price ec2.g6.xlarge=USD/hour" in str(result.exception)
+    again = CliRunner().invoke(
+        app, ["cost", "--instance-type", "g6.xlarge", "--region", "us-west-2", "--price", "ec2.g6.xlarge=2", "--json"]
+    )
+    gpu = next(line for line in json.loads(again.stdout)["lines"] if line["what"].startswith("GPU"))
+    assert gpu["usd"] == "320"
+
+
+def test_a_region_nobody_entered_has_no_prices() -> None:
+    assert load("eu-central-1").amounts == {}
+
+
+def test_an_answer_is_kept_and_wins_over_the_table(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    price_table.remember("us-west-2", {Key("ec2.g5.2xlarge", "hour"): Decimal("0.9")}, own)
+    price_table.remember("us-west-2", {Key("spot.g5.2xlarge", "hour"): Decimal("0.4")}, own)
+    prices = load("us-west-2", own=own)
+    assert prices.of(Key("ec2.g5.2xlarge", "hour")) == Decimal("0.9")
+    assert prices.of(Key("spot.g5.2xlarge", "hour")) == Decimal("0.4")
+    assert prices.of(Key("eks.cluster", "hour")) == Decimal("0.10")

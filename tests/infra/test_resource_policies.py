@@ -1,0 +1,123 @@
+"""Queues, buckets, keys and topics of the plan: who may use them, whatever that one's own policies say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+import pytest
+
+from comfyeks.deployment import Deployment
+from comfyeks.infra import state_bucket
+from tests.support.iam import Context, Iam
+
+from .conftest import ACCOUNT, REGION, Plan
+
+NAMES = Deployment(project=None, region=REGION, account=ACCOUNT)
+OTHER_ACCOUNT = "444455556666"
+ADMIN = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+TLS = {"aws:SecureTransport": "true"}
+PLAIN = {"aws:SecureTransport": "false"}
+
+
+@dataclass(frozen=True)
+class Resource:
+    iam: Iam
+    arn: str
+    policy: dict[str, Any]
+
+    def lets_service(self, service: str, action: str, context: Context) -> bool:
+        """Whether an AWS service may do it on somebody's behalf."""
+        return self.iam.allows(service, action, self.arn, context, account=ACCOUNT, resource_policy=self.policy)
+
+    def lets_administrator(
+        self, action: str, context: Context, account: str = ACCOUNT, resource: str | None = None
+    ) -> bool:
+        """Whether a role that may do everything, in this or another account, may do it here."""
+        return self.iam.allows(
+            f"arn:aws:iam::{account}:role/admin",
+            action,
+            resource or self.arn,
+            context,
+            account=ACCOUNT,
+            identity=[ADMIN],
+            resource_policy=self.policy,
+        )
+
+
+def queues(plan: Plan, iam: Iam) -> dict[str, Resource]:
+    return {
+        address.removeprefix("aws_sqs_queue."): Resource(
+            iam, f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue['name']}", json.loads(queue["policy"])
+        )
+        for address, queue in plan.of_type("aws_sqs_queue").items()
+    }
+
+
+def test_the_models_bucket_of_this_account_alone_may_send_model_events(platform_plan: Plan, iam: Iam) -> None:
+    queue = queues(platform_plan, iam)["model_events"]
+    bucket = {"aws:SourceArn": f"arn:aws:s3:::{NAMES.bucket('models')}", "aws:SourceAccount": ACCOUNT, **TLS}
+    assert queue.lets_service("s3.amazonaws.com", "sqs:SendMessage", bucket)
+    # A bucket name is free again once its bucket is gone: without the account, its next owner could send.
+    for wrong in (
+        {"aws:SourceAccount": OTHER_ACCOUNT},
+        {"aws:SourceArn": f"arn:aws:s3:::{NAMES.bucket('outputs')}"},
+    ):
+        assert not queue.lets_service("s3.amazonaws.com", "sqs:SendMessage", bucket | wrong)
+    assert not queue.lets_service("s3.amazonaws.com", "sqs:ReceiveMessage", bucket)
+    assert not queue.lets_service("sns.amazonaws.com", "sqs:SendMessage", bucket)
+
+
+def test_the_deployments_own_rules_alone_may_send_interruptions(platform_plan: Plan, iam: Iam) -> None:
+    queue = queues(platform_plan, iam)["interruption"]
+    rules = f"arn:aws:events:{REGION}:{ACCOUNT}:rule"
+    for rule in platform_plan.of_type("aws_cloudwatch_event_rule").values():
+        source = {"aws:SourceArn": f"{rules}/{rule['name']}", **TLS}
+        assert queue.lets_service("events.amazonaws.com", "sqs:SendMessage", source)
+    for wrong in (f"{rules}/somebody-elses", f"arn:aws:events:{REGION}:{OTHER_ACCOUNT}:rule/comfyui-spot-interruption"):
+        assert not queue.lets_service("events.amazonaws.com", "sqs:SendMessage", {"aws:SourceArn": wrong, **TLS})
+    assert not queue.lets_service("events.amazonaws.com", "sqs:SendMessage", TLS)
+
+
+@pytest.mark.parametrize("action", ["SendMessage", "ReceiveMessage", "DeleteMessage", "PurgeQueue"])
+def test_no_queue_answers_plain_http_or_another_account(platform_plan: Plan, iam: Iam, action: str) -> None:
+    found = queues(platform_plan, iam)
+    assert found.keys() == {"model_events", "model_events_dlq", "interruption"}
+    for queue in found.values():
+        assert queue.lets_administrator(f"sqs:{action}", TLS)
+        assert not queue.lets_administrator(f"sqs:{action}", PLAIN)
+        assert not queue.lets_administrator(f"sqs:{action}", TLS, account=OTHER_ACCOUNT)
+
+
+def refuses_plain_http_and_other_accounts(bucket: Resource) -> None:
+    for action, resource in (
+        ("ListBucket", bucket.arn),
+        ("GetObject", f"{bucket.arn}/key"),
+        ("PutObject", f"{bucket.arn}/key"),
+    ):
+        assert bucket.lets_administrator(f"s3:{action}", TLS, resource=resource)
+        assert not bucket.lets_administrator(f"s3:{action}", PLAIN, resource=resource)
+        assert not bucket.lets_administrator(f"s3:{action}", TLS, account=OTHER_ACCOUNT, resource=resource)
+
+
+def test_no_bucket_of_either_root_answers_plain_http_or_another_account(
+    data_everything_plan: Plan, everything_plan: Plan, iam: Iam
+) -> None:
+    buckets = {
+        bucket["bucket"]: plan.resources[address.replace("aws_s3_bucket.", "aws_s3_bucket_policy.")]["policy"]
+        for plan in (data_everything_plan, everything_plan)
+        for address, bucket in plan.of_type("aws_s3_bucket").items()
+    }
+    assert len(buckets) >= 3
+    for name, policy in buckets.items():
+        refuses_plain_http_and_other_accounts(Resource(iam, f"arn:aws:s3:::{name}", json.loads(policy)))
+
+
+@pytest.mark.usefixtures("aws")
+def test_the_state_bucket_answers_neither_plain_http_nor_another_account(deployment: Deployment, iam: Iam) -> None:
+    state_bucket.ensure(deployment)
+    name = deployment.bucket("artifacts")
+    policy = boto3.client("s3", region_name=REGION).get_bucket_policy(Bucket=name)["Policy"]
+    refuses_plain_http_and_other_accounts(Resource(iam, f"arn:aws:s3:::{name}", json.loads(policy)))
