@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from comfyeks.charts import CHARTS, CHARTS_ROOT
+from comfyeks.charts import render as rendering
 from comfyeks.charts.render import Rendered, RenderError, render
 from comfyeks.paths import REPO_ROOT
 
@@ -49,6 +50,13 @@ def comfyui(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
 def node_pools(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
     """The node pools as `make infra` configures them, with these values over it."""
     return render("karpenter-gpu", values, [SCENARIOS["karpenter-gpu", "default"]], **kwargs)
+
+
+def helm(*arguments: str | Path, stdin: str = "") -> str:
+    """What helm prints; fails when it does."""
+    done = rendering.helm(*arguments, stdin=stdin)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 @contextmanager

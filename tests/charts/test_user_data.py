@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from comfyeks import tools
 from comfyeks.charts import CHARTS_ROOT
-from tests.charts.harness import SCENARIOS, need_tool, node_pools, refused, scenario_of
+from tests.charts.harness import SCENARIOS, helm, need_tool, node_pools, refused, scenario_of
 
 BUDGET = 8192
 SCRIPT = CHARTS_ROOT / "karpenter-gpu" / "files" / "install-model-sync.sh"
@@ -241,8 +240,7 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
     chart = CHARTS_ROOT / "karpenter-gpu"
     base = SCENARIOS["karpenter-gpu", "default"]
     values = json.dumps({"modelSync": {"bucket": hostile, "artifactsBucket": hostile, "files": node.files}})
-    argv = [tools.helm(), "template", "x", chart, "--skip-schema-validation", "-f", base, "-f", "-"]
-    rendered = subprocess.run(argv, input=values, capture_output=True, text=True, check=True).stdout
+    rendered = helm("template", "x", chart, "--skip-schema-validation", "-f", base, "-f", "-", stdin=values)
     [text] = [item["spec"]["userData"] for item in yaml.safe_load_all(rendered) if item["kind"] == "EC2NodeClass"]
     done = node.run(shell(text))
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,7 @@ spec:
   {{- toYaml . | nindent 2 }}
 {{ end }}
 --{{ $boundary }}
-Content-Type: text/x-shellscript; charset="us-ascii"
+Content-Type: text/x-shellscript; charset="utf-8"
 
 #!/bin/bash
 {{ include "karpenter-gpu.settings" . }}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,16 +138,29 @@ def _render(
     api_versions: tuple[str, ...],
 ) -> tuple[KubernetesObject, ...]:
     paths = [path for path, _ in files]
-    argv: list[str | Path] = [tools.helm(), "template", release, chart_path(chart), "--namespace", namespace]
+    argv: list[str | Path] = ["template", release, chart_path(chart), "--namespace", namespace]
     for path in paths:
         argv += ["--values", path]
     argv += ["--values", "-", "--kube-version", kube_version]
     for version in api_versions:
         argv += ["--api-versions", version]
-    done = subprocess.run(argv, input=values, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    done = helm(*argv, stdin=values)
     if done.returncode != 0:
         raise RenderError(chart, done.stderr, json.loads(values), paths)
     return tuple(item for item in yaml.load_all(done.stdout, Loader=YamlLoader) if item is not None)
+
+
+def helm(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """What helm says and its exit code. Nothing is asked of any cluster, also where there is one."""
+    return subprocess.run(
+        [tools.helm(), *arguments],
+        env={**os.environ, "KUBECONFIG": os.devnull},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SECONDS,
+        check=False,
+    )
 
 
 # libyaml reads a render ten times faster where PyYAML was built with it.
