@@ -10,10 +10,12 @@ locals {
   vpc_cidrs          = local.own_vpc ? [var.vpc_cidr] : data.aws_vpc.existing[0].cidr_block_associations[*].cidr_block
   private_subnet_ids = local.own_vpc ? [for subnet in aws_subnet.private : subnet.id] : var.private_subnet_ids
 
-  zones = local.own_vpc ? slice(
+  first_zones = slice(
     data.aws_availability_zones.available.names,
     0, min(3, length(data.aws_availability_zones.available.names))
-  ) : []
+  )
+
+  zones = local.own_vpc ? (length(var.zones) > 0 ? var.zones : local.first_zones) : []
 
   # Three quarters of the range are for pods, which each take an address; the last quarter holds the public subnets.
   private_cidrs = { for i, zone in local.zones : zone => cidrsubnet(var.vpc_cidr, 2, i) }
@@ -86,6 +88,15 @@ resource "aws_vpc" "this" {
   enable_dns_hostnames = true
 
   tags = { Name = local.name }
+}
+
+# Whatever is started without a group of its own reaches nothing.
+resource "aws_default_security_group" "this" {
+  count = local.own_vpc ? 1 : 0
+
+  vpc_id = local.vpc_id
+
+  tags = { Name = "${local.name}-unused" }
 }
 
 resource "aws_subnet" "private" {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import json
 
 import pytest
@@ -91,10 +93,13 @@ def test_exactly_one_security_group_and_the_private_subnets_are_karpenters(platf
 def test_subnets_do_not_overlap_and_are_tagged_for_load_balancers(platform_plan: Plan) -> None:
     subnets = platform_plan.of_type("aws_subnet")
     cidrs = [subnet["cidr_block"] for subnet in subnets.values()]
-    assert len(cidrs) == len(set(cidrs)) == 6
+    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
+    assert len(networks) == 9
+    assert not [pair for pair in itertools.combinations(networks, 2) if pair[0].overlaps(pair[1])]
     for address, subnet in subnets.items():
-        role = "internal-elb" if ".private" in address else "elb"
-        assert subnet["tags"][f"kubernetes.io/role/{role}"] == "1"
+        roles = {"private": {"internal-elb"}, "public": {"elb"}, "load_balancer": set()}
+        tags = {key.rpartition("/")[2] for key in subnet["tags"] if key.startswith("kubernetes.io/role/")}
+        assert tags == roles[address.split(".")[1].partition("[")[0]]
 
 
 def test_cluster_is_closed_encrypted_and_logged(platform_plan: Plan) -> None:
@@ -246,7 +251,7 @@ def test_values_for_the_charts_have_the_agreed_layout(platform_plan: Plan) -> No
     assert gpu["cluster"] == {"name": NAMES.name}
     assert gpu["nodeRole"] == f"{NAMES.name}-{REGION}-gpu-node"
     assert gpu["modelSync"]["artifactsBucket"] == NAMES.bucket("artifacts")
-    assert gpu["modelSync"]["files"].keys() == {"program", "service", "timer", "path", "s5cmd"}
+    assert gpu["modelSync"]["files"].keys() == {"program", "service", "timer", "path"}
     assert set(values["addons"]) == {"karpenter", "aws-load-balancer-controller", "nvidia-device-plugin"}
 
 

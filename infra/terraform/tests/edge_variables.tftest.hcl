@@ -4,7 +4,7 @@
 variables {
   region            = "us-west-2"
   api_allowed_cidrs = ["198.51.100.7/32"]
-  node_files        = { for part in ["program", "service", "timer", "path", "s5cmd"] : part => { key = "node/${part}", sha256 = sha256(part) } }
+  node_files        = { for part in ["program", "service", "timer", "path"] : part => { key = "node/${part}", sha256 = sha256(part) } }
 }
 
 run "load_balancer_open_to_everybody" {
@@ -330,10 +330,12 @@ run "sign_in_without_a_way_to_the_identity_provider" {
   }
 
   variables {
-    nat             = "none"
-    domain_name     = "comfyui.example.com"
-    certificate_arn = "arn:aws:acm:us-west-2:111122223333:certificate/1"
-    sign_in         = "cognito"
+    nat                 = "none"
+    interface_endpoints = true
+    image_mirror        = "111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror"
+    domain_name         = "comfyui.example.com"
+    certificate_arn     = "arn:aws:acm:us-west-2:111122223333:certificate/1"
+    sign_in             = "cognito"
   }
 
   expect_failures = [var.sign_in]
@@ -378,6 +380,8 @@ run "public_without_internet_gateway" {
 
   variables {
     nat                      = "none"
+    interface_endpoints      = true
+    image_mirror             = "111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror"
     cloudfront               = true
     cloudfront_allowed_cidrs = ["198.51.100.0/24"]
   }

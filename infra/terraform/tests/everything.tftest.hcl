@@ -58,6 +58,7 @@ variables {
   comfyui_release      = "comfyui"
   mount_outputs        = true
   nat                  = "per_az"
+  zones                = ["ap-southeast-1c", "ap-southeast-1a", "ap-southeast-1b"]
   private_subnet_ids   = []
   interface_endpoints  = true
   image_mirror         = "111122223333.dkr.ecr.ap-southeast-1.amazonaws.com/mirror"
@@ -87,7 +88,6 @@ variables {
     service = { key = "node/s", sha256 = sha256("s") }
     timer   = { key = "node/t", sha256 = sha256("t") }
     path    = { key = "node/a", sha256 = sha256("a") }
-    s5cmd   = { key = "node/5", sha256 = sha256("5") }
   }
 }
 

@@ -11,7 +11,6 @@ import hcl2
 from lark import UnexpectedInput
 
 from comfyeks.errors import Failure
-from comfyeks.files import write_atomically
 from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
 
@@ -22,7 +21,7 @@ _INTRODUCTION = """\
 
 Variables go into `.comfyeks/<name>/settings.yaml`: those of the platform below `terraform:`, those of the data root
 below `data:`. `comfyeks infra apply` reads them and keeps them with the deployment
-([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `s5cmd_path` itself.
+([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `node_files` itself.
 
 This page is generated from the `.tf` files by `make generate`; `make lint` fails when it is stale.
 """
@@ -36,18 +35,6 @@ _TITLES = {
 def text() -> str:
     """The whole page."""
     return "\n".join([_INTRODUCTION, *(_section(title, ROOTS[root]) for root, title in _TITLES.items())])
-
-
-def write() -> bool:
-    """Bring the page up to date; whether it had to be changed."""
-    changed = stale()
-    if changed:
-        write_atomically(PATH, text())
-    return changed
-
-
-def stale() -> bool:
-    return not PATH.exists() or PATH.read_text(encoding="utf-8") != text()
 
 
 def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
