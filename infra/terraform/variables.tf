@@ -36,6 +36,17 @@ variable "vpc_cidr" {
   }
 }
 
+variable "zones" {
+  description = "Availability zones of the VPC's subnets, two or three, in order. [] takes the first three of the region; name them once the platform is up, for a zone that AWS adds or suspends changes which are the first."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = contains([0, 2, 3], length(var.zones)) && length(distinct(var.zones)) == length(var.zones) && alltrue([for zone in var.zones : can(regex("^${var.region}[a-z]$", zone))])
+    error_message = "zones takes two or three different zones of region, such as us-west-2a."
+  }
+}
+
 variable "private_subnet_ids" {
   description = "Private subnets of a VPC that is there already, in two zones or more. Its routes, NAT and endpoints stay its owner's. [] makes a VPC."
   type        = list(string)
@@ -234,8 +245,8 @@ variable "node_files" {
   type        = map(object({ key = string, sha256 = string }))
 
   validation {
-    condition     = toset(keys(var.node_files)) == toset(["program", "service", "timer", "path", "s5cmd"])
-    error_message = "node_files needs exactly program, service, timer, path and s5cmd. `comfyeks infra apply` gives them."
+    condition     = toset(keys(var.node_files)) == toset(["program", "service", "timer", "path"])
+    error_message = "node_files needs exactly program, service, timer and path. `comfyeks infra apply` gives them."
   }
 }
 

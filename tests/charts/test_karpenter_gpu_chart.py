@@ -209,7 +209,7 @@ def test_the_role_is_the_one_that_terraform_made() -> None:
         ("cluster.name", {"cluster": {"name": ""}}),
         ("nodeRole", {"nodeRole": ""}),
         ("modelSync.bucket", {"modelSync": {"bucket": ""}}),
-        ("modelSync.files.s5cmd.sha256", {"modelSync": {"files": {"s5cmd": {"sha256": ""}}}}),
+        ("modelSync.files.path.sha256", {"modelSync": {"files": {"path": {"sha256": ""}}}}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

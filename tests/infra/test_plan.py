@@ -219,21 +219,6 @@ def test_alarms_watch_dead_letters_waiting_events_and_the_function(platform_plan
     assert all(alarm["treat_missing_data"] == "notBreaching" for alarm in alarms)
 
 
-def test_key_of_topic_and_queues_admits_the_services_that_write_into_them(platform_plan: Plan) -> None:
-    statements = platform_plan.statements("aws_kms_key.messages")
-    admitted = statements["ServicesThatWrite"]
-    assert {"cloudwatch.amazonaws.com", "s3.amazonaws.com", "events.amazonaws.com"} <= set(
-        admitted["Principal"]["Service"]
-    )
-    assert set(admitted["Action"]) == {"kms:Decrypt", "kms:GenerateDataKey*"}
-
-
-def test_topic_takes_alarms_and_budgets_of_this_account_only(platform_plan: Plan) -> None:
-    publish = platform_plan.statements("aws_sns_topic.alarms")["Publish"]
-    assert publish["Principal"] == {"Service": ["budgets.amazonaws.com", "cloudwatch.amazonaws.com"]}
-    assert publish["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
-
-
 def test_image_is_built_from_where_model_writers_cannot_reach(platform_plan: Plan) -> None:
     [project] = platform_plan.of_type("aws_codebuild_project").values()
     [source] = project["source"]
@@ -266,7 +251,7 @@ def test_values_for_the_charts_have_the_agreed_layout(platform_plan: Plan) -> No
     assert gpu["cluster"] == {"name": NAMES.name}
     assert gpu["nodeRole"] == f"{NAMES.name}-{REGION}-gpu-node"
     assert gpu["modelSync"]["artifactsBucket"] == NAMES.bucket("artifacts")
-    assert gpu["modelSync"]["files"].keys() == {"program", "service", "timer", "path", "s5cmd"}
+    assert gpu["modelSync"]["files"].keys() == {"program", "service", "timer", "path"}
     assert set(values["addons"]) == {"karpenter", "aws-load-balancer-controller", "nvidia-device-plugin"}
 
 

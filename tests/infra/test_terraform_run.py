@@ -263,7 +263,7 @@ def put_lock(root: Root, who: str, created: datetime) -> str:
 def killed(root: Root, started: datetime) -> None:
     """What a run leaves behind when it and its Terraform are killed."""
     root.scratch.mkdir(parents=True)
-    (root.scratch / "running").write_text(started.isoformat())
+    (root.scratch / "running").write_text(json.dumps({"started": started.isoformat(), "logs": []}))
 
 
 ME = f"{getuser()}@{socket.gethostname()}"

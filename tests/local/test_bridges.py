@@ -277,16 +277,57 @@ def s3_delete_event_fields(clients: Clients) -> bool:
     raise AssertionError("no delete event arrived")
 
 
-@probe("s3-multipart-tags")
-def s3_multipart_tags(clients: Clients) -> bool:
-    s3, name = clients("s3"), unique("bucket")
-    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-    upload = {"Bucket": name, "Key": "big"}
-    upload["UploadId"] = s3.create_multipart_upload(**upload, Tagging="Application=comfyui%20on%20eks")["UploadId"]
-    part = s3.upload_part(**upload, PartNumber=1, Body=b"x")
-    s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
-    tags = s3.get_object_tagging(Bucket=name, Key="big")["TagSet"]
-    return bool(tags == [{"Key": "Application", "Value": "comfyui on eks"}])
+@probe("vpc-endpoint-services")
+def vpc_endpoint_services(clients: Clients) -> bool:
+    answer = clients("ec2").describe_vpc_endpoint_services(
+        Filters=[{"Name": "service-type", "Values": ["Interface"]}], MaxResults=1000
+    )
+    wanted = {f"com.amazonaws.us-west-2.{name}" for name in ("ecr.api", "ecr.dkr", "eks-auth", "logs", "ssmmessages")}
+    return wanted <= set(answer["ServiceNames"])
+
+
+@probe("gpu-quotas")
+def gpu_quotas(clients: Clients) -> bool:
+    quotas = clients("service-quotas")
+    try:
+        found = [
+            quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
+            for code in ("L-DB2E81BA", "L-3819A6DF")
+        ]
+    except quotas.exceptions.NoSuchResourceException:
+        return False
+    return all(quota["Value"] > 0 for quota in found)
+
+
+@probe("spot-role-name")
+def spot_role_name(clients: Clients) -> bool:
+    iam = clients("iam")
+    try:
+        role = iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")["Role"]["RoleName"]
+    except iam.exceptions.InvalidInputException:  # somebody made it before
+        role = iam.get_role(RoleName="AWSServiceRoleForEC2Spot")["Role"]["RoleName"]
+    return bool(role == "AWSServiceRoleForEC2Spot")
+
+
+@probe("codebuild-project-settings")
+def codebuild_project_settings(clients: Clients) -> bool:
+    codebuild, name = clients("codebuild"), unique("image")
+    made = codebuild.create_project(
+        name=name,
+        source={"type": "NO_SOURCE"},
+        artifacts={"type": "NO_ARTIFACTS"},
+        environment={"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL"},
+        serviceRole=ROLE,
+        logsConfig={"cloudWatchLogs": {"status": "ENABLED", "groupName": "g"}},
+    )["project"]
+    [project] = codebuild.batch_get_projects(names=[name])["projects"]
+    kept = project.get("logsConfig", {}).get("cloudWatchLogs", {}).get("groupName") == "g"
+    try:
+        codebuild.delete_project(name=made["arn"])
+    except ClientError:
+        codebuild.delete_project(name=name)
+        return False
+    return bool(kept and project["queuedTimeoutInMinutes"] == 480)
 
 
 def load_balancer(clients: Clients, kind: str) -> dict[str, Any]:

@@ -53,11 +53,12 @@ variables {
   system_node_types    = ["t3a.xlarge", "t3.xlarge"]
   system_node_count    = 2
   system_node_disk_gib = 50
-  log_retention_days   = 365
+  log_retention_days   = 30
   comfyui_namespace    = "comfyui"
   comfyui_release      = "comfyui"
   mount_outputs        = true
   nat                  = "per_az"
+  zones                = ["ap-southeast-1c", "ap-southeast-1a", "ap-southeast-1b"]
   private_subnet_ids   = []
   interface_endpoints  = true
   image_mirror         = "111122223333.dkr.ecr.ap-southeast-1.amazonaws.com/mirror"
@@ -87,7 +88,6 @@ variables {
     service = { key = "node/s", sha256 = sha256("s") }
     timer   = { key = "node/t", sha256 = sha256("t") }
     path    = { key = "node/a", sha256 = sha256("a") }
-    s5cmd   = { key = "node/5", sha256 = sha256("5") }
   }
 }
 
