@@ -175,8 +175,7 @@ def security_group_rule_descriptions() -> None:
 
     def description(self: SecurityGroupRule) -> str | None:
         # A later change of any rule's description is kept where moto keeps the one of addresses.
-        found: str | None = of_addresses(self) or self.__dict__.get("given_description")
-        return found
+        return of_addresses(self) or self.__dict__.get("given_description")
 
     SecurityGroupRule.__init__ = init  # type: ignore[method-assign]
     SecurityGroupRule.description = property(description)  # type: ignore[method-assign,assignment]
