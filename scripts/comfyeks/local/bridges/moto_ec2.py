@@ -165,7 +165,7 @@ def fleet_security_groups() -> None:
 def security_group_rule_descriptions() -> None:
     from moto.ec2.models.security_groups import SecurityGroupRule
 
-    create, of_addresses = SecurityGroupRule.__init__, SecurityGroupRule.__dict__["description"].fget
+    create, of_addresses = SecurityGroupRule.__init__, vars(SecurityGroupRule)["description"].fget
 
     def init(self: SecurityGroupRule, *args: Any, **kwargs: Any) -> None:
         create(self, *args, **kwargs)
