@@ -150,7 +150,7 @@ resource "aws_cloudfront_distribution" "this" {
   lifecycle {
     precondition {
       condition     = local.partition == "aws"
-      error_message = "cloudfront = true: partition ${local.partition} has no CloudFront with VPC origins. Set cloudfront = false and reach the load balancer from inside (docs/access-from-other-vpcs.md)."
+      error_message = "cloudfront = true: partition ${local.partition} has no CloudFront with VPC origins. Set cloudfront = false and reach the load balancer from inside (docs/how-to/access-from-other-vpcs.md)."
     }
   }
 }

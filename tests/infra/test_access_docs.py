@@ -1,4 +1,4 @@
-"""Commands and settings of docs/access-from-other-vpcs.md exist, says the SDK's model of each service and Terraform."""
+"""Commands and settings of docs/how-to/access-from-other-vpcs.md exist, says the SDK's model of each service and Terraform."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from comfyeks.paths import REPO_ROOT
 
 from .conftest import Plan
 
-TEXT = (REPO_ROOT / "docs" / "access-from-other-vpcs.md").read_text(encoding="utf-8")
+TEXT = (REPO_ROOT / "docs" / "how-to" / "access-from-other-vpcs.md").read_text(encoding="utf-8")
 GLOBAL_FLAGS = {"--query", "--output", "--region", "--profile"}
 
 
