@@ -61,6 +61,7 @@ def test_go_modules_have_those_versions() -> None:
     )
     controller = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter']}"
     assert controller in go_mod("tools/karpenter/go.mod")
+    assert f"helm.sh/helm/v3 v{VERSIONS['go_tools']['helm3']}" in go_mod("tools/helm3/go.mod")
     crds = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter_crds']}"
     assert crds in go_mod("tools/crds/go.mod")
     prometheus = f"prometheus-operator v{VERSIONS['go_tools']['prometheus_operator_crds']}"
