@@ -295,7 +295,7 @@ KARPENTER_GPU = [
             ("cluster.name", {"cluster": {"name": ""}}),
             ("nodeRole", {"nodeRole": ""}),
             ("modelSync.bucket", {"modelSync": {"bucket": ""}}),
-            ("modelSync.files.s5cmd.sha256", {"modelSync": {"files": {"s5cmd": {"sha256": ""}}}}),
+            ("modelSync.files.path.sha256", {"modelSync": {"files": {"path": {"sha256": ""}}}}),
         )
     ],
     *[

@@ -26,7 +26,6 @@ NAMES = {
     "service": "comfyui-model-sync.service",
     "timer": "comfyui-model-sync.timer",
     "path": "comfyui-model-sync.path",
-    "s5cmd": "s5cmd",
 }
 
 
@@ -166,7 +165,6 @@ def test_a_boot_installs_program_units_and_settings(node: Node) -> None:
     assert done.returncode == 0, done.stderr
     assert node.installed == {
         "usr/local/bin/comfyui-model-sync": 0o755,
-        "usr/local/bin/s5cmd": 0o755,
         "etc/systemd/system/comfyui-model-sync.service": 0o644,
         "etc/systemd/system/comfyui-model-sync.timer": 0o644,
         "etc/systemd/system/comfyui-model-sync.path": 0o644,
@@ -206,12 +204,12 @@ def test_a_file_with_other_bytes_is_refused_and_nothing_is_installed(node: Node,
     assert not [call for call in node.calls if call.startswith(("systemctl", "sleep"))]
 
 
-def test_a_file_that_is_not_there_is_tried_five_times_and_then_loudly_given_up(node: Node) -> None:
-    (node.s3 / "s5cmd").unlink()
+def test_a_file_that_is_not_there_is_tried_eight_times_and_then_loudly_given_up(node: Node) -> None:
+    (node.s3 / "comfyui-model-sync.path").unlink()
     done = node.boot()
     assert done.returncode != 0
-    assert "giving up on s3://the-artifacts/node/h/s5cmd; nothing is installed" in done.stderr
-    assert len([call for call in node.calls if "node/h/s5cmd" in call]) == 5
+    assert "giving up on s3://the-artifacts/node/h/comfyui-model-sync.path; nothing is installed" in done.stderr
+    assert len([call for call in node.calls if "node/h/comfyui-model-sync.path" in call]) == 8
     assert node.installed == {}
 
 
@@ -223,7 +221,7 @@ def test_a_fetch_that_fails_at_first_is_made_good(node: Node) -> None:
     )
     done = node.boot()
     assert done.returncode == 0, done.stderr
-    assert len(node.installed) == 6
+    assert len(node.installed) == 5
     assert node.calls.count("sleep 2") == len(NAMES)
 
 
@@ -245,7 +243,7 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
     done = node.run(shell(text))
     assert done.returncode == 0, done.stderr
     assert not (node.home / "pwned").exists()
-    assert f"s3://{hostile}/node/h/s5cmd" in "\n".join(node.calls)
+    assert f"s3://{hostile}/node/h/comfyui-model-sync.path" in "\n".join(node.calls)
     settings = (node.root / "etc/comfyui-model-sync.env").read_text()
     assert settings == f"MODELS_BUCKET={hostile}\nAWS_REGION=us-west-2\n"
 
