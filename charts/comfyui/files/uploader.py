@@ -313,6 +313,8 @@ class Uploader:
         self._draining = draining
         self._lock = threading.Lock()
         self._busy: set[str] = set()
+        # Set when the last one of what was handed out is done: then it is worth while to look again.
+        self._idle = threading.Event()
         # Path → attempts so far, and the monotonic time of the next one.
         self._failures: dict[str, tuple[int, float]] = {}
         self._truncated: dict[str, Stamp] = {}
@@ -334,7 +336,12 @@ class Uploader:
             if draining and not left:
                 break
             self._make_room(files)
-            self._draining.wait(POLL_SECONDS) if not draining else time.sleep(POLL_SECONDS / 5)
+            if draining:
+                self._idle.wait(POLL_SECONDS)
+                self._idle.clear()
+                time.sleep(POLL_SECONDS / 5)  # for a file whose writer is still there
+            else:
+                self._draining.wait(POLL_SECONDS)
         self._workers.shutdown()
         self._parts.shutdown()
         log("drained", uploads=len(self._journal.uploads))
@@ -399,6 +406,8 @@ class Uploader:
         finally:
             with self._lock:
                 self._busy.discard(path)
+                if not self._busy:
+                    self._idle.set()
 
     def _failed(self, path: str, attempts: int, reason: str) -> None:
         limit = RETRY_SECONDS_DRAINING if self._draining.is_set() else RETRY_SECONDS
