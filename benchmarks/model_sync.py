@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -36,10 +35,11 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from comfyeks.paths import TOOLS  # noqa: E402 - the tests' support is found by the line above
+from benchmarks.s3_server import REGION, serving  # noqa: E402 - found by the line above
+
 from tests.node.support import ProgramNode  # noqa: E402
 
-BUCKET, REGION = "models", "us-west-2"
+BUCKET = "models"
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,6 @@ class Peak:
         return self._bytes
 
 
-def versitygw() -> Path:
-    """The server's binary, of the version that tools/s3server pins."""
-    module = ROOT / "tools/s3server"
-    binary = TOOLS / "bin/versitygw"
-    if not binary.exists() or binary.stat().st_mtime < (module / "go.mod").stat().st_mtime:
-        print("building versitygw (once, about a minute) ...", file=sys.stderr)
-        argv = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(binary)]
-        package = "github.com/versity/versitygw/cmd/versitygw"
-        subprocess.run([*argv, package], cwd=module, check=True, env={**os.environ, "CGO_ENABLED": "0"})
-    return binary
-
-
 @contextmanager
 def local_server(load: Load, home: Path) -> Iterator[dict[str, str]]:
     """A server whose bucket holds the load; the environment for its clients."""
@@ -121,36 +109,9 @@ def local_server(load: Load, home: Path) -> Iterator[dict[str, str]]:
     folder.mkdir(parents=True)
     for number in range(load.count):
         (folder / f"{number:05}.safetensors").hardlink_to(source)
-    (home / "accounts").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    keys = ["--access", "benchmark", "--secret", "benchmark-secret", "--region", REGION]
-    argv = [str(versitygw()), *keys, "--port", address, "--readonly", "--quiet", "--iam-dir", str(home / "accounts")]
-    with (home / "server.log").open("wb") as log:
-        etag = "0123456789abcdef0123456789abcdef"
-        posix = ["posix", "--default-etag", etag, str(home / "buckets")]
-        process = subprocess.Popen([*argv, *posix], stdout=log, stderr=log)
-    try:
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            if process.poll() is not None:
-                raise SystemExit(f"versitygw ended: {(home / 'server.log').read_text()}")
-            time.sleep(0.05)
-        yield {
-            "AWS_ENDPOINT_URL_S3": f"http://{address}",
-            "S3_ENDPOINT_URL": f"http://{address}",
-            "AWS_ACCESS_KEY_ID": "benchmark",
-            "AWS_SECRET_ACCESS_KEY": "benchmark-secret",
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-    finally:
-        process.terminate()
-        process.wait()
+    etag = "0123456789abcdef0123456789abcdef"
+    with serving(home / "server", home / "buckets", "--readonly", posix=("--default-etag", etag)) as environment:
+        yield environment
 
 
 def rounds(load: Load, environment: dict[str, str], work: Path, count: int) -> dict[str, list[Measured]]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from comfyeks import tools
 from comfyeks.charts import CHARTS_ROOT
-from tests.charts.harness import SCENARIOS, need_tool, node_pools, refused, scenario_of
+from tests.charts.harness import SCENARIOS, helm, need_tool, node_pools, refused, scenario_of
 
 BUDGET = 8192
 SCRIPT = CHARTS_ROOT / "karpenter-gpu" / "files" / "install-model-sync.sh"
@@ -66,9 +65,9 @@ def test_a_node_config_and_the_users_own_parts_are_parts_of_their_own_in_this_or
     assert "a part of the user's own" in found[2][1]
 
 
-def test_it_is_ascii_and_within_its_budget(record_property: Any) -> None:
+def test_it_is_ascii_and_within_its_budget(measured: Callable[[str], None]) -> None:
     size = len(user_data().encode("ascii"))
-    record_property("bytes", size)
+    measured(f"user data of a node: {size:,} of {BUDGET:,} bytes (EC2 takes 16,384 with Karpenter's part)")
     assert size < BUDGET / 2, "the chart's own part must leave as much for the user's"
 
 
@@ -239,8 +238,7 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
     chart = CHARTS_ROOT / "karpenter-gpu"
     base = SCENARIOS["karpenter-gpu", "default"]
     values = json.dumps({"modelSync": {"bucket": hostile, "artifactsBucket": hostile, "files": node.files}})
-    argv = [tools.helm(), "template", "x", chart, "--skip-schema-validation", "-f", base, "-f", "-"]
-    rendered = subprocess.run(argv, input=values, capture_output=True, text=True, check=True).stdout
+    rendered = helm("template", "x", chart, "--skip-schema-validation", "-f", base, "-f", "-", stdin=values)
     [text] = [item["spec"]["userData"] for item in yaml.safe_load_all(rendered) if item["kind"] == "EC2NodeClass"]
     done = node.run(shell(text))
     assert done.returncode == 0, done.stderr
@@ -248,6 +246,16 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
     assert f"s3://{hostile}/node/h/comfyui-model-sync.path" in "\n".join(node.calls)
     settings = (node.root / "etc/comfyui-model-sync.env").read_text()
     assert settings == f"MODELS_BUCKET={hostile}\nAWS_REGION=us-west-2\n"
+
+
+def test_a_node_class_may_say_its_own_settings_over_those_of_all(node: Node) -> None:
+    settings = {"BUDGET": "71GB", "PREFIXES": '["vae/"]'}
+    sync = {"bucket": "the-models", "artifactsBucket": "the-artifacts", "files": node.files, "settings": settings}
+    classes = {"default": {"modelSettings": {"BUDGET": "9GB", "SCRATCH_RESERVE": "1GiB"}}}
+    assert node.run(shell(user_data({"modelSync": sync, "nodeClasses": classes}))).returncode == 0
+    assert (node.root / "etc/comfyui-model-sync.env").read_text().splitlines()[2:] == [
+        "BUDGET=9GB", 'PREFIXES=["vae/"]', "SCRATCH_RESERVE=1GiB",
+    ]  # fmt: skip
 
 
 def test_further_settings_are_lines_of_the_settings_file(node: Node) -> None:
