@@ -362,7 +362,7 @@ def test_models_wait_for_an_array_that_comes_late(node: ProgramNode, s3: S3Stub)
     (node.root / "proc/self/mountinfo").write_text("20 1 9:20 / / rw - xfs /dev/nvme0n1p1 rw\n")
     shutil.rmtree(node.root / "mnt")
     process = node.start()
-    eventually(lambda: (node.root / "var/lib/comfyui-model-sync/status.json").exists())
+    eventually((node.root / "var/lib/comfyui-model-sync/status.json").exists)
     time.sleep(1)
     assert process.poll() is None
     assert node.status()["state"] == "waiting_for_storage"
