@@ -23,7 +23,7 @@ from comfyeks.console import err, note
 from comfyeks.demo import HOME, WORKFLOW, Demo
 from comfyeks.errors import Failure
 from comfyeks.local.cluster import launch_template
-from comfyeks.local.cluster.api import Api, Object
+from comfyeks.local.cluster.api import Api, Object, condition
 from comfyeks.local.cluster.local_cluster import LocalCluster, given_kubeconfig, wait_for
 from comfyeks.local.node import LocalNode
 from comfyeks.local.processes import Process
@@ -206,7 +206,7 @@ class ClusterDemo(Demo):
         return self.api.list("Pod", NAMESPACE, label_selector=f"app.kubernetes.io/instance={RELEASE}")
 
     def _pools_ready(self) -> bool:
-        return all(_condition(item, "Ready") for kind in ("EC2NodeClass", "NodePool") for item in self.api.list(kind))
+        return all(condition(item, "Ready") for kind in ("EC2NodeClass", "NodePool") for item in self.api.list(kind))
 
     def _node(self) -> Object | None:
         found = self.api.list("Node", label_selector="karpenter.sh/nodepool")
@@ -332,10 +332,5 @@ def _family_memory(pid: int) -> int:
     return total
 
 
-def _condition(item: Object, kind: str) -> bool:
-    conditions = item.get("status", {}).get("conditions", [])
-    return any(each["type"] == kind and each["status"] == "True" for each in conditions)
-
-
 def _is_ready(pod: Object) -> bool:
-    return "deletionTimestamp" not in pod["metadata"] and _condition(pod, "Ready")
+    return "deletionTimestamp" not in pod["metadata"] and condition(pod, "Ready")
