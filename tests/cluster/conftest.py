@@ -18,7 +18,7 @@ import pytest
 from comfyeks import tools
 from comfyeks.charts.validation import karpenter_crds
 from comfyeks.local.cluster import binaries, crds
-from comfyeks.local.cluster.api import Api, Object
+from comfyeks.local.cluster.api import Api, Object, condition
 from comfyeks.local.cluster.control_plane import ControlPlane
 from comfyeks.local.cluster.local_cluster import wait_for
 from comfyeks.local.processes import wait_until
@@ -85,13 +85,7 @@ def prepared(kubeconfig: Path) -> Cluster:
 
     def established() -> bool:
         found = [cluster.api.get("CustomResourceDefinition", None, name) or {} for name in names]
-        return all(
-            any(
-                c["type"] == "Established" and c["status"] == "True"
-                for c in each.get("status", {}).get("conditions", [])
-            )
-            for each in found
-        )
+        return all(condition(each, "Established") for each in found)
 
     wait_until("the CRDs", established, 30)
     return cluster
