@@ -20,9 +20,15 @@ demo: setup      ## the main job, model in to image out, on an AWS inside this m
 	@$(BIN)/comfyeks demo $(if $(KEEP),--keep) $(if $(filter yes,$(CLUSTER)),--cluster)$(if $(filter no,$(CLUSTER)),--no-cluster)
 
 ##@ A real deployment
-.PHONY: infra infra-destroy addons events events-destroy
+.PHONY: up down image infra infra-destroy addons events events-destroy
+up: setup        ## everything, or what is left of it: AWS, add-ons, image, charts, events (PLAN=1 only shows it)
+	@$(BIN)/comfyeks up $(if $(PLAN),--plan)
+down: setup      ## all of it gone again but the data, after asking for its name
+	@$(BIN)/comfyeks down $(if $(CONFIRM),--confirm $(CONFIRM))
 infra: setup     ## Terraform: data root, then platform; writes the generated values
 	@$(BIN)/comfyeks infra apply
+image: setup     ## build image/ with CodeBuild and push it, unless it is there (LOCAL=1: with this machine's Docker)
+	@$(BIN)/comfyeks image $(if $(LOCAL),--local)
 addons: setup    ## pinned helm installs: Karpenter, load balancer controller, device plugin
 	@$(BIN)/comfyeks addons install
 events: setup    ## chalice deploy: an upload to the models bucket reaches every GPU node
@@ -33,11 +39,17 @@ infra-destroy: setup ## remove the platform, after asking for its name; buckets 
 	@$(BIN)/comfyeks infra destroy $(if $(CONFIRM),--confirm $(CONFIRM))
 
 ##@ Work on the project
-.PHONY: check lint types test lock generate clean
+.PHONY: check lint types test test-helm3 lock generate clean
+# Without a cluster Helm 3 takes the Kubernetes of its client library, which its own release build tells it this way.
+HELM3_KUBERNETES = -s -w $(foreach package,chartutil lint/rules,\
+  -X helm.sh/helm/v3/pkg/$(package).k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$(package).k8sVersionMinor=37)
 check: setup lint types ## quick loop: lint, types, unit and render tests (under two minutes)
 	@$(PYTEST) -q -n auto -m "not local and not e2e"
 test: setup lint types ## every test
 	@$(PYTEST) -n 2 --dist loadgroup
+test-helm3: setup ## the charts' tests once more, with Helm 3 (built on first use, about two minutes)
+	@cd tools/helm3 && CGO_ENABLED=0 go build -trimpath -ldflags "$(HELM3_KUBERNETES)" -o $(CURDIR)/.tools/helm3 helm.sh/helm/v3/cmd/helm
+	@COMFYEKS_HELM=.tools/helm3 $(PYTEST) -q -n auto tests/charts -m "not local"
 lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -46,7 +58,7 @@ lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generat
 	@$(BIN)/yamllint --strict .
 	@terraform fmt -check -recursive infra
 	@$(BIN)/comfyeks charts verify
-	@$(BIN)/comfyeks infra reference --check
+	@$(BIN)/comfyeks reference --check
 types: setup     ## mypy --strict
 	@$(BIN)/mypy
 	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
@@ -55,7 +67,7 @@ types: setup     ## mypy --strict
 	@$(BIN)/mypy --strict --python-version 3.12 image/*.py
 generate: setup  ## what is generated and committed: chart schemas, READMEs, values per instance type, docs/reference
 	@$(BIN)/comfyeks charts generate
-	@$(BIN)/comfyeks infra reference
+	@$(BIN)/comfyeks reference
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
   --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: setup      ## resolve requirements.txt anew from pyproject.toml, and that of tools/policy

@@ -76,11 +76,13 @@ def test_paths_go_to_stdout_and_everything_else_to_stderr(server: RunningServer,
     assert "node 5 of 7: Sampler" in result.stderr
 
 
-def test_json_tells_the_outcome_in_one_object(
+def test_json_tells_events_as_they_come_and_the_outcome_last(
     server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path
 ) -> None:
     result = run(workflow(text_to_image(seed=601)), "--url", server.url, "--out", tmp_path / "got", "--json")
-    outcome = json.loads(result.stdout)
+    *events, outcome = map(json.loads, result.stdout.splitlines())
+    assert {event["event"] for event in events} == {"progress"}
+    assert {"Sampler", "Save"} <= {event["node"] for event in events}
     assert outcome["status"] == "completed"
     [file] = outcome["files"]
     assert Path(file["path"]).stat().st_size == file["bytes"]

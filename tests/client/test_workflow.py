@@ -131,7 +131,8 @@ def test_references_to_a_file_are_replaced_whatever_stands_around_the_name() -> 
         "3": {"class_type": "LoadImage", "inputs": {"image": "concat.png"}},
         "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat.png on a sofa", "clip": ["5", 0]}},
     }
-    changed = workflow.with_file(graph, "cat.png", "uploads/x/cat.png")
+    uploads = [workflow.Upload(*place, Path("cat.png")) for place in workflow.places_of(graph, "cat.png")]
+    changed = workflow.with_uploads(graph, uploads, lambda path: f"uploads/x/{path}")
     assert [changed[node]["inputs"].get("image") for node in "123"] == ["uploads/x/cat.png"] * 2 + ["concat.png"]
     assert changed["4"] == graph["4"]
 
@@ -139,7 +140,7 @@ def test_references_to_a_file_are_replaced_whatever_stands_around_the_name() -> 
 def test_a_file_nobody_loads_is_refused_with_what_is_loaded() -> None:
     graph = {"10": {"class_type": "LoadImage", "inputs": {"image": "dog.png"}}}
     with pytest.raises(UserError, match=r"no node .* loads a file of that name.*10.image = 'dog.png'"):
-        workflow.with_file(graph, "cat.png", "cat.png")
+        workflow.places_of(graph, "cat.png")
 
 
 def test_a_model_that_is_not_there_is_told_with_the_choices_of_either_declaration() -> None:

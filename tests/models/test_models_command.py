@@ -17,7 +17,7 @@ from comfyeks.models.cli import app
 from comfyeks.models.store import ARCHIVED, ModelStore
 from comfyeks.paths import REPO_ROOT
 from tests.models.conftest import BUCKET
-from tests.support.safetensors import safetensors
+from tests.support.safetensors import BROKEN, safetensors
 
 
 def run(*arguments: Any) -> Result:
@@ -44,12 +44,12 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_files_are_added_under_their_folder(session: boto3.Session, model: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.ckpt"
+    other = tmp_path / "other.gguf"
     other.write_bytes(b"weights")
     result = run("add", model, other, "--to", "loras/style")
     assert result.exit_code == 0, result.exception
-    assert result.stdout.splitlines() == [f"loras/style/{model.name}", "loras/style/other.ckpt"]
-    assert stored(session) == {f"loras/style/{model.name}": model.read_bytes(), "loras/style/other.ckpt": b"weights"}
+    assert result.stdout.splitlines() == [f"loras/style/{model.name}", "loras/style/other.gguf"]
+    assert stored(session) == {f"loras/style/{model.name}": model.read_bytes(), "loras/style/other.gguf": b"weights"}
 
 
 def test_a_file_can_get_another_name_and_go_to_another_bucket(session: boto3.Session, model: Path) -> None:
@@ -65,15 +65,16 @@ def test_nothing_is_replaced_without_force_and_nothing_uploaded_when_one_is_ther
     session: boto3.Session, model: Path, tmp_path: Path
 ) -> None:
     run("add", model, "--to", "vae")
-    model.write_bytes(b"other bytes")
-    new = tmp_path / "new.ckpt"
+    other = safetensors("other bytes")
+    model.write_bytes(other)
+    new = tmp_path / "new.gguf"
     new.write_bytes(b"new")
     error = refused("add", new, model, "--to", "vae")
     assert isinstance(error, Failure)
     assert f"vae/{model.name} in {BUCKET} already: nothing was uploaded. --force" in str(error)
     assert list(stored(session)) == [f"vae/{model.name}"]
     assert run("add", new, model, "--to", "vae", "--force").exit_code == 0
-    assert stored(session)[f"vae/{model.name}"] == b"other bytes"
+    assert stored(session)[f"vae/{model.name}"] == other
 
 
 @pytest.mark.parametrize("size", [10, 70 * 2**20], ids=["one part", "several parts"])
@@ -119,6 +120,38 @@ def test_what_cannot_be_added_is_refused(session: boto3.Session, model: Path, ar
     assert isinstance(error, UserError)
     assert words in str(error)
     assert stored(session) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((f"{number}.safetensors", data) for number, data in enumerate(BROKEN.values())),
+        ("pickle.ckpt", b"weights"),
+        ("zip.gguf", b"PK\x03\x04 archive/data.pkl"),
+        ("pointer.gguf", b"version https://git-lfs."),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_promises_is_refused(
+    session: boto3.Session, tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    error = refused("add", tmp_path / name, "--to", "vae")
+    assert isinstance(error, UserError)
+    assert str(error).startswith(f"{tmp_path / name}: ")
+    assert stored(session) == {}
+    if "pickle format" in str(error):
+        assert run("add", tmp_path / name, "--to", "vae", "--allow-pickle").exit_code == 0
+
+
+def test_a_file_in_the_place_of_a_catalogues_model_must_be_that_model(session: boto3.Session, tmp_path: Path) -> None:
+    path = tmp_path / "sd_xl_base_1.0.safetensors"
+    path.write_bytes(safetensors("not SDXL"))
+    error = refused("add", path, "--to", "checkpoints")
+    assert "its size is" in str(error)
+    assert "that of sdxl-base in the catalogue is 6938078334" in str(error)
+    assert stored(session) == {}
+    assert run("add", path, "--to", "checkpoints", "--force").exit_code == 0
+    assert run("add", path, "--to", "loras").exit_code == 0
 
 
 def test_ls_tells_what_the_nodes_will_not_take(session: boto3.Session) -> None:

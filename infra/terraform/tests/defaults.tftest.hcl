@@ -16,6 +16,18 @@ mock_provider "aws" {
   }
 }
 
+mock_provider "aws" {
+  alias           = "us_east_1"
+  override_during = plan
+}
+
+# The chart's schema knows what such an ARN looks like.
+override_resource {
+  target          = aws_lb_target_group.pods
+  override_during = plan
+  values          = { arn = "arn:aws:elasticloadbalancing:us-west-2:111122223333:targetgroup/comfyui-pods/0123456789abcdef" }
+}
+
 variables {
   region            = "us-west-2"
   api_allowed_cidrs = ["198.51.100.7/32"]
@@ -24,7 +36,6 @@ variables {
     service = { key = "node/s", sha256 = sha256("s") }
     timer   = { key = "node/t", sha256 = sha256("t") }
     path    = { key = "node/a", sha256 = sha256("a") }
-    s5cmd   = { key = "node/5", sha256 = sha256("5") }
   }
 }
 

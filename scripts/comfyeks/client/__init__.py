@@ -8,6 +8,7 @@ from comfyeks.client.errors import (
     JobLost,
     Rejected,
     ResultMissing,
+    Stopped,
     TimedOut,
     Unreachable,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Result",
     "ResultMissing",
     "SavedFile",
+    "Stopped",
     "TimedOut",
     "Unreachable",
 ]

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from comfyeks.client.errors import (
     JobLost,
     Rejected,
     ResultMissing,
+    Stopped,
     TimedOut,
     Unreachable,
 )
@@ -49,6 +51,8 @@ _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 # The server validates before it answers, which takes long for big graphs on slow model folders.
 _SUBMIT_SECONDS = 180.0
 _LAST_WORDS_SECONDS = 1.0  # to cancel the job when time is up
+_LAST_EVENTS_SECONDS = 2.0  # for events that are under way when a poll says the job is done
+_STOP_SECONDS = 0.5  # how soon a `stop` is noticed
 _GATEWAY_ERRORS = (502, 503, 504)
 _ATTEMPTS = 3
 _CHUNK = 1 << 20
@@ -172,27 +176,48 @@ class ComfyClient:
         on_progress: Reporter | None = None,
         prompt_id: str | None = None,
         extra_data: dict[str, Any] | None = None,
+        stop: threading.Event | None = None,
     ) -> Result:
         """Submit a workflow and wait for it, for `timeout` seconds at most (default: what `time_limit` leaves).
 
-        Whatever ends the wait early (the time limit, Ctrl-C, an exception of `on_progress`) cancels the job first; a
-        note on the exception says how that went.
+        Whatever ends the wait early (the time limit, `stop` that another thread sets, Ctrl-C, an exception of
+        `on_progress`) cancels the job first; a note on the exception says how that went.
 
         Raises:
-            Rejected, ExecutionFailed, Interrupted, JobLost, Unreachable, TimedOut: see comfyeks.client.errors.
+            Rejected, ExecutionFailed, Interrupted, JobLost, Unreachable, TimedOut, Stopped: see comfyeks.client.errors.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
-        with self.time_limit(timeout):
-            self._start_session()
-            return self._run(workflow, prompt_id, extra_data, on_progress)
+
+        def submit() -> None:
+            self.submit(workflow, prompt_id=prompt_id, extra_data=extra_data)
+
+        return self._run(workflow, prompt_id, timeout, on_progress, stop, submit)
+
+    def follow(
+        self,
+        prompt_id: str,
+        workflow: Workflow,
+        *,
+        timeout: float | None = None,
+        on_progress: Reporter | None = None,
+        stop: threading.Event | None = None,
+    ) -> Result:
+        """Wait for a job that was submitted before, by whomever, as `run` does. Raises JobLost when it is unknown."""
+        return self._run(workflow, prompt_id, timeout, on_progress, stop, lambda: None)
 
     def _run(
-        self, workflow: Workflow, prompt_id: str, extra_data: dict[str, Any] | None, on_progress: Reporter | None
+        self,
+        workflow: Workflow,
+        prompt_id: str,
+        timeout: float | None,
+        on_progress: Reporter | None,
+        stop: threading.Event | None,
+        submit: Callable[[], None],
     ) -> Result:
-        with EventStream(self._connect_websocket, self._ping_seconds) as stream:
+        with self.time_limit(timeout), self._stream() as stream:
             try:
-                self.submit(workflow, prompt_id=prompt_id, extra_data=extra_data)
-                return self._wait(prompt_id, workflow, stream, on_progress)
+                submit()
+                return self._wait(prompt_id, workflow, stream, on_progress, stop)
             except TimedOut as error:
                 with self.time_limit(_LAST_WORDS_SECONDS):
                     words = self._cancel_in_words(prompt_id)
@@ -351,15 +376,32 @@ class ComfyClient:
             raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {_reason(response)})")
         return body
 
+    def model_files(self, folder: str) -> list[str]:
+        """Paths below models/<folder> that the server can load."""
+        names = _json(response := self._send("GET", f"/models/{quote(folder)}"))
+        if response.status_code != 200 or not isinstance(names, list):
+            raise Unreachable(f"{self.url} does not list its {folder} ({response.status_code}: {_reason(response)})")
+        return [str(name) for name in names]
+
     # Waiting ----------------------------------------------------------------------------------------------------------
 
-    def _wait(self, prompt_id: str, workflow: Workflow, stream: EventStream, report: Reporter | None) -> Result:
+    def _wait(
+        self,
+        prompt_id: str,
+        workflow: Workflow,
+        stream: EventStream,
+        report: Reporter | None,
+        stop: threading.Event | None,
+    ) -> Result:
         tracker = _Tracker(prompt_id, workflow)
         next_poll = time.monotonic() + min(1.0, self._poll_seconds)
         answered = time.monotonic()
         unknown = 0
         while True:
-            event = stream.next(min(next_poll - time.monotonic(), self._time_left()))
+            if stop is not None and stop.is_set():
+                raise Stopped("stopped")
+            patience = math.inf if stop is None else _STOP_SECONDS
+            event = stream.next(min(next_poll - time.monotonic(), self._time_left(), patience))
             if event is not None:
                 tracker.apply(event)
                 if tracker.changed and report is not None:
@@ -388,6 +430,7 @@ class ComfyClient:
                 continue
             unknown = 0
             if not job.live:
+                _drain(stream, tracker, report)
                 return self._finished(job, workflow, tracker)
             if tracker.poll(job) and report is not None:
                 report(tracker.progress)
@@ -502,7 +545,17 @@ class ComfyClient:
                 return False
             self._pause(0.3)
 
-    def _start_session(self) -> None:
+    @property
+    def binding(self) -> dict[str, str]:
+        """What ties this client to one server behind a load balancer: stickiness cookies. Set it to reach that one."""
+        cookies = self._session.cookies.items()
+        return {name: value or "" for name, value in cookies if name.startswith("AWSALB")}
+
+    @binding.setter
+    def binding(self, cookies: dict[str, str]) -> None:
+        self._session.cookies.update(cookies)
+
+    def connect(self) -> None:
         """Ask once before anything else, so that a load balancer has bound this client to a server."""
         try:
             response = self._send("GET", "/prompt")
@@ -589,6 +642,10 @@ class ComfyClient:
                     problem = _root_cause(error)
         raise ClientError(f"the result {file.name} could not be fetched: {problem}")
 
+    def _stream(self) -> EventStream:
+        self.connect()
+        return EventStream(self._connect_websocket, self._ping_seconds)
+
     def _connect_websocket(self) -> websocket.WebSocket:
         scheme, rest = self.url.split("://", 1)
         request = requests.Request("GET", f"{self.url}/ws").prepare()
@@ -611,6 +668,18 @@ class ComfyClient:
             sslopt={"ca_certs": authorities} if verify else {"cert_reqs": 0, "check_hostname": False},
             enable_multithread=True,
         )
+
+
+def _drain(stream: EventStream, tracker: _Tracker, report: Reporter | None) -> None:
+    """Take the events of a job whose end was learnt by polling: images among them are results."""
+    deadline = time.monotonic() + _LAST_EVENTS_SECONDS
+    while tracker.progress.live and not tracker.finished and (left := deadline - time.monotonic()) > 0:
+        event = stream.next(left)
+        if event is not None:
+            tracker.apply(event)
+            if tracker.changed and report is not None:
+                report(tracker.progress)
+                tracker.changed = False
 
 
 class _Tracker:

@@ -53,6 +53,10 @@ class ResultMissing(ClientError):
     pass
 
 
+class Stopped(Exception):
+    """The caller's `stop` was set; the job was cancelled on the server. A note on it says how that went."""
+
+
 class TimedOut(ClientError):
     """`problem` is what stood in the way of an answer when time was up, "" when the job merely took too long."""
 

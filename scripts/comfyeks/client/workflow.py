@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from comfyeks.errors import UserError
 
 Workflow = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The file at `path` is to be uploaded, and its name on the server put into an input of a node."""
+
+    node_id: str
+    input: str
+    path: Path
+
+
 MAX_SEED = 2**64 - 1
 _SEED_INPUTS = ("seed", "noise_seed")
 _EXPORT_HINT = "In ComfyUI, use Workflow > Export (API) and run that file."
@@ -110,6 +122,34 @@ def with_value(workflow: Workflow, assignment: str) -> Workflow:
     return changed
 
 
+def with_assignments(workflow: Workflow, assignments: Iterable[str], folder: Path) -> tuple[Workflow, list[Upload]]:
+    """A copy with every `NODE.INPUT=VALUE` set, and the files that are to be uploaded for it.
+
+    `NODE.INPUT=@FILE`, with FILE relative to `folder`, is such a file; text that begins with "@" and names no file
+    stays text, but not where the node loads files. Raises UserError like `with_value`.
+    """
+    uploads = []
+    for assignment in assignments:
+        workflow = with_value(workflow, assignment)
+        target, _, text = assignment.partition("=")
+        if text.startswith("@"):
+            node_id, key = _find_input(workflow, target)
+            path = folder / text[1:]
+            if path.is_file():
+                uploads.append(Upload(node_id, key, path))
+            elif workflow[node_id]["class_type"].startswith("Load"):
+                raise UserError(f"--set {assignment}: there is no file {path}")
+    return workflow, uploads
+
+
+def with_uploads(workflow: Workflow, uploads: Iterable[Upload], upload: Callable[[Path], str]) -> Workflow:
+    """A copy that loads the uploaded files; `upload` puts one on the server and tells its name there."""
+    changed = copy.deepcopy(workflow)
+    for one in uploads:
+        changed[one.node_id]["inputs"][one.input] = upload(one.path)
+    return changed
+
+
 def _find_input(workflow: Workflow, target: str) -> tuple[str, str]:
     # Titles and input names may hold dots: the longest node name that exists is meant.
     for at in sorted((i for i, char in enumerate(target) if char == "."), reverse=True):
@@ -162,9 +202,8 @@ def file_references(workflow: Workflow, file_name: str) -> Iterator[tuple[str, s
                 yield node_id, key
 
 
-def with_file(workflow: Workflow, file_name: str, uploaded: str) -> Workflow:
-    """A copy in which every reference to `file_name` is `uploaded`. Raises UserError when there is none."""
-    changed = copy.deepcopy(workflow)
+def places_of(workflow: Workflow, file_name: str) -> list[tuple[str, str]]:
+    """(node id, input) of every reference to `file_name`. Raises UserError when there is none."""
     places = list(file_references(workflow, file_name))
     if not places:
         loaders = [
@@ -175,9 +214,7 @@ def with_file(workflow: Workflow, file_name: str, uploaded: str) -> Workflow:
         ]
         known = f" Files it loads: {'; '.join(loaders)} (change one with --set)." if loaders else ""
         raise UserError(f"--input {file_name}: no node of this workflow loads a file of that name.{known}")
-    for node_id, key in places:
-        changed[node_id]["inputs"][key] = uploaded
-    return changed
+    return places
 
 
 def explain_node_errors(workflow: Workflow, node_errors: dict[str, Any]) -> list[str]:

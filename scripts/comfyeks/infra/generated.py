@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from comfyeks import image, settings
 from comfyeks.deployment import Deployment
 from comfyeks.files import write_atomically
 
@@ -21,9 +22,15 @@ def values_files(deployment: Deployment, outputs: dict[str, Any]) -> dict[Path, 
     values = outputs["helm_values"]
     return {
         deployment.dir / "karpenter-gpu.values.yaml": values["karpenter_gpu"],
-        deployment.dir / "comfyui.values.yaml": values["comfyui"],
+        deployment.dir / "comfyui.values.yaml": _with_image_tag(deployment, values["comfyui"]),
         **{addon_file(deployment, name): content for name, content in values["addons"].items()},
     }
+
+
+def _with_image_tag(deployment: Deployment, values: dict[str, Any]) -> dict[str, Any]:
+    """The image that the settings name, else the one that `make image` makes of this checkout."""
+    chosen = settings.of(deployment).image_tag or image.tag()
+    return {**values, "image": {**values["image"], "tag": chosen}}
 
 
 def addon_file(deployment: Deployment, name: str) -> Path:

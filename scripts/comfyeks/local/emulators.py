@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -37,7 +38,17 @@ HOST = "127.0.0.1"  # an address, not a name: SDKs then use path-style S3 by the
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
 PARTS = {"ministack": 4566, "moto": 4567}  # name: port that is taken when it is free
-MOTO_SERVICES = ("EC2", "IAM", "SSM", "SERVICE_QUOTAS", "EFS", "CLOUDWATCH")
+MOTO_SERVICES = (  # by service_id()
+    "ACM",
+    "CLOUDWATCH",
+    "EC2",
+    "EFS",
+    "ELASTIC_LOAD_BALANCING_V2",
+    "IAM",
+    "SERVICE_QUOTAS",
+    "SSM",
+    "WAFV2",
+)
 
 # Marks the emulators and everything they start, whoever their parent is by now; the value is the home folder.
 _MARK = "COMFYEKS_EMULATOR_HOME"
@@ -131,7 +142,7 @@ class LocalAws:
         return parts
 
     def env(self) -> dict[str, str]:
-        """Variables that point the AWS SDKs, terraform, chalice, aws and s5cmd here. Raises Failure when not up."""
+        """Variables that point the AWS SDKs, terraform, chalice and aws here. Raises Failure when not up."""
         if not self._env.exists():
             raise Failure("the local AWS is not up: start it with `comfyeks local up`")
         variables: dict[str, str] = json.loads(self._env.read_text())
@@ -289,8 +300,15 @@ def local_client(env: Mapping[str, str], service: str) -> Any:
     )
 
 
+@functools.cache
+def service_id(service: str) -> str:
+    """How the SDKs' variables name a service: ELASTIC_LOAD_BALANCING_V2 for boto3's `elbv2`."""
+    name: str = botocore.session.Session().get_service_model(service).service_id
+    return name.upper().replace(" ", "_")
+
+
 def _endpoint(env: Mapping[str, str], service: str) -> str:
-    return env.get(f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}", env["AWS_ENDPOINT_URL"])
+    return env.get(f"AWS_ENDPOINT_URL_{service_id(service)}", env["AWS_ENDPOINT_URL"])
 
 
 def _listen(previous: int | None, default: int) -> socket.socket:
@@ -338,7 +356,6 @@ def _client_env(endpoints: Mapping[str, str]) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ENDPOINT_URL": endpoints["ministack"],
         **{f"AWS_ENDPOINT_URL_{service}": endpoints["moto"] for service in MOTO_SERVICES},
-        "S3_ENDPOINT_URL": endpoints["ministack"],  # s5cmd
         "AWS_MAX_ATTEMPTS": "3",  # an answer that an emulator lacks is otherwise retried for minutes
         "CHECKPOINT_DISABLE": "1",  # terraform's version check
         "COMFYEKS_LOCAL": "1",

@@ -1,28 +1,30 @@
-"""`comfyeks models`: add, ls, rm, status."""
+"""`comfyeks models`: pull, add, ls, rm, status, verify, catalogue."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import boto3
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from comfyeks import deployment
-from comfyeks.console import err, note, plain
-from comfyeks.deployment import Deployment
+from comfyeks.console import note, plain
 from comfyeks.errors import Failure, UserError
-from comfyeks.models import layout, status
-from comfyeks.models.store import ModelStore, target_key
+from comfyeks.models import catalogue, checks, layout, pulling, status
+from comfyeks.models.pull import CONNECTIONS
+from comfyeks.models.store import ModelStore, open_store, target_key
+from comfyeks.models.transfer_bars import transfer_bars
 from comfyeks.options import Project, Region
+from comfyeks.signals import exit_code, termination_as_interrupt
 
 app = typer.Typer(
     help="The models bucket and the nodes that mirror it.",
@@ -31,8 +33,69 @@ app = typer.Typer(
 
 _UNLIMITED = 4096
 
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Take .ckpt, .pt, .pth, .bin too: formats that can run code when loaded.")
+]
 BucketOption = Annotated[str | None, typer.Option("--bucket", help="Another bucket than the deployment's own.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def pull(
+    what: Annotated[
+        list[str],
+        typer.Argument(metavar="ID|GROUP|WORKFLOW.json|URL...", help="What 'models catalogue' lists, or a URL."),
+    ],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FOLDER[/SUB]", help="For a URL: folder below models/.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="For a URL: another file name.")] = None,
+    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="For a URL: what the file must hash to.")] = None,
+    allow_pickle: AllowPickle = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    connections: Annotated[int, typer.Option(min=1, max=64, help="Parallel ranges of a file.")] = CONNECTIONS,
+    bucket: BucketOption = None,
+    project: Project = None,
+    region: Region = None,
+) -> None:
+    """Bring models from their publishers into the bucket; they appear on every GPU node. Prints the keys.
+
+    Nothing is stored on this machine, a wrong file never reaches the bucket, and an interrupted pull goes on when it is
+    run again. Tokens for gated models: HF_TOKEN, CIVITAI_TOKEN, or the secret <deployment>-model-tokens.
+    """
+    known = catalogue.load()
+    wanted = pulling.plan(known, what, to=to, name=name, sha256=sha256, allow_pickle=allow_pickle)
+    try:
+        with termination_as_interrupt():
+            pulling.run(
+                known,
+                wanted,
+                bucket=bucket,
+                project=project,
+                region=region,
+                force=force,
+                connections=connections,
+                on_key=lambda key: sys.stdout.write(f"{key}\n"),
+            )
+    except KeyboardInterrupt as signalled:
+        raise typer.Exit(exit_code(signalled)) from None
+
+
+@app.command("catalogue")
+def show_catalogue(as_json: JsonOption = False) -> None:
+    """List what 'models pull' knows: ids, groups, sizes, licences."""
+    entries = catalogue.load().entries
+    if as_json:
+        _print_json([asdict(entry) for entry in entries])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "groups", "key", "size", "licence", ""):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        size = decimal(entry.size) if entry.size is not None else "unknown"
+        remark = "gated: needs a token" if entry.gated else ""
+        table.add_row(entry.id, ", ".join(entry.groups), plain(entry.key), size, entry.licence, remark)
+    _print_table(table)
 
 
 @app.command()
@@ -42,12 +105,18 @@ def add(
         str, typer.Option("--to", metavar="FOLDER[/SUB]", help="Folder below models/, as its loader reads it.")
     ],
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Another name than the file's own.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    allow_pickle: AllowPickle = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what is there; take another file than the catalogue's.")
+    ] = False,
     bucket: BucketOption = None,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """Upload model files; they appear on every GPU node. Nothing is replaced without --force. Prints the keys."""
+    """Upload model files; they appear on every GPU node. Nothing is replaced without --force. Prints the keys.
+
+    Files that are damaged, or not what their names promise, are refused; one of the catalogue must have its hash.
+    """
     if name is not None and len(files) > 1:
         raise UserError(f"--as {name}: names one file, and {len(files)} are given")
     for path in files:
@@ -58,20 +127,15 @@ def add(
     keys = [target_key(path, to, name) for path in files]
     if doubles := sorted({key for key in keys if keys.count(key) > 1}):
         raise UserError(f"several files would become {', '.join(doubles)}; upload them with --as, one by one")
-    store = _store(bucket, project, region)
-    if not force and (present := [key for key in keys if store.exists(key)]):
+    known = catalogue.load()
+    for path, key in zip(files, keys, strict=True):
+        checks.check_file(path, key, None if force else known.at(key), allow_pickle=allow_pickle)
+    store = open_store(bucket, project, region)
+    if not force and (present := [key for key in keys if store.size(key) is not None]):
         raise Failure(f"{', '.join(present)} in {store.bucket} already: nothing was uploaded. --force replaces them.")
     for notice in sorted({text for key in keys if (text := layout.folder_notice(key)) is not None}):
         note(f"note: {notice}")
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        disable=not err.is_terminal,
-    ) as progress:
+    with transfer_bars() as progress:
         for path, key in zip(files, keys, strict=True):
             task = progress.add_task(key, total=path.stat().st_size)
             store.upload(path, key, force=force, on_bytes=partial(progress.advance, task))
@@ -87,7 +151,7 @@ def list_models(
     region: Region = None,
 ) -> None:
     """List the models bucket: keys, sizes, ages."""
-    models = [model for model in _store(bucket, project, region).models() if model.key.startswith(prefix)]
+    models = [model for model in open_store(bucket, project, region).models() if model.key.startswith(prefix)]
     if as_json:
         _print_json(
             [
@@ -122,7 +186,7 @@ def remove(
     region: Region = None,
 ) -> None:
     """Delete models from the bucket, and thereby from every GPU node."""
-    store = _store(bucket, project, region)
+    store = open_store(bucket, project, region)
     sizes = {model.key: model.size for model in store.models()}
     if unknown := [key for key in keys if key not in sizes]:
         raise UserError(
@@ -161,26 +225,67 @@ def show_status(
         raise Failure(f"not up to date: {', '.join(behind)}")
 
 
+@app.command("verify")
+def verify_models(
+    as_json: JsonOption = False,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for nodes to answer.")] = 20.0,
+    project: Project = None,
+    region: Region = None,
+) -> None:
+    """Let every GPU node read all its models and replace damaged ones. Exit code 1 unless every node answers.
+
+    Prints the id of each node's run; 'models status' shows what came of it.
+    """
+    target = deployment.current(project, region)
+    runs = status.verify(boto3.Session(region_name=target.region), target, wait)
+    if as_json:
+        _print_json(runs)
+    elif not runs:
+        note("no GPU node is running")
+    else:
+        table = Table("node", "run", box=None, pad_edge=False)
+        for node, run_id in runs.items():
+            table.add_row(node, plain(run_id or "no answer"))
+        _print_table(table)
+    if silent := [node for node, run_id in runs.items() if run_id is None]:
+        raise Failure(f"no answer: {', '.join(silent)}")
+
+
 def _print_nodes(nodes: list[status.NodeStatus]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("node", "type", "zone", "state", "ready", "files", "size", "missing", "last run", "remark"):
-        table.add_column(column, overflow="fold")
+    columns = ("node", "type", "zone", "state", "ready", "files", "size", "budget", "missing", "left out", "age")
+    table = Table(*columns, "verified", "remark", box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
     for node in nodes:
-        missing = f"{node.missing_files} ({decimal(node.missing_bytes)})" if node.missing_files else "-"
-        answered = node.state != "no answer"
+        row = (node.node, node.instance_type, node.zone, plain(node.state))
+        if node.state == "no answer":
+            table.add_row(*row, "no", *("-",) * 7, plain(node.problem or ""))
+            continue
         table.add_row(
-            node.node,
-            node.instance_type,
-            node.zone,
-            plain(node.state),
-            "yes" if node.ready else "no",
-            str(node.files) if answered else "-",
-            decimal(node.bytes) if answered else "-",
-            missing if answered else "-",
-            plain(node.finished or "-"),
+            *row,
+            "yes" if node.ready else "first set" if node.first_ready else "no",
+            str(node.files),
+            decimal(node.bytes),
+            "-" if node.budget_bytes is None else decimal(node.budget_bytes),
+            _amount(node.missing_files, node.missing_bytes),
+            _amount(node.left_out_count, node.left_out_bytes),
+            "-" if node.age is None else _duration(node.age),
+            plain(_verified(node.verified)),
             plain(node.problem or ""),
         )
     _print_table(table)
+
+
+def _amount(files: int, size: int) -> str:
+    return f"{files} ({decimal(size)})" if files else "-"
+
+
+def _verified(report: dict[str, Any] | None) -> str:
+    if not report:
+        return "-"
+    if not report.get("finished"):
+        return f"reading, {report.get('files', 0)} so far"
+    return f"{report['finished']}: {report.get('files', 0)} read, {report.get('replaced', 0)} replaced"
 
 
 def _print_table(table: Table) -> None:
@@ -188,15 +293,11 @@ def _print_table(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else _UNLIMITED).print(table)
 
 
-def _store(bucket: str | None, project: str | None, region: str | None) -> ModelStore:
-    if bucket is not None:
-        return ModelStore(boto3.Session(region_name=region), bucket)
-    target: Deployment = deployment.current(project, region)
-    return ModelStore(boto3.Session(region_name=target.region), target.bucket("models"))
-
-
 def _age(moment: datetime) -> str:
-    seconds = (datetime.now(UTC) - moment).total_seconds()
+    return _duration((datetime.now(UTC) - moment).total_seconds())
+
+
+def _duration(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"

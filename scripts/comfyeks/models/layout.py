@@ -8,9 +8,11 @@ from collections.abc import Iterable
 
 # The folders ComfyUI's own loaders read; custom nodes add theirs.
 KNOWN_FOLDERS = (
-    "audio_encoders", "checkpoints", "clip", "clip_vision", "configs", "controlnet", "diffusers", "diffusion_models",
-    "embeddings", "gligen", "hypernetworks", "latent_upscale_models", "loras", "model_patches", "photomaker",
-    "style_models", "t2i_adapter", "text_encoders", "unet", "upscale_models", "vae", "vae_approx",
+    "audio_encoders", "background_removal", "checkpoints", "classifiers", "clip", "clip_vision", "configs",
+    "controlnet", "detection", "diffusers", "diffusion_models", "embeddings", "frame_interpolation",
+    "geometry_estimation", "gligen", "hypernetworks", "latent_upscale_models", "loras", "model_patches",
+    "optical_flow", "photomaker", "style_models", "t2i_adapter", "text_encoders", "unet", "upscale_models", "vae",
+    "vae_approx",
 )  # fmt: skip
 _MAX_KEY_BYTES = 1024  # S3's limit
 _MAX_NAME_BYTES = 255  # of one name, on the nodes' file systems

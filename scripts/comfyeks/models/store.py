@@ -14,8 +14,10 @@ from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from comfyeks import deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.models import layout
+from comfyeks.models.multipart import MultipartUpload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -48,7 +50,7 @@ class ModelStore:
 
     def models(self) -> list[Model]:
         """Every object, by key; what the nodes ignore says why. Raises Failure when the bucket cannot be listed."""
-        with self._errors("list"):
+        with self.errors("list"):
             found = [
                 Model(item["Key"], item["Size"], item["LastModified"], _ignored(item["Key"], item.get("StorageClass")))
                 for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
@@ -62,15 +64,19 @@ class ModelStore:
             for model in found
         ]
 
-    def exists(self, key: str) -> bool:
-        with self._errors("read"):
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, or None when there is none."""
+        with self.errors("read"):
             try:
-                self._s3.head_object(Bucket=self.bucket, Key=key)
+                return self._s3.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
             except ClientError as error:
                 if _status(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
-                    return False
+                    return None
                 raise
-        return True
+
+    def multipart(self, key: str, size: int, metadata: dict[str, str]) -> MultipartUpload:
+        """An upload of `size` bytes to `key`, part by part: an interrupted earlier one of this key, or a new one."""
+        return MultipartUpload(self._s3, self.bucket, key, size, metadata)
 
     def upload(self, path: Path, key: str, *, force: bool, on_bytes: Callable[[int], object]) -> None:
         """Copy a file into the bucket, in parallel parts when it is large.
@@ -84,7 +90,7 @@ class ModelStore:
         if not force:
             for operation in ("PutObject", "CompleteMultipartUpload"):
                 client.meta.events.register(f"provide-client-params.s3.{operation}", _if_none_match)
-        with self._errors(f"write {key} to"):
+        with self.errors(f"write {key} to"):
             try:
                 client.upload_file(str(path), self.bucket, key, Callback=on_bytes, Config=TRANSFER)
             except S3UploadFailedError as error:
@@ -96,7 +102,7 @@ class ModelStore:
     def delete(self, keys: list[str]) -> None:
         """Delete objects; raises Failure naming those that S3 kept."""
         kept = []
-        with self._errors("delete from"):
+        with self.errors("delete from"):
             for start in range(0, len(keys), _DELETE_BATCH):
                 batch = keys[start : start + _DELETE_BATCH]
                 answer = self._s3.delete_objects(
@@ -107,7 +113,8 @@ class ModelStore:
             raise Failure(f"not deleted: {', '.join(kept)}")
 
     @contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
+    def errors(self, doing: str) -> Iterator[None]:
+        """AWS's refusals inside as Failure (`cannot <doing> <bucket>`), a bucket that is not there as UserError."""
         try:
             yield
         except ClientError as error:
@@ -121,6 +128,14 @@ class ModelStore:
             ) from error
         except BotoCoreError as error:
             raise Failure(f"cannot {doing} {self.bucket}: {error}") from error
+
+
+def open_store(bucket: str | None, project: str | None, region: str | None) -> ModelStore:
+    """The bucket of that name, else the deployment's own."""
+    if bucket is not None:
+        return ModelStore(boto3.Session(region_name=region), bucket)
+    target = deployment.current(project, region)
+    return ModelStore(boto3.Session(region_name=target.region), target.bucket("models"))
 
 
 def target_key(path: Path, folder: str, name: str | None) -> str:

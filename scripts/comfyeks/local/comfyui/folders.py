@@ -37,6 +37,11 @@ _KINDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "classifiers": (("classifiers",), frozenset({""})),
     "model_patches": (("model_patches",), MODEL_EXTENSIONS),
     "audio_encoders": (("audio_encoders",), MODEL_EXTENSIONS),
+    "background_removal": (("background_removal",), MODEL_EXTENSIONS),
+    "frame_interpolation": (("frame_interpolation",), MODEL_EXTENSIONS),
+    "geometry_estimation": (("geometry_estimation",), MODEL_EXTENSIONS),
+    "optical_flow": (("optical_flow",), MODEL_EXTENSIONS),
+    "detection": (("detection",), MODEL_EXTENSIONS),
 }
 _LEGACY_KINDS = {"unet": "diffusion_models", "clip": "text_encoders"}
 _ANNOTATION = re.compile(r"(.*) \[(input|output|temp)\]")

@@ -300,6 +300,20 @@ def _dual_clip_loader(
     return Outcome((Weights(tuple(names)),))
 
 
+@_node(
+    "TripleCLIPLoader",
+    required={f"clip_name{number}": _models("text_encoders") for number in (1, 2, 3)},
+    optional={"device": [["default", "cpu"], {"advanced": True}]},
+    returns=("CLIP",),
+    category="model/loaders",
+)
+def _triple_clip_loader(
+    context: Context, clip_name1: str, clip_name2: str, clip_name3: str, device: str = "default"
+) -> Outcome:
+    clips = [_load(context, "text_encoders", clip) for clip in (clip_name1, clip_name2, clip_name3)]
+    return Outcome((Weights(tuple(name for clip in clips for name in clip.names)),))
+
+
 @_node("VAELoader", required={"vae_name": _vae_models}, returns=("VAE",), category="loaders")
 def _vae_loader(context: Context, vae_name: str) -> Outcome:
     return Outcome((Weights(()) if vae_name == "pixel_space" else _load(context, "vae", vae_name),))
@@ -542,6 +556,151 @@ def _ksampler_advanced(
         steps=max(0, last - start_at_step),
         recipe=f"steps {start_at_step} to {last}, cfg {cfg:g}, {sampler_name} {scheduler}",
     )
+
+
+# What the newer model families put around a sampler -------------------------------------------------------------------
+
+_FRAMES = _integer(97, 1, MAX_RESOLUTION, step=4)
+
+
+def _shift(context: Context, model: Weights, shift: float) -> Outcome:
+    return Outcome((model,))
+
+
+for _name, _default in (("ModelSamplingSD3", 3.0), ("ModelSamplingAuraFlow", 1.73)):
+    NODES[_name] = Node(
+        _name,
+        _shift,
+        {"model": ["MODEL"], "shift": _float(_default, 0.0, 100.0, step=0.01)},
+        returns=("MODEL",),
+        category="model/sampling",
+    )
+
+
+@_node(
+    "FluxGuidance",
+    required={"conditioning": ["CONDITIONING"], "guidance": _float(3.5, 0.0, 100.0, step=0.1)},
+    returns=("CONDITIONING",),
+    category="model/conditioning/flux",
+)
+def _flux_guidance(context: Context, conditioning: Conditioning, guidance: float) -> Outcome:
+    return Outcome((conditioning,))
+
+
+@_node(
+    "ConditioningZeroOut",
+    required={"conditioning": ["CONDITIONING"]},
+    returns=("CONDITIONING",),
+    category="conditioning",
+)
+def _conditioning_zero_out(context: Context, conditioning: Conditioning) -> Outcome:
+    return Outcome((Conditioning(""),))
+
+
+@_node(
+    "Wan22ImageToVideoLatent",
+    required={"vae": ["VAE"], "width": _SIDE, "height": _SIDE, "length": _FRAMES, "batch_size": _BATCH},
+    optional={"start_image": ["IMAGE"]},
+    returns=("LATENT",),
+    category="conditioning/inpaint",
+)
+def _wan22_latent(
+    context: Context,
+    vae: Weights,
+    width: int,
+    height: int,
+    length: int,
+    batch_size: int,
+    start_image: Images | None = None,
+) -> Outcome:
+    return Outcome((Latent(width, height, length * batch_size),))
+
+
+@_node(
+    "EmptyLTXVLatentVideo",
+    required={"width": _SIDE, "height": _SIDE, "length": _FRAMES, "batch_size": _BATCH},
+    returns=("LATENT",),
+    category="model/latent/ltxv",
+)
+def _ltxv_latent(context: Context, width: int, height: int, length: int, batch_size: int) -> Outcome:
+    return Outcome((Latent(width, height, length * batch_size),))
+
+
+@_node(
+    "LTXVConditioning",
+    required={
+        "positive": ["CONDITIONING"],
+        "negative": ["CONDITIONING"],
+        "frame_rate": _float(25.0, 0.0, 1000.0, step=0.01),
+    },
+    returns=("CONDITIONING", "CONDITIONING"),
+    category="model/conditioning/ltxv",
+)
+def _ltxv_conditioning(context: Context, positive: Conditioning, negative: Conditioning, frame_rate: float) -> Outcome:
+    return Outcome((positive, negative))
+
+
+@_node(
+    "LTXVScheduler",
+    required={
+        "steps": _integer(20, 1, 10000),
+        "max_shift": _float(2.05, 0.0, 100.0, step=0.01),
+        "base_shift": _float(0.95, 0.0, 100.0, step=0.01),
+        "stretch": ["BOOLEAN", {"default": True}],
+        "terminal": _float(0.1, 0.0, 0.99, step=0.01),
+    },
+    optional={"latent": ["LATENT"]},
+    returns=("SIGMAS",),
+    category="sampling/schedulers",
+)
+def _ltxv_scheduler(
+    context: Context,
+    steps: int,
+    max_shift: float,
+    base_shift: float,
+    stretch: bool,
+    terminal: float,
+    latent: Latent | None = None,
+) -> Outcome:
+    return Outcome((steps,))
+
+
+@_node("KSamplerSelect", required={"sampler_name": [SAMPLERS]}, returns=("SAMPLER",), category="sampling/samplers")
+def _ksampler_select(context: Context, sampler_name: str) -> Outcome:
+    return Outcome((sampler_name,))
+
+
+@_node(
+    "SamplerCustom",
+    required={
+        "model": ["MODEL"],
+        "add_noise": ["BOOLEAN", {"default": True}],
+        "noise_seed": _SEED,
+        "cfg": _float(8.0, 0.0, 100.0, step=0.1, round=0.01),
+        "positive": ["CONDITIONING"],
+        "negative": ["CONDITIONING"],
+        "sampler": ["SAMPLER"],
+        "sigmas": ["SIGMAS"],
+        "latent_image": ["LATENT"],
+    },
+    returns=("LATENT", "LATENT"),
+    category="sampling/custom_sampling",
+)
+def _sampler_custom(
+    context: Context,
+    model: Weights,
+    add_noise: bool,
+    noise_seed: int,
+    cfg: float,
+    positive: Conditioning,
+    negative: Conditioning,
+    sampler: str,
+    sigmas: int,
+    latent_image: Latent,
+) -> Outcome:
+    recipe = f"{sigmas} steps, cfg {cfg:g}, {sampler}"
+    outcome = _sample(context, latent_image, model, positive, negative, seed=noise_seed, steps=sigmas, recipe=recipe)
+    return Outcome(outcome.results * 2)
 
 
 @_node("VAEDecode", required={"samples": ["LATENT"], "vae": ["VAE"]}, returns=("IMAGE",), category="latent")

@@ -1,0 +1,170 @@
+"""From a URL into the models bucket, through memory only: ranges in parallel, hashed in order, uploaded as parts.
+
+The object appears when all of it is there and has the right hash, or not at all. What an interrupted pull had uploaded
+stays as parts of an unfinished upload; the next one reads those bytes from the source again, because a hash cannot
+begin in the middle, and sends none of them twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from comfyeks.errors import Failure, UserError
+from comfyeks.models import formats, layout
+from comfyeks.models.multipart import MultipartUpload
+from comfyeks.models.sources import Source, Tokens
+from comfyeks.models.store import ModelStore
+
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model to pull: where from, where to, and what it must be as far as that is known.
+
+    `name` None takes the name that the server gives the file.
+    """
+
+    url: str
+    folder: str
+    name: str | None
+    size: int | None = None
+    sha256: str | None = None
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What is in the bucket now. `sha256` is None when it was there before, and not looked at."""
+
+    key: str
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How `pull` tells where it stands: the file's size once known, then bytes as they are in S3."""
+
+    total: Callable[[int], object] = lambda size: None
+    advance: Callable[[int], object] = lambda count: None
+
+
+def pull(
+    store: ModelStore,
+    wanted: Wanted,
+    tokens: Tokens,
+    *,
+    force: bool = False,
+    connections: int = CONNECTIONS,
+    progress: Progress | None = None,
+    retry_pause: float = 0.5,
+) -> Pulled:
+    """Bring one model into the bucket. What is there already, with the size it must have, is left as it is.
+
+    Raises Failure: the source refuses or breaks, the file is not what it must be, the key holds something else.
+    """
+    progress = progress or Progress()
+
+    def open_source() -> Source:
+        return Source(wanted.url, tokens, connections=connections, retry_pause=retry_pause)
+
+    source = open_source() if wanted.name is None else None
+    key = f"{wanted.folder}/{wanted.name or (source.facts.name if source else '')}"
+    if (problem := layout.problem(key)) is not None:
+        raise UserError(f"{wanted.url}: {key!r} {problem}; --as gives it a name")
+    present = None if force else store.size(key)
+    if present is not None:
+        if wanted.size not in (None, present):
+            raise Failure(
+                f"{key} in {store.bucket} has {present} bytes, not {wanted.size}: another file. --force replaces it"
+            )
+        return Pulled(key, present, None)
+    source = source or open_source()
+    size = _agreed_size(source, wanted)
+    expected = wanted.sha256 or source.facts.sha256
+    try:
+        formats.check(key, size, source.read, allow_pickle=wanted.allow_pickle)
+    except formats.NotAModel as error:
+        raise Failure(f"{source.shown}: {error}") from None
+    progress.total(size)
+    with store.errors(f"write {key} to"):
+        upload = store.multipart(key, size, {"sha256": expected} if expected else {})
+        digest = _transfer(source, upload, connections, progress)
+        if expected is not None and digest != expected:
+            upload.abort()
+            raise Failure(
+                f"{source.shown}: its sha256 is {digest}, not {expected}: damaged, or another file. Nothing was stored"
+            )
+        upload.complete(force=force)
+    return Pulled(key, size, digest)
+
+
+def _agreed_size(source: Source, wanted: Wanted) -> int:
+    """The size in bytes. Raises Failure when catalogue and source differ, before anything is read."""
+    said = source.facts.size
+    if said is None and wanted.size is None:
+        raise Failure(f"{source.shown}: does not say how big it is; download it, then 'models add'")
+    if None not in (said, wanted.size) and said != wanted.size:
+        raise Failure(f"{source.shown}: has {said} bytes, not {wanted.size}: an error page, or another file")
+    theirs = source.facts.sha256
+    if None not in (theirs, wanted.sha256) and theirs != wanted.sha256:
+        raise Failure(f"{source.shown}: its host says sha256 {theirs}, it must be {wanted.sha256}: another file")
+    size = said or wanted.size
+    assert size is not None
+    return size
+
+
+def _transfer(source: Source, upload: MultipartUpload, connections: int, progress: Progress) -> str:
+    """Move every part; the sha256 (hex) of the whole. At most 2 × connections + 1 parts are in memory."""
+    digest = hashlib.sha256()
+    uploading: set[Future[None]] = set()
+    with ThreadPoolExecutor(connections) as fetchers, ThreadPoolExecutor(connections) as senders:
+        try:
+            for number, data in enumerate(_parts(source, upload, fetchers, connections), 1):
+                digest.update(data)
+                if len(uploading) >= connections:
+                    done, uploading = wait(uploading, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                uploading.add(senders.submit(_send, upload, number, data, progress))
+            for future in uploading:
+                future.result()
+        except BaseException:
+            source.stop.set()
+            fetchers.shutdown(cancel_futures=True)
+            senders.shutdown(cancel_futures=True)
+            raise
+    return digest.hexdigest()
+
+
+def _send(upload: MultipartUpload, number: int, data: bytearray, progress: Progress) -> None:
+    upload.put(number, data)
+    progress.advance(len(data))
+
+
+def _parts(
+    source: Source, upload: MultipartUpload, fetchers: ThreadPoolExecutor, connections: int
+) -> Iterator[bytearray]:
+    """The parts in order: read ahead on several connections, or one after the other from a server without ranges."""
+    if not source.facts.ranges:
+        data = bytearray()
+        for chunk in source.chunks(0, upload.size):
+            data += chunk
+            while len(data) >= upload.part_bytes:
+                yield data[: upload.part_bytes]
+                del data[: upload.part_bytes]
+        if data:
+            yield data
+        return
+    ahead: deque[Future[bytearray]] = deque()
+    for start, stop in upload.ranges:
+        ahead.append(fetchers.submit(source.read, start, stop))
+        if len(ahead) > connections:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()

@@ -1,0 +1,264 @@
+"""A file on a web server, read in ranges: from several connections at once, and on from where one broke.
+
+Nothing that is not the file gets through: sign-in pages, error pages, other lengths than announced, a file that changes
+between two ranges. Tokens go to the host they are for, over TLS, and into no message; neither do the signed addresses
+that hosts redirect to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from comfyeks.errors import Failure
+
+TOKEN_VARIABLES = {"huggingface.co": "HF_TOKEN", "civitai.com": "CIVITAI_TOKEN"}
+_TIMEOUT = (10.0, 60.0)  # to connect, to the next byte
+_ATTEMPTS = 8  # in a row that bring nothing: about a minute
+_MAX_PAUSE = 30.0
+_CHUNK = 1 << 20
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_EXPIRED = (401, 403, 404, 410)  # what a signed address answers when its time is over
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Tokens:
+    """The token for a host: from the environment, else from a store that is asked once, when a host wants one."""
+
+    def __init__(self, environment: Mapping[str, str], stored: Callable[[], Mapping[str, str]]) -> None:
+        self._environment = environment
+        self._fetch: Callable[[], Mapping[str, str]] | None = stored
+        self._stored: Mapping[str, str] = {}
+
+    def known(self, host: str) -> str | None:
+        """The token at hand without asking the store."""
+        variable = TOKEN_VARIABLES.get(host)
+        return (self._environment.get(variable) if variable else None) or self._stored.get(host)
+
+    def wanted(self, host: str) -> str | None:
+        """The token for a host that refused; asks the store if need be."""
+        if self._fetch is not None and self.known(host) is None:
+            self._stored, self._fetch = self._fetch(), None
+        return self.known(host)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the server says of the file. `size` in bytes; `sha256` only where the host keeps it (Hugging Face)."""
+
+    name: str
+    size: int | None
+    sha256: str | None
+    etag: str | None
+    ranges: bool
+
+
+class _Bearer(requests.auth.AuthBase):
+    """Also keeps requests from looking into ~/.netrc."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class Source:
+    """One file at a URL. `stop` ends reads and pauses in other threads at once.
+
+    Raises Failure, in words, for whatever keeps the file from being had; `retry_pause` is the first pause in seconds.
+    """
+
+    def __init__(self, url: str, tokens: Tokens, *, connections: int = 1, retry_pause: float = 0.5) -> None:
+        self.url = url
+        self.stop = threading.Event()
+        parts = urlsplit(url)
+        self._host = parts.hostname or ""
+        self._secure = parts.scheme == "https"
+        # For people: without a query or user, where secrets may be.
+        self.shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        self._tokens = tokens
+        self._token = tokens.known(self._host)
+        self._retry_pause = retry_pause
+        self._session = requests.Session()
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=connections + 1))
+        self._resolved: str | None = None
+        self.facts = self._probe()
+
+    def read(self, start: int, stop: int) -> bytearray:
+        """Bytes [start, stop). Goes on after the last byte that came when a connection breaks."""
+        data, at = bytearray(stop - start), 0
+        for chunk in self.chunks(start, stop):
+            data[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        return data
+
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes [start, stop) as they come."""
+        at, failures, problem = start, 0, ""
+        while at < stop:
+            if failures:
+                if failures == _ATTEMPTS:
+                    raise Failure(f"{self.shown}: {problem}; gave up after {_ATTEMPTS} attempts at byte {at}")
+                self._pause(failures)
+            failures += 1
+            try:
+                with self._get(at, stop) as response:
+                    for chunk in self._body(response, at, stop):
+                        at += len(chunk)
+                        failures = 0
+                        yield chunk
+                problem = f"the connection ended at byte {at} of {stop}"
+            except _Passing as error:
+                problem = str(error)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                problem = f"the connection broke ({type(error).__name__})"
+
+    def _body(self, response: requests.Response, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes from `start` on; a server without ranges sends those before it as well."""
+        skip = 0 if response.status_code == 206 else start
+        left = stop - start
+        while left > 0:
+            if self.stop.is_set():
+                raise Failure("stopped")
+            chunk: bytes = response.raw.read(min(_CHUNK, skip or left), decode_content=False)
+            if not chunk:
+                return
+            if skip:
+                skip -= len(chunk)
+                continue
+            left -= len(chunk)
+            yield chunk
+
+    def _probe(self) -> Facts:
+        problem = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self._pause(attempt)
+            try:
+                with self._get(0, 1) as response:
+                    return _facts(response, self.url)
+            except _Passing as error:
+                problem = str(error)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                problem = f"no connection ({type(error).__name__})"
+        raise Failure(f"{self.shown}: {problem}; gave up after {_ATTEMPTS} attempts")
+
+    def _get(self, start: int, stop: int) -> requests.Response:
+        """A response whose body begins at `start`, or at 0 when the server has no ranges."""
+        known = self._resolved  # other threads may change it meanwhile
+        response = self._request(known or self.url, start, stop)
+        if known is not None and response.status_code in _EXPIRED:
+            response.close()
+            self._resolved = None
+            response = self._request(self.url, start, stop)
+        if response.status_code in (401, 403) and self._token is None:
+            self._token = self._tokens.wanted(self._host)
+            if self._token is not None:
+                response.close()
+                response = self._request(self.url, start, stop)
+        try:
+            self._check(response, start)
+        except BaseException:
+            response.close()
+            raise
+        if response.history:
+            self._resolved = response.url
+        return response
+
+    def _request(self, url: str, start: int, stop: int) -> requests.Response:
+        parts = urlsplit(url)
+        at_home = parts.hostname == self._host and (parts.scheme == "https" or self._host in _LOOPBACK)
+        return self._session.get(
+            url,
+            headers={"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"},
+            auth=_Bearer(self._token if at_home else None),
+            stream=True,
+            timeout=_TIMEOUT,
+        )
+
+    def _check(self, response: requests.Response, start: int) -> None:
+        status = response.status_code
+        if self._secure and urlsplit(response.url).scheme != "https":
+            raise Failure(f"{self.shown}: redirects to an address without TLS")
+        if status in _PASSING:
+            with contextlib.suppress(ValueError):
+                self._pause_seconds(float(response.headers.get("Retry-After", "")))
+            raise _Passing(f"answers {status} {response.reason}")
+        if status in (401, 403):
+            raise Failure(f"{self.shown}: answers {status}: {self._about_tokens()}")
+        if status not in (200, 206):
+            raise Failure(f"{self.shown}: answers {status} {response.reason}")
+        if response.headers.get("Content-Type", "").partition(";")[0].strip().lower().endswith("html"):
+            raise Failure(f"{self.shown}: answers with a web page, not a file{self._signed_out(response)}")
+        facts = getattr(self, "facts", None)
+        if facts is None:
+            return
+        now = _facts(response, self.url)
+        if (now.size, now.etag) != (facts.size, facts.etag) and None not in (now.size, now.etag):
+            raise Failure(f"{self.shown}: the file changed at its source meanwhile")
+        if start and facts.ranges and status != 206:
+            raise _Passing("answered with the whole file instead of a range")
+
+    def _about_tokens(self) -> str:
+        variable = TOKEN_VARIABLES.get(self._host)
+        place = f"{variable}, or {self._host!r} in the deployment's secret" if variable else "the deployment's secret"
+        if self._token is not None:
+            return f"the token ({place}) is not valid, or its owner has not accepted the licence on the model's page"
+        return f"it wants a token. Accept the licence on the model's page, then set {place} (docs/models.md)"
+
+    def _signed_out(self, response: requests.Response) -> str:
+        where = urlsplit(response.url).hostname
+        return f" (redirected to {where}: a sign-in page?)" if where != self._host else ""
+
+    def _pause(self, failures: int) -> None:
+        self._pause_seconds(self._retry_pause * 2 ** (failures - 1) * random.uniform(0.5, 1.5))  # noqa: S311
+
+    def _pause_seconds(self, seconds: float) -> None:
+        if self.stop.wait(min(seconds, _MAX_PAUSE)):
+            raise Failure("stopped")
+
+
+class _Passing(Exception):
+    """A failure that another attempt may not meet."""
+
+
+def _facts(response: requests.Response, url: str) -> Facts:
+    headers = response.headers
+    if response.status_code == 206:
+        total = re.fullmatch(r"bytes \d+-\d+/(\d+)", headers.get("Content-Range", ""))
+        size = int(total[1]) if total else None
+    else:
+        size = int(headers["Content-Length"]) if headers.get("Content-Length", "").isdigit() else None
+    etag = headers.get("ETag")
+    # Hugging Face says the hash of a large file on the way to it, not with it.
+    linked = [hop.headers.get("X-Linked-ETag", "").strip('"') for hop in (*response.history, response)]
+    return Facts(
+        name=_name(headers.get("Content-Disposition", ""), url),
+        size=size,
+        sha256=next((value for value in linked if re.fullmatch(r"[0-9a-f]{64}", value)), None),
+        etag=etag if etag and not etag.startswith("W/") else None,
+        ranges=response.status_code == 206,
+    )
+
+
+def _name(disposition: str, url: str) -> str:
+    """What the server calls the file, else the last part of the URL."""
+    message = Message()
+    message["Content-Disposition"] = disposition
+    said = message.get_filename()
+    return PurePosixPath(said).name if said else PurePosixPath(unquote(urlsplit(url).path)).name

@@ -1,0 +1,263 @@
+"""`comfyeks batch`: rows in, results out; interrupted, killed, through restarts, without a lost or doubled row."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from comfyeks.client import batch_cli, workflow
+from comfyeks.client.batch import read_items
+from comfyeks.errors import Failure, UserError
+from tests.client.conftest import WORKFLOW, text_to_image
+from tests.support.comfyui import CHECKPOINT, RunningServer, comfyui
+from tests.support.proxy import proxying
+from tests.support.safetensors import write_model
+
+
+def graph_file(tmp_path: Path, graph: Any) -> Path:
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(graph))
+    return path
+
+
+def rows_file(tmp_path: Path, text: str, name: str = "rows.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def run(*arguments: Any) -> Result:
+    app = typer.Typer()
+    app.command()(batch_cli.batch)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def command(server_url: str, graph: Path, rows: Path, out: Path, *flags: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "comfyeks",
+        "batch",
+        str(graph),
+        str(rows),
+        "--out",
+        str(out),
+        "--url",
+        server_url,
+        *flags,
+    ]
+
+
+def prompts(server: RunningServer) -> list[str]:
+    """The prompt of every job that the server ran."""
+    return sorted(
+        node["inputs"]["text"]
+        for entry in server.get("/history").json().values()
+        for node in entry["prompt"][2].values()
+        if node["class_type"] == "CLIPTextEncode" and node["_meta"]["title"] == "Prompt"
+    )
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Any:
+    home = tmp_path / "comfyui"
+    write_model(home / "models", f"checkpoints/{CHECKPOINT}")
+    with comfyui(home) as running:
+        yield running
+
+
+def test_every_row_becomes_a_run_with_its_own_folder(own_server: RunningServer, tmp_path: Path) -> None:
+    rows = rows_file(tmp_path, "id,Prompt.text,5.width,seed\nfox,a red fox,64,7\nowl,an owl,,8\n")
+    out = tmp_path / "out"
+    result = run(graph_file(tmp_path, text_to_image()), rows, "--out", out, "--url", own_server.url)
+    assert result.exit_code == 0, result.exception
+    assert {Path(line).parent.name for line in result.stdout.splitlines()} == {"fox", "owl"}
+    [fox], [owl] = (list((out / name).iterdir()) for name in ("fox", "owl"))
+    assert Image.open(fox).size == (64, 64)
+    assert Image.open(owl).size == (128, 64)
+    assert json.loads(Image.open(owl).text["prompt"])["3"]["inputs"]["seed"] == 8  # type: ignore[attr-defined]
+    assert prompts(own_server) == ["a red fox", "an owl"]
+
+
+def test_rows_may_be_json_with_files_to_upload(own_server: RunningServer, tmp_path: Path) -> None:
+    for name, color in (("red", (200, 0, 0)), ("green", (0, 200, 0))):
+        Image.new("RGB", (16, 16), color).save(tmp_path / f"{name}.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "copy"}},
+    }
+    lines = [{"id": name, "1.image": f"@{name}.png"} for name in ("red", "green")]
+    rows = rows_file(tmp_path, "\n".join(map(json.dumps, lines)), "rows.jsonl")
+    out = tmp_path / "out"
+    result = run(graph_file(tmp_path, graph), rows, "--out", out, "--url", own_server.url, "--json")
+    assert result.exit_code == 0, result.exception
+    assert {event["id"]: event["status"] for event in map(json.loads, result.stdout.splitlines())} == {
+        "red": "completed", "green": "completed",
+    }  # fmt: skip
+    [green] = (out / "green").iterdir()
+    assert Image.open(green).getpixel((0, 0)) == (0, 200, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("rows.csv", "Prompt.txt\nx\n", "rows.csv:2: Prompt.txt: node 6"),
+        ("rows.csv", "5.width\nwide\n", "rows.csv:2: 5.width=wide: must be a number"),
+        ("rows.csv", "id,seed\na,1\na,2\n", "rows.csv:3: id 'a' is that of line 2 too"),
+        ("rows.csv", "id,seed\n../a,1\n", "rows.csv:2: id '../a' must be letters"),
+        ("rows.csv", "seed\none\n", "rows.csv:2: seed 'one' must be a whole number"),
+        ("rows.csv", "id,seed\na\n", "rows.csv:2: has not as many cells"),
+        ("rows.csv", "id\n", "rows.csv: has no rows"),
+        ("rows.jsonl", "{}\n[1]\n", "rows.jsonl:2: must be a JSON object"),
+        ("rows.jsonl", "{", "rows.jsonl:1: is not JSON"),
+        ("rows.txt", "x", "rows.txt: must be a .csv or a .jsonl file"),
+    ],
+)
+def test_a_wrong_row_is_told_with_its_line(tmp_path: Path, name: str, text: str, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        read_items(rows_file(tmp_path, text, name), workflow.load(WORKFLOW))
+    assert words in str(refused.value)
+
+
+def test_an_input_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}
+    with pytest.raises(UserError, match=r"rows\.csv:2: 1\.image=@absent\.png: there is no file"):
+        read_items(rows_file(tmp_path, "1.image\n@absent.png\n"), graph)
+
+
+def test_rows_that_fail_are_told_and_tried_again_the_others_are_done_once(
+    own_server: RunningServer, tmp_path: Path
+) -> None:
+    rows = rows_file(tmp_path, f"id,4.ckpt_name\ngood,{CHECKPOINT}\nbad,later.safetensors\n")
+    graph, out = graph_file(tmp_path, text_to_image()), tmp_path / "out"
+    first = run(graph, rows, "--out", out, "--url", own_server.url)
+    assert isinstance(first.exception, Failure)
+    assert str(first.exception) == "1 of 2 rows are not done; the same command tries them again"
+    assert "row bad failed" in first.stderr
+    assert "later.safetensors" in first.stderr
+    write_model(own_server.models, "checkpoints/later.safetensors")
+    second = run(graph, rows, "--out", out, "--url", own_server.url)
+    assert second.exit_code == 0, second.exception
+    assert [Path(line).parent.name for line in second.stdout.splitlines()] == ["bad"]
+    assert len(prompts(own_server)) == 2
+
+
+def test_another_batch_does_not_mix_with_the_one_of_a_folder(own_server: RunningServer, tmp_path: Path) -> None:
+    graph, out = graph_file(tmp_path, text_to_image()), tmp_path / "out"
+    run(graph, rows_file(tmp_path, "id,seed\na,1\n"), "--out", out, "--url", own_server.url)
+    result = run(graph, rows_file(tmp_path, "id,seed\na,2\n"), "--out", out, "--url", own_server.url)
+    assert isinstance(result.exception, UserError)
+    assert "row a had other parameters" in str(result.exception)
+
+
+def test_behind_a_load_balancer_a_later_run_asks_the_server_that_has_the_job(tmp_path: Path) -> None:
+    """The job was submitted through a sticky session that ended with its process."""
+    homes = [tmp_path / name for name in ("one", "two")]
+    for home in homes:
+        write_model(home / "models", f"checkpoints/{CHECKPOINT}")
+    graph, rows, out = graph_file(tmp_path, text_to_image()), rows_file(tmp_path, "id,seed\na,1\n"), tmp_path / "out"
+    with comfyui(homes[0]) as one, comfyui(homes[1]) as two, proxying(one.url, two.url) as balancer:
+        assert run(graph, rows, "--out", out, "--url", balancer.url).exit_code == 0
+        # As if killed between the end of the job and its record.
+        journal = out / "batch.jsonl"
+        journal.write_text(journal.read_text().splitlines()[0] + "\n" + '{"id": "a", "sta')
+        assert run(graph, rows, "--out", out, "--url", balancer.url).exit_code == 0
+        assert len(prompts(one)) + len(prompts(two)) == 1
+
+
+FIFTY = "id,Prompt.text\n" + "".join(f"n{number},picture {number}\n" for number in range(50))
+ALL_FIFTY = sorted(f"picture {number}" for number in range(50))
+
+
+def done(out: Path) -> set[str]:
+    return (
+        {path.name for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        if out.is_dir()
+        else set()
+    )
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
+def test_fifty_rows_ended_in_the_middle_again_and_again_are_neither_lost_nor_doubled(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    home, out = tmp_path / "comfyui", tmp_path / "out"
+    write_model(home / "models", f"checkpoints/{CHECKPOINT}")
+    graph, rows = graph_file(tmp_path, text_to_image()), rows_file(tmp_path, FIFTY)
+    with comfyui(home, step_seconds=0.02) as server:
+        for goal in (5, 20, 35):
+            process = subprocess.Popen(
+                command(server.url, graph, rows, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            while process.poll() is None and len(done(out)) < goal:
+                time.sleep(0.01)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+            assert process.returncode in (-signal.SIGKILL, 143)
+            assert goal <= len(done(out)) < 50
+        last = subprocess.run(command(server.url, graph, rows, out), capture_output=True, text=True, timeout=300)
+        assert last.returncode == 0, last.stderr
+        completed = {
+            entry["prompt"][1]
+            for entry in server.get("/history").json().values()
+            if entry["status"]["status_str"] == "success"
+        }
+        assert len(completed) == 50
+        assert prompts_of(server, completed) == ALL_FIFTY
+    assert len(done(out)) == 50
+    for folder in (out / name for name in done(out)):
+        [picture] = folder.iterdir()
+        text = json.loads(Image.open(picture).text["prompt"])["6"]["inputs"]["text"]  # type: ignore[attr-defined]
+        assert text == f"picture {folder.name[1:]}"
+
+
+def prompts_of(server: RunningServer, ids: set[str]) -> list[str]:
+    history = server.get("/history").json()
+    return sorted(history[prompt_id]["prompt"][2]["6"]["inputs"]["text"] for prompt_id in ids)
+
+
+@pytest.mark.local
+def test_a_server_that_restarts_in_the_middle_loses_no_row(tmp_path: Path) -> None:
+    home, out = tmp_path / "comfyui", tmp_path / "out"
+    write_model(home / "models", f"checkpoints/{CHECKPOINT}")
+    (home / "custom_nodes").mkdir()
+    graph = graph_file(tmp_path, text_to_image())
+    rows = rows_file(tmp_path, "".join(FIFTY.splitlines(keepends=True)[:13]))
+    flags = ["--base-directory", str(home), "--database-url", "sqlite:///:memory:"]
+
+    def start(port: str) -> tuple[subprocess.Popen[str], str]:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "comfyeks.local.comfyui", *flags, "--port", port], stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "COMFYUI_STANDIN_STEP_SECONDS": "0.05"},
+        )  # fmt: skip
+        assert started.stderr is not None
+        return started, started.stderr.readline().strip().rpartition(" ")[2]
+
+    server, url = start("0")
+    try:
+        process = subprocess.Popen(
+            command(url, graph, rows, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and len(done(out)) < 3:
+            time.sleep(0.01)
+        server.kill()
+        server.wait()
+        server, _ = start(url.rpartition(":")[2])
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    finally:
+        server.kill()
+        server.wait()
+    assert len(done(out)) == 12

@@ -1,0 +1,86 @@
+"""`comfyeks run` when a model is not on the server: what the catalogue knows is offered, pulled, and the job runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from comfyeks.client import cli, missing_models
+from comfyeks.client.errors import Rejected
+from comfyeks.models.pull import Wanted
+from tests.client.conftest import text_to_image
+from tests.support.comfyui import RunningServer
+from tests.support.safetensors import write_model
+
+REFINER = "sd_xl_refiner_1.0.safetensors"
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Path:
+    graph = text_to_image()
+    graph["4"]["inputs"]["ckpt_name"] = REFINER
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(graph))
+    return path
+
+
+@pytest.fixture
+def pulled(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What was pulled; a pulled model is on the server at once."""
+    found: list[str] = []
+
+    def pull(known: object, wanted: list[Wanted], **options: object) -> None:
+        for one in wanted:
+            found.append(f"{one.folder}/{one.name}")
+            write_model(server.models, found[-1])
+
+    monkeypatch.setattr(missing_models.pulling, "run", pull)
+    yield found
+    (server.models / "checkpoints" / REFINER).unlink(missing_ok=True)
+
+
+def run(*arguments: Any) -> Result:
+    app = typer.Typer()
+    app.command()(cli.run)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_with_pull_the_missing_model_is_brought_and_the_workflow_runs(
+    server: RunningServer, workflow: Path, tmp_path: Path, pulled: list[str]
+) -> None:
+    result = run(workflow, "--url", server.url, "--out", tmp_path / "out", "--pull")
+    assert result.exit_code == 0, result.exception
+    assert pulled == [f"checkpoints/{REFINER}"]
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_without_an_answer_nothing_is_pulled_and_the_command_is_told(
+    server: RunningServer, workflow: Path, pulled: list[str]
+) -> None:
+    error = run(workflow, "--url", server.url).exception
+    assert isinstance(error, Rejected)
+    assert str(error).endswith(". 'comfyeks models pull sdxl-refiner' brings it")
+    assert pulled == []
+
+
+def test_a_model_that_nobody_knows_is_refused_as_before(
+    server: RunningServer, workflow: Path, pulled: list[str]
+) -> None:
+    workflow.write_text(workflow.read_text().replace(REFINER, "unheard-of.safetensors"))
+    error = run(workflow, "--url", server.url, "--pull").exception
+    assert isinstance(error, Rejected)
+    assert "models pull" not in str(error)
+    assert pulled == []
+
+
+def test_nothing_is_pulled_for_a_workflow_that_is_wrong_anyway(
+    server: RunningServer, workflow: Path, pulled: list[str]
+) -> None:
+    error = run(workflow, "--url", server.url, "--pull", "--set", "Size.width=0").exception
+    assert isinstance(error, Rejected)
+    assert pulled == []
