@@ -77,7 +77,7 @@ class ClusterDemo(Demo):
             self._peak.start()
             self.api = self.cluster.api()
             detail(f"export KUBECONFIG={self.cluster.kubeconfig}")
-            self.cluster.install_addons(self.deployment)
+            self.cluster.install_addons(self.deployment.dir)
             detail("Karpenter is ready, with the values that `make infra` wrote")
 
     def add_model(self) -> None:
@@ -89,11 +89,14 @@ class ClusterDemo(Demo):
         with self.timeline.step("helm upgrade --install: karpenter-gpu, comfyui → the pod is pending") as detail:
             self.cluster.namespace(NAMESPACE)
             self.cluster.install_chart(
-                "karpenter-gpu", self.deployment, "kube-system", f"poolDefaults.consolidateAfter={CONSOLIDATE_AFTER}"
+                "karpenter-gpu",
+                self.deployment.dir,
+                "kube-system",
+                f"poolDefaults.consolidateAfter={CONSOLIDATE_AFTER}",
             )
             self._wait("EC2NodeClass and NodePool ready", self._pools_ready, 60)
             detail("Karpenter found subnets, security group, role and AMI that Terraform made")
-            self.cluster.install_chart(RELEASE, self.deployment, NAMESPACE)
+            self.cluster.install_chart(RELEASE, self.deployment.dir, NAMESPACE)
             self._wait("a pod", lambda: bool(self._pods()), 30)
             detail(f"{self._pods()[0]['metadata']['name']} is {self._pods()[0]['status']['phase']}")
 
