@@ -16,11 +16,15 @@ help:            ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 setup:           ## check the prerequisites, install everything into this folder (.venv, .tools)
 	@$(PYTHON) scripts/bootstrap.py
-demo: setup      ## the main job, model in to image out, on an AWS inside this machine (KEEP=1 leaves it running)
-	@$(BIN)/comfyeks demo $(if $(KEEP),--keep)
+demo: setup      ## the main job, model in to image out, on an AWS inside this machine (KEEP=1 leaves it running, CLUSTER=yes adds Kubernetes)
+	@$(BIN)/comfyeks demo $(if $(KEEP),--keep) $(if $(filter yes,$(CLUSTER)),--cluster)$(if $(filter no,$(CLUSTER)),--no-cluster)
 
 ##@ A real deployment
-.PHONY: image infra infra-destroy addons events events-destroy
+.PHONY: up down image infra infra-destroy addons events events-destroy
+up: setup        ## everything, or what is left of it: AWS, add-ons, image, charts, events (PLAN=1 only shows it)
+	@$(BIN)/comfyeks up $(if $(PLAN),--plan)
+down: setup      ## all of it gone again but the data, after asking for its name
+	@$(BIN)/comfyeks down $(if $(CONFIRM),--confirm $(CONFIRM))
 infra: setup     ## Terraform: data root, then platform; writes the generated values
 	@$(BIN)/comfyeks infra apply
 image: setup     ## build image/ with CodeBuild and push it, unless it is there (LOCAL=1: with this machine's Docker)
@@ -48,7 +52,7 @@ lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generat
 	@$(BIN)/yamllint --strict .
 	@terraform fmt -check -recursive infra
 	@$(BIN)/comfyeks charts verify
-	@$(BIN)/comfyeks infra reference --check
+	@$(BIN)/comfyeks reference --check
 types: setup     ## mypy --strict
 	@$(BIN)/mypy
 	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
@@ -57,7 +61,7 @@ types: setup     ## mypy --strict
 	@$(BIN)/mypy --strict --python-version 3.12 image/*.py
 generate: setup  ## what is generated and committed: chart schemas, READMEs, values per instance type, docs/reference
 	@$(BIN)/comfyeks charts generate
-	@$(BIN)/comfyeks infra reference
+	@$(BIN)/comfyeks reference
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
   --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: setup      ## resolve requirements.txt anew from pyproject.toml, and that of tools/policy

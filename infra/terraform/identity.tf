@@ -80,7 +80,7 @@ locals {
         Sid      = "RegisterTargets"
         Effect   = "Allow"
         Action   = ["elasticloadbalancing:DeregisterTargets", "elasticloadbalancing:RegisterTargets"]
-        Resource = "arn:${local.partition}:elasticloadbalancing:${var.region}:${local.account_id}:targetgroup/${local.name}-*/*"
+        Resource = "arn:${local.partition}:elasticloadbalancing:${var.region}:${local.account_id}:targetgroup/${local.name}-pods/*" # of this deployment: comfyui-* would be all
       },
     ]
 

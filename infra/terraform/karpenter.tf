@@ -104,8 +104,9 @@ resource "aws_cloudwatch_event_rule" "interruption" {
 resource "aws_cloudwatch_event_target" "interruption" {
   for_each = local.interruption_events
 
-  rule = aws_cloudwatch_event_rule.interruption[each.key].name
-  arn  = aws_sqs_queue.interruption.arn
+  rule      = aws_cloudwatch_event_rule.interruption[each.key].name
+  target_id = "karpenter" # or a made-up one: a second attempt would then tell Karpenter twice
+  arn       = aws_sqs_queue.interruption.arn
 }
 
 # The controller's permissions: those of Karpenter 1.14, in one inline policy (a managed one holds 6,144 characters).

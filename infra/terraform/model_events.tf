@@ -110,6 +110,9 @@ resource "aws_ssm_document" "sync_models" {
 
 # Chalice would make this group on first use, without an expiry.
 resource "aws_cloudwatch_log_group" "sync" {
+  #checkov:skip=CKV_AWS_158:CloudWatch encrypts every group with its own key
+  #checkov:skip=CKV_AWS_338:how long logs are kept, and paid for, is log_retention_days
+
   name              = "/aws/lambda/${local.sync_function_name}"
   retention_in_days = var.log_retention_days
 }

@@ -10,10 +10,12 @@ locals {
   vpc_cidrs          = local.own_vpc ? [var.vpc_cidr] : data.aws_vpc.existing[0].cidr_block_associations[*].cidr_block
   private_subnet_ids = local.own_vpc ? [for subnet in aws_subnet.private : subnet.id] : var.private_subnet_ids
 
-  zones = local.own_vpc ? slice(
+  first_zones = slice(
     data.aws_availability_zones.available.names,
     0, min(3, length(data.aws_availability_zones.available.names))
-  ) : []
+  )
+
+  zones = local.own_vpc ? (length(var.zones) > 0 ? var.zones : local.first_zones) : []
 
   # Three quarters of the range are for pods, which each take an address; the last quarter holds the public subnets.
   private_cidrs = { for i, zone in local.zones : zone => cidrsubnet(var.vpc_cidr, 2, i) }
@@ -29,6 +31,8 @@ locals {
 }
 
 data "aws_availability_zones" "available" {
+  #checkov:skip=CKV_AWS_394:the first three by name are taken, and AWS names new zones after the old ones
+
   state            = "available"
   exclude_zone_ids = local.zones_without_eks
 
@@ -76,6 +80,7 @@ data "aws_vpc" "existing" {
 }
 
 resource "aws_vpc" "this" {
+  #checkov:skip=CKV2_AWS_11:flow logs are paid by volume, and here hundreds of GB of models flow to each node
   count = local.own_vpc ? 1 : 0
 
   cidr_block           = var.vpc_cidr
@@ -83,6 +88,15 @@ resource "aws_vpc" "this" {
   enable_dns_hostnames = true
 
   tags = { Name = local.name }
+}
+
+# Whatever is started without a group of its own reaches nothing.
+resource "aws_default_security_group" "this" {
+  count = local.own_vpc ? 1 : 0
+
+  vpc_id = local.vpc_id
+
+  tags = { Name = "${local.name}-unused" }
 }
 
 resource "aws_subnet" "private" {
@@ -260,4 +274,13 @@ resource "aws_vpc_endpoint" "interface" {
   security_group_ids  = [aws_security_group.endpoints[0].id]
 
   tags = { Name = "${local.name}-${each.key}" }
+}
+
+# What joins no group lands in the VPC's default one, which AWS makes open to itself and to the world. Ours lets nothing through.
+resource "aws_default_security_group" "this" {
+  count = local.own_vpc ? 1 : 0
+
+  vpc_id = aws_vpc.this[0].id
+
+  tags = { Name = "${local.name}-default-closed" }
 }

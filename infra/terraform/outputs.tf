@@ -27,6 +27,42 @@ output "queue_urls" {
   }
 }
 
+output "url" {
+  description = "Address that users open; null without a load balancer."
+  value = (
+    var.domain_name != null ? "https://${var.domain_name}" :
+    var.cloudfront ? "https://${aws_cloudfront_distribution.this[0].domain_name}" :
+    var.load_balancer ? "http://${aws_lb.this[0].dns_name}" : null
+  )
+}
+
+output "dns_record" {
+  description = "The DNS record that makes domain_name work: yours to add where the domain's zone is; null without domain_name."
+  value = var.domain_name == null ? null : {
+    name  = var.domain_name
+    type  = "CNAME"
+    value = var.cloudfront ? aws_cloudfront_distribution.this[0].domain_name : aws_lb.this[0].dns_name
+  }
+}
+
+output "load_balancer" {
+  description = "What another network needs for a way to the load balancer (docs/access-from-other-vpcs.md); null without one."
+  value = !var.load_balancer ? null : {
+    dns_name         = aws_lb.this[0].dns_name
+    port             = local.listener_port
+    vpc_id           = local.vpc_id
+    subnet_ids       = local.load_balancer_subnet_ids
+    subnet_cidrs     = local.load_balancer_subnet_cidrs
+    route_table_ids  = [for table in aws_route_table.load_balancer : table.id]
+    endpoint_service = local.privatelink ? aws_vpc_endpoint_service.this[0].service_name : null
+  }
+}
+
+output "user_pool_id" {
+  description = "Cognito user pool in which users are invited; null without sign_in = \"cognito\"."
+  value       = one(aws_cognito_user_pool.this[*].id)
+}
+
 output "image_build" {
   description = "What `make image` needs: the CodeBuild project, where it takes its source from, and where it pushes."
   value = {
@@ -100,6 +136,13 @@ output "helm_values" {
       inputs         = { bucket = data.aws_s3_bucket.this["inputs"].bucket }
       outputs        = { bucket = data.aws_s3_bucket.this["outputs"].bucket }
       serviceAccount = { name = var.comfyui_release }
+      loadBalancer   = { targetGroupArn = var.load_balancer ? aws_lb_target_group.pods[0].arn : "" }
+
+      networkPolicy = {
+        enabled           = true # by the network plugin (addons.tf)
+        vpcCidrs          = local.vpc_cidrs
+        loadBalancerCidrs = local.load_balancer_subnet_cidrs
+      }
     }
 
     addons = {

@@ -11,6 +11,8 @@ locals {
 }
 
 resource "aws_efs_file_system" "models" {
+  #checkov:skip=CKV_AWS_184:encrypted with the account's key for EFS; models are what the bucket holds already
+
   count = var.efs ? 1 : 0
 
   creation_token  = "${local.name}-models"

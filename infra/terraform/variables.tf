@@ -36,6 +36,17 @@ variable "vpc_cidr" {
   }
 }
 
+variable "zones" {
+  description = "Availability zones of the VPC's subnets, two or three, in order. [] takes the first three of the region; name them once the platform is up, for a zone that AWS adds or suspends changes which are the first."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = contains([0, 2, 3], length(var.zones)) && length(distinct(var.zones)) == length(var.zones) && alltrue([for zone in var.zones : can(regex("^${var.region}[a-z]$", zone))])
+    error_message = "zones takes two or three different zones of region, such as us-west-2a."
+  }
+}
+
 variable "private_subnet_ids" {
   description = "Private subnets of a VPC that is there already, in two zones or more. Its routes, NAT and endpoints stay its owner's. [] makes a VPC."
   type        = list(string)
@@ -236,5 +247,234 @@ variable "node_files" {
   validation {
     condition     = toset(keys(var.node_files)) == toset(["program", "service", "timer", "path", "s5cmd"])
     error_message = "node_files needs exactly program, service, timer, path and s5cmd. `comfyeks infra apply` gives them."
+  }
+}
+
+# The way in: edge.tf, auth.tf, cloudfront.tf, waf.tf, privatelink.tf
+
+variable "load_balancer" {
+  description = "Whether there is an internal load balancer in front of ComfyUI. Without it, `kubectl port-forward` or an Ingress of the chart's own."
+  type        = bool
+  default     = true
+}
+
+variable "load_balancer_allowed_cidrs" {
+  description = "Address ranges that may reach the load balancer: the VPC's own and those of networks with a route to it. null: the VPC's own."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = alltrue([for cidr in coalesce(var.load_balancer_allowed_cidrs, []) : can(cidrnetmask(cidr)) && try(tonumber(split("/", cidr)[1]) >= 8, false)])
+    error_message = "load_balancer_allowed_cidrs takes IPv4 ranges from /8 to /32, such as 10.20.0.0/16. 0.0.0.0/0 is refused: name the networks that have a route to the VPC."
+  }
+
+  validation {
+    condition     = try(length(var.load_balancer_allowed_cidrs), 0) <= 25
+    error_message = "load_balancer_allowed_cidrs takes at most 25 ranges: each is a rule per port, and a security group holds 60. Join neighbouring ranges."
+  }
+}
+
+variable "load_balancer_log_bucket" {
+  description = "Bucket for the load balancer's access log, in the deployment's region and with a policy that lets Elastic Load Balancing write. null: no access log."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.load_balancer_log_bucket == null ? true : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.load_balancer_log_bucket))
+    error_message = "load_balancer_log_bucket must be the name of a bucket, without s3:// and without a prefix. Leave it out (null) for no access log."
+  }
+}
+
+variable "domain_name" {
+  description = "Name that users open, such as comfyui.example.com. Its DNS record is yours to make: output dns_record. Goes with certificate_arn."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.domain_name == null ? true : can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]{2,63}$", var.domain_name))
+    error_message = "domain_name must be a host name in lower case without https:// and without a path, such as comfyui.example.com."
+  }
+}
+
+variable "certificate_arn" {
+  description = "ACM certificate for domain_name, in the deployment's region. Turns HTTPS on."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.certificate_arn == null ? true : can(regex("^arn:[a-z-]+:acm:${var.region}:[0-9]{12}:certificate/", var.certificate_arn))
+    error_message = "certificate_arn must be a certificate of ACM in ${var.region}, such as arn:aws:acm:${var.region}:111122223333:certificate/…: a load balancer takes only one of its own region."
+  }
+
+  validation {
+    condition     = (var.certificate_arn == null) == (var.domain_name == null)
+    error_message = "domain_name and certificate_arn go together: users open the name, and there is HTTPS only with a certificate for it. Give both, or neither."
+  }
+
+  validation {
+    condition     = var.certificate_arn == null || var.load_balancer
+    error_message = "certificate_arn needs load_balancer = true, which uses it. Leave certificate_arn and domain_name out, or bring the load balancer back."
+  }
+}
+
+variable "sign_in" {
+  description = "How users sign in at the load balancer: none, cognito (a user pool of the deployment's own) or oidc (an identity provider that is there)."
+  type        = string
+  default     = "none"
+
+  validation {
+    condition     = contains(["none", "cognito", "oidc"], var.sign_in)
+    error_message = "sign_in must be none, cognito or oidc."
+  }
+
+  validation {
+    condition     = var.sign_in == "none" || (var.domain_name != null && var.certificate_arn != null)
+    error_message = "sign_in = \"${var.sign_in}\" needs domain_name and certificate_arn: the load balancer asks for sign-in on HTTPS only, and the identity provider sends people back to a name that its certificate holds. Give both, or sign_in = \"none\"."
+  }
+
+  validation {
+    condition     = var.sign_in == "none" || var.nat != "none"
+    error_message = "sign_in = \"${var.sign_in}\" needs a way to the identity provider, which is on the internet: the load balancer asks it for each sign-in. Set nat = \"one\" or \"per_az\", or sign_in = \"none\"."
+  }
+}
+
+variable "cognito_domain_prefix" {
+  description = "First part of the sign-in page's address, unique in the region. null: the deployment's name and the account. For sign_in = \"cognito\"."
+  type        = string
+  default     = null
+
+  validation {
+    condition = var.sign_in != "cognito" || (
+      can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", coalesce(var.cognito_domain_prefix, "comfyui")))
+      && !can(regex("aws|amazon|cognito", coalesce(var.cognito_domain_prefix, var.project, "comfyui")))
+    )
+    error_message = "cognito_domain_prefix (by default made from project) must be 1 to 63 of a-z, 0-9 and '-', without '-' at either end, and Cognito refuses the words aws, amazon and cognito in it. Give another one, such as studio-comfyui."
+  }
+}
+
+variable "cognito_mfa" {
+  description = "Whether users give a code of an authenticator app beside their password. For sign_in = \"cognito\"."
+  type        = bool
+  default     = true
+}
+
+variable "oidc" {
+  description = "Identity provider, for sign_in = \"oidc\". client_secret_id names the secret in Secrets Manager whose value is the client's secret."
+  type = object({
+    issuer                 = string
+    authorization_endpoint = string
+    token_endpoint         = string
+    user_info_endpoint     = string
+    client_id              = string
+    client_secret_id       = string
+  })
+  default = null
+
+  validation {
+    condition     = (var.oidc != null) == (var.sign_in == "oidc")
+    error_message = "oidc and sign_in = \"oidc\" go together: give the identity provider in oidc and sign_in = \"oidc\", or neither."
+  }
+
+  validation {
+    condition = var.oidc == null ? true : alltrue([
+      for url in [var.oidc.issuer, var.oidc.authorization_endpoint, var.oidc.token_endpoint, var.oidc.user_info_endpoint] :
+      can(regex("^https://[^/\\s]+(/\\S*)?$", url))
+    ])
+    error_message = "oidc: issuer, authorization_endpoint, token_endpoint and user_info_endpoint must be https:// addresses, as in the provider's /.well-known/openid-configuration."
+  }
+
+  validation {
+    condition     = var.oidc == null ? true : can(regex("^[\\w/+=.@:-]+$", var.oidc.client_secret_id)) && length(var.oidc.client_id) > 0
+    error_message = "oidc: client_id must not be empty, and client_secret_id must be the name or ARN of a secret in Secrets Manager, not the secret itself."
+  }
+}
+
+variable "cloudfront" {
+  description = "Whether CloudFront gives ComfyUI an address on the internet."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = !var.cloudfront || var.load_balancer
+    error_message = "cloudfront = true needs load_balancer = true, which it leads to."
+  }
+
+  validation {
+    condition     = !var.cloudfront || var.nat != "none"
+    error_message = "cloudfront = true needs an internet gateway in the VPC (CloudFront asks for one, no traffic uses it). Set nat = \"one\" or \"per_az\", or cloudfront = false."
+  }
+
+  validation {
+    condition     = !var.cloudfront || var.sign_in != "none" || length(var.cloudfront_allowed_cidrs) > 0 || var.allow_unauthenticated_public_access
+    error_message = "cloudfront = true would let everybody on the internet run code here: ComfyUI has no sign-in of its own. Set sign_in, or cloudfront_allowed_cidrs; to do it all the same, allow_unauthenticated_public_access = true."
+  }
+}
+
+variable "cloudfront_certificate_arn" {
+  description = "ACM certificate for domain_name in us-east-1, where CloudFront takes its from. null in us-east-1: certificate_arn."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.cloudfront_certificate_arn == null ? true : can(regex("^arn:[a-z-]+:acm:us-east-1:[0-9]{12}:certificate/", var.cloudfront_certificate_arn))
+    error_message = "cloudfront_certificate_arn must be a certificate of ACM in us-east-1: CloudFront takes no other."
+  }
+
+  validation {
+    condition     = !var.cloudfront || var.domain_name == null || var.cloudfront_certificate_arn != null || var.region == "us-east-1"
+    error_message = "cloudfront = true with domain_name needs cloudfront_certificate_arn, a certificate for that name in us-east-1; certificate_arn is the load balancer's, in ${var.region}. Ask ACM in us-east-1 for one."
+  }
+}
+
+variable "cloudfront_allowed_cidrs" {
+  description = "Public address ranges, IPv4 or IPv6, that may use the address on the internet. Empty: all, which needs sign_in."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition = alltrue([
+      for cidr in var.cloudfront_allowed_cidrs :
+      can(cidrhost(cidr, 0)) && try(tonumber(split("/", cidr)[1]) >= (strcontains(cidr, ":") ? 16 : 8), false)
+    ])
+    error_message = "cloudfront_allowed_cidrs takes IPv4 ranges from /8 to /32 and IPv6 ranges from /16 to /128, such as 198.51.100.0/24. Wider ones, 0.0.0.0/0 and ::/0 among them, are no list of who may; to let everybody in, leave it empty and set sign_in."
+  }
+}
+
+variable "cloudfront_rate_limit" {
+  description = "Requests in five minutes after which CloudFront refuses an address for a while. An office is one address, and opening ComfyUI takes some hundred requests. null: no limit."
+  type        = number
+  default     = 10000
+
+  validation {
+    condition     = var.cloudfront_rate_limit == null ? true : var.cloudfront_rate_limit >= 10 && var.cloudfront_rate_limit <= 2000000000 && floor(var.cloudfront_rate_limit) == var.cloudfront_rate_limit
+    error_message = "cloudfront_rate_limit must be a whole number from 10 to 2000000000, or null for no limit."
+  }
+}
+
+variable "cloudfront_managed_rules" {
+  description = "Whether CloudFront refuses what AWS's managed rules know as an attack. Their rules about bodies only count: they cannot tell one from an upload."
+  type        = bool
+  default     = true
+}
+
+variable "allow_unauthenticated_public_access" {
+  description = "Lets cloudfront = true give everybody on the internet a machine to run code on. For a demonstration that is watched."
+  type        = bool
+  default     = false
+}
+
+variable "privatelink_allowed_principals" {
+  description = "Who may make endpoints for ComfyUI in their own VPCs: ARNs of accounts (…:root), roles or users. Empty: no PrivateLink."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.privatelink_allowed_principals : can(regex("^arn:[a-z-]+:iam::[0-9]{12}:(root|role/.+|user/.+)$", arn))])
+    error_message = "privatelink_allowed_principals takes ARNs of accounts, roles or users, such as arn:aws:iam::111122223333:root. \"*\" is refused: it stands for every account of AWS."
+  }
+
+  validation {
+    condition     = length(var.privatelink_allowed_principals) == 0 || var.load_balancer
+    error_message = "privatelink_allowed_principals needs load_balancer = true, which PrivateLink leads to."
   }
 }

@@ -16,8 +16,10 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 # Command → "module:attribute" of a Typer app, or of the function that is the command.
 COMMANDS = {
+    "init": "comfyeks.init:run",
     "up": "comfyeks.up.cli:up",
     "down": "comfyeks.up.cli:down",
+    "status": "comfyeks.status:run",
     "doctor": "comfyeks.doctor.cli:run",
     "cost": "comfyeks.cost.cli:run",
     "infra": "comfyeks.infra.cli:app",
@@ -30,6 +32,7 @@ COMMANDS = {
     "scale": "comfyeks.scale:run",
     "nodes": "comfyeks.nodes:app",
     "charts": "comfyeks.charts.cli:app",
+    "reference": "comfyeks.reference:run",
     "local": "comfyeks.local.cli:app",
     "demo": "comfyeks.demo:run",
 }

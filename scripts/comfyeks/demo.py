@@ -14,15 +14,13 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import boto3
 import typer
 from PIL import Image
-from rich.text import Text
 
 from comfyeks.charts.render import Rendered, render
 from comfyeks.console import err, note
@@ -36,40 +34,13 @@ from comfyeks.local.pod import PODS, LocalPod
 from comfyeks.local.processes import Process, wait_until
 from comfyeks.paths import REPO_ROOT, STATE
 from comfyeks.signals import exit_code, termination_as_interrupt, uninterrupted
+from comfyeks.timeline import Timeline
 
 PROJECT = "demo"
 HOME = STATE / "demo"
 WORKFLOW = REPO_ROOT / "workflows" / "sdxl-text-to-image.json"
 INSTANCE_TYPE = "g5.2xlarge"
 NODE_COUNT = 2
-
-
-class Timeline:
-    """Prints each step when it begins and again, with its seconds, when it ended."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self._start
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Yields a function that adds a line of detail below the step."""
-        begin = self.elapsed
-        self._print(begin, "▸", title)
-        try:
-            yield lambda detail: self._print(None, " ", detail)
-        except BaseException:
-            self._print(self.elapsed, "✗", title, "red")
-            raise
-        self._print(self.elapsed, "✓", f"{title}  ({self.elapsed - begin:.1f} s)", "green")
-
-    @staticmethod
-    def _print(at: float | None, mark: str, text: str, style: str = "") -> None:
-        clock = f"{at:7.1f} s" if at is not None else " " * 9
-        err.print(Text(f"{clock}  {mark} {text}", style=style or ("" if at is not None else "dim")), soft_wrap=True)
 
 
 class Demo:
@@ -151,15 +122,21 @@ class Demo:
 
     def start_pod(self) -> None:
         with self.timeline.step("the pod of charts/comfyui: init gate, uploader, ComfyUI (stand-in)") as detail:
-            self.pod = LocalPod(PODS / "comfyui-0", self.chart("comfyui"), self.nodes[0].models, self.aws.env())
+            self.pod = LocalPod.of_chart(
+                PODS / "comfyui-0", self.chart("comfyui"), self.nodes[0].models, self.aws.env()
+            )
             self.pod.start()
             detail(f"ready at {self.pod.url}")
 
-    def run_workflow(self) -> None:
+    def url(self) -> str:
+        """Where ComfyUI answers."""
         assert self.pod
+        return self.pod.url
+
+    def run_workflow(self) -> None:
         with self.timeline.step(f"comfyeks run {WORKFLOW.relative_to(REPO_ROOT)}") as detail:
             results = HOME / "results"
-            self.command("run", str(WORKFLOW), "--url", self.pod.url, "--seed", "42", "--out", str(results))
+            self.command("run", str(WORKFLOW), "--url", self.url(), "--seed", "42", "--out", str(results))
             [self.image] = list(results.rglob("*.png"))
             with Image.open(self.image) as picture:
                 picture.load()
@@ -178,11 +155,10 @@ class Demo:
             detail(f"s3://{self.deployment.bucket('outputs')}/{key}")
 
     def refuse_unknown_model(self) -> None:
-        assert self.pod
         with self.timeline.step("a workflow whose model is not there is refused with the server's reason") as detail:
             missing = "not-there.safetensors"
             answer = self.command(
-                "run", str(WORKFLOW), "--url", self.pod.url, "--set", f"{self.loader()}.ckpt_name={missing}", expect=1
+                "run", str(WORKFLOW), "--url", self.url(), "--set", f"{self.loader()}.ckpt_name={missing}", expect=1
             )
             if missing not in answer:
                 raise Failure(f"the reason does not name {missing}:\n{answer}")
@@ -307,9 +283,17 @@ class Demo:
 
 def run(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards.")] = False,
+    cluster: Annotated[
+        bool | None,
+        typer.Option(
+            "--cluster/--no-cluster",
+            help="With a real Kubernetes control plane and Karpenter; --cluster builds them when they are not there. "
+            "Default: with them when they are built.",
+        ),
+    ] = None,
 ) -> None:
     """Run the main job end to end on an AWS inside this machine: model in, image out. No AWS account, no cluster."""
-    demo = Demo()
+    demo = chosen(cluster)
     done = False
     try:
         with termination_as_interrupt():
@@ -325,3 +309,22 @@ def run(
     except KeyboardInterrupt as signalled:
         note(f"interrupted; everything was torn down. Logs: {HOME}")
         raise typer.Exit(exit_code(signalled)) from None
+
+
+def chosen(cluster: bool | None) -> Demo:
+    """The demo with a cluster or the short one; builds what the former needs only when asked to."""
+    from comfyeks.demo_cluster import ClusterDemo  # a part of it is this module
+    from comfyeks.local.cluster import binaries
+
+    if cluster is False:
+        return Demo()
+    missing = [program.name for program in binaries.missing()]
+    if missing and cluster is None:
+        note(
+            f"the short form, without Kubernetes: not built are {', '.join(missing)}. `make demo CLUSTER=yes` builds "
+            f"them once (about {binaries.BUILD_MINUTES} minutes on two cores)"
+        )
+        return Demo()
+    if missing:
+        note(f"building {len(missing)} programs, once: about {binaries.BUILD_MINUTES} minutes on two cores")
+    return ClusterDemo(binaries.build(note))

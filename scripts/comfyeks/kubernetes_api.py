@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from kubernetes import config
@@ -23,8 +24,9 @@ class Cluster:
     def __init__(self, context: str) -> None:
         """Raises UserError when the kubeconfig has no such context or cannot be used."""
         self.context = context
+        files = os.environ.get("KUBECONFIG")  # the library looks only once, when it is imported
         try:
-            self._client: Any = config.new_client_from_config(context=context)  # type: ignore[no-untyped-call]
+            self._client: Any = config.new_client_from_config(files, context)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
             raise UserError(f"kubectl context {context!r} cannot be used: {error}") from error
 

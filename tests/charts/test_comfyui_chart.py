@@ -207,7 +207,7 @@ def test_inputs_can_be_overwritten_and_deleted_by_the_pods_user() -> None:
     volume = mountpoint({"inputs": {"bucket": "uploads"}}, "inputs")
     assert volume["driver"] == "s3.csi.aws.com"
     assert volume["volumeAttributes"] == {"bucketName": "uploads"}
-    expected = {"region us-west-2", "allow-other", "uid=1000", "gid=1000", "allow-delete", "allow-overwrite"}
+    expected = {"region us-west-2", "allow-other", "uid=10001", "gid=10001", "allow-delete", "allow-overwrite"}
     assert set(volume["options"]) == expected
 
 
@@ -263,7 +263,7 @@ def test_models_of_a_bucket_are_read_only_and_cached_within_a_limit() -> None:
         "cache": "emptyDir",
         "cacheEmptyDirSizeLimit": "7Gi",
     }
-    assert set(spec["mountOptions"]) == {"region us-west-2", "allow-other", "uid=1000", "gid=1000", "read-only"}
+    assert set(spec["mountOptions"]) == {"region us-west-2", "allow-other", "uid=10001", "gid=10001", "read-only"}
     assert spec["accessModes"] == ["ReadOnlyMany"]
 
 

@@ -204,7 +204,7 @@ def test_the_build_ends_with_a_look_at_the_image_without_a_network() -> None:
     last = of("RUN")[-1]
     assert last.startswith("--network=none --mount=type=tmpfs,target=/tmp ")
     assert last.endswith("python /run/verify_image.py")
-    assert INSTRUCTIONS.index("USER 1000:1000") < INSTRUCTIONS.index(f"RUN {last}")
+    assert INSTRUCTIONS.index("USER 10001:10001") < INSTRUCTIONS.index(f"RUN {last}")
 
 
 def test_folders_that_comfyui_writes_to_are_open_and_the_models_are_not() -> None:

@@ -73,14 +73,23 @@ class Plan:
     """What a root would make, by address; values that only AWS knows are left out."""
 
     def __init__(self, messages: str) -> None:
-        plans = [m["test_plan"] for m in map(json.loads, messages.splitlines()) if m["type"] == "test_plan"]
-        assert len(plans) == 1, messages[:2_000]
+        parsed = [json.loads(message) for message in messages.splitlines()]
+        plans = [message["test_plan"] for message in parsed if message["type"] == "test_plan"]
+        assert len(plans) == 1, "\n".join(json.dumps(m["diagnostic"]) for m in parsed if m["type"] == "diagnostic")
         [plan] = plans
         self.resources: dict[str, dict[str, Any]] = {
             change["address"]: change["change"]["after"]
             for change in plan["resource_changes"]
             if change["mode"] == "managed"
         }
+        # What only AWS knows, e.g. an identifier: true at the place of the value.
+        self.unknown: dict[str, dict[str, Any]] = {
+            change["address"]: change["change"]["after_unknown"]
+            for change in plan["resource_changes"]
+            if change["mode"] == "managed"
+        }
+        schemas = plan["provider_schemas"]["registry.terraform.io/hashicorp/aws"]["resource_schemas"]
+        self.taggable = {kind for kind in schemas if "tags_all" in schemas[kind]["block"]["attributes"]}
         self.outputs: dict[str, Any] = {name: change.get("after") for name, change in plan["output_changes"].items()}
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ from .conftest import ACCOUNT, REGION, Plan
 
 NAMES = Deployment(project=None, region=REGION, account=ACCOUNT)
 OTHER_ACCOUNT = "444455556666"
+EVERYTHING_REGION = "ap-southeast-1"  # of everything.tftest.hcl
 ADMIN = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 TLS = {"aws:SecureTransport": "true"}
 PLAIN = {"aws:SecureTransport": "false"}
@@ -31,6 +32,11 @@ class Resource:
     def lets_service(self, service: str, action: str, context: Context) -> bool:
         """Whether an AWS service may do it on somebody's behalf."""
         return self.iam.allows(service, action, self.arn, context, account=ACCOUNT, resource_policy=self.policy)
+
+    def lets_anybody(self, action: str, context: Context) -> bool:
+        """Whether a role without a policy of its own may do it: the resource alone decides."""
+        role = f"arn:aws:iam::{ACCOUNT}:role/nobody"
+        return self.iam.allows(role, action, self.arn, context, account=ACCOUNT, resource_policy=self.policy)
 
     def lets_administrator(
         self, action: str, context: Context, account: str = ACCOUNT, resource: str | None = None
@@ -79,6 +85,59 @@ def test_the_deployments_own_rules_alone_may_send_interruptions(platform_plan: P
     for wrong in (f"{rules}/somebody-elses", f"arn:aws:events:{REGION}:{OTHER_ACCOUNT}:rule/comfyui-spot-interruption"):
         assert not queue.lets_service("events.amazonaws.com", "sqs:SendMessage", {"aws:SourceArn": wrong, **TLS})
     assert not queue.lets_service("events.amazonaws.com", "sqs:SendMessage", TLS)
+
+
+# The alarms' topic and the key of topic and queues: neither is of use without the other.
+
+
+@pytest.mark.parametrize("service", ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"])
+def test_alarms_and_budgets_of_this_account_reach_the_topic(everything_plan: Plan, iam: Iam, service: str) -> None:
+    topic = everything_plan.resources["aws_sns_topic.alarms"]
+    arn = f"arn:aws:sns:{EVERYTHING_REGION}:{ACCOUNT}:{topic['name']}"
+    alarms = Resource(iam, arn, json.loads(topic["policy"]))
+    assert alarms.lets_service(service, "sns:Publish", {"aws:SourceAccount": ACCOUNT, **TLS})
+    assert not alarms.lets_service(service, "sns:Publish", {"aws:SourceAccount": OTHER_ACCOUNT, **TLS})
+    assert not alarms.lets_service(service, "sns:Publish", {"aws:SourceAccount": ACCOUNT, **PLAIN})
+    assert not alarms.lets_service(service, "sns:Subscribe", {"aws:SourceAccount": ACCOUNT, **TLS})
+    assert not alarms.lets_service("s3.amazonaws.com", "sns:Publish", {"aws:SourceAccount": ACCOUNT, **TLS})
+
+
+def messages_key(plan: Plan, iam: Iam) -> Resource:
+    arn = f"arn:aws:kms:{EVERYTHING_REGION}:{ACCOUNT}:key/00000000-0000-0000-0000-000000000000"
+    return Resource(iam, arn, json.loads(plan.resources["aws_kms_key.messages"]["policy"]))
+
+
+@pytest.mark.parametrize(
+    "writer", ["budgets.amazonaws.com", "cloudwatch.amazonaws.com", "events.amazonaws.com", "s3.amazonaws.com"]
+)
+def test_who_writes_into_topic_or_queues_may_encrypt_with_their_key(
+    everything_plan: Plan, iam: Iam, writer: str
+) -> None:
+    key = messages_key(everything_plan, iam)
+    for action in ("kms:GenerateDataKey", "kms:Decrypt"):
+        assert key.lets_service(writer, action, {})
+    for action in ("kms:CreateGrant", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion"):
+        assert not key.lets_service(writer, action, {})
+    assert not key.lets_service("ec2.amazonaws.com", "kms:Decrypt", {})
+
+
+def test_the_key_is_the_accounts_own_and_no_other_accounts(everything_plan: Plan, iam: Iam) -> None:
+    key = messages_key(everything_plan, iam)
+    for action in ("kms:Decrypt", "kms:PutKeyPolicy"):
+        assert key.lets_administrator(action, {})
+        assert not key.lets_administrator(action, {}, account=OTHER_ACCOUNT)
+
+
+def test_models_on_efs_are_mounted_with_tls_inside_the_vpc_only(everything_plan: Plan, iam: Iam) -> None:
+    arn = f"arn:aws:elasticfilesystem:{EVERYTHING_REGION}:{ACCOUNT}:file-system/fs-00000000"
+    policy = json.loads(everything_plan.resources["aws_efs_file_system_policy.models[0]"]["policy"])
+    files = Resource(iam, arn, policy)
+    inside = {"elasticfilesystem:AccessedViaMountTarget": "true"}
+    for action in ("ClientMount", "ClientWrite"):
+        assert files.lets_anybody(f"elasticfilesystem:{action}", {**inside, **TLS})
+        assert not files.lets_anybody(f"elasticfilesystem:{action}", {**inside, **PLAIN})
+        assert not files.lets_anybody(f"elasticfilesystem:{action}", TLS)
+    assert not files.lets_anybody("elasticfilesystem:DeleteFileSystem", TLS)
 
 
 @pytest.mark.parametrize("action", ["SendMessage", "ReceiveMessage", "DeleteMessage", "PurgeQueue"])

@@ -18,6 +18,7 @@ from .conftest import ACCOUNT, REGION, Plan
 NAMES = Deployment(project=None, region=REGION, account=ACCOUNT)
 OTHER_ACCOUNT = "444455556666"
 OTHER_REGION = "eu-west-1"
+EVERYTHING_REGION = "ap-southeast-1"  # of everything.tftest.hcl
 
 MODELS, INPUTS, OUTPUTS, ARTIFACTS = (
     f"arn:aws:s3:::{NAMES.bucket(kind)}" for kind in ("models", "inputs", "outputs", "artifacts")
@@ -42,6 +43,9 @@ def roles_of(plan: Plan, iam: Iam) -> dict[str, Role]:
     for address, policy in plan.of_type("aws_iam_role_policy").items():
         role = ROLE_OF.get(address, address.replace("aws_iam_role_policy.", "aws_iam_role."))
         policies[role].append(json.loads(policy["policy"]))
+        for statement in plan.statements(address).values():
+            # A value that the mocked provider made up is no ARN, and the evaluator would take it for a match.
+            assert all(resource == "*" or resource.startswith("arn:") for resource in statement["Resource"]), address
     return {
         address.removeprefix("aws_iam_role."): Role(
             iam,
@@ -194,6 +198,30 @@ def test_node_may_not(role: RoleOf, node: str, action: str, resource: str) -> No
 
 def test_system_node_reads_no_model(role: RoleOf) -> None:
     assert not role("system_node").may("s3:GetObject", f"{MODELS}/checkpoints/sd.safetensors")
+
+
+# The build of the image.
+
+
+def test_image_build_reads_its_source_and_nothing_else_in_the_bucket(role: RoleOf) -> None:
+    build = role("image_build")
+    assert build.may("s3:GetObject", f"{ARTIFACTS}/image/source.zip")
+    for key in ("terraform/platform.tfstate", "node/0a1b/comfyui-model-sync", "settings/settings.yaml"):
+        assert not build.may("s3:GetObject", f"{ARTIFACTS}/{key}")
+    for key in ("image/source.zip", "node/0a1b/comfyui-model-sync"):
+        assert not build.may("s3:PutObject", f"{ARTIFACTS}/{key}")
+    assert not build.may("s3:GetObject", f"{MODELS}/checkpoints/sd.safetensors")
+
+
+def test_image_build_pushes_to_its_repository_and_deletes_nothing_there(role: RoleOf) -> None:
+    build = role("image_build")
+    repositories = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository"
+    for action in ("InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage", "BatchGetImage"):
+        assert build.may(f"ecr:{action}", f"{repositories}/comfyui-images")
+        assert not build.may(f"ecr:{action}", f"{repositories}/somebody-elses")
+    assert build.may("ecr:GetAuthorizationToken")
+    for action in ("BatchDeleteImage", "DeleteRepository", "PutImageTagMutability", "SetRepositoryPolicy"):
+        assert not build.may(f"ecr:{action}", f"{repositories}/comfyui-images")
 
 
 # Pods.
@@ -376,6 +404,19 @@ def test_karpenter_may_not(karpenter: Role, action: str, resource: str) -> None:
     assert not karpenter.may(action, resource)
 
 
+@pytest.mark.parametrize("name", ["sync", 'pod["karpenter"]'])
+def test_who_reads_queues_uses_their_key_when_there_is_one(
+    role: RoleOf, everything_plan: Plan, iam: Iam, name: str
+) -> None:
+    key = f"arn:aws:kms:{EVERYTHING_REGION}:{ACCOUNT}:key/00000000-0000-0000-0000-000000000000"
+    policy = json.loads(everything_plan.resources["aws_kms_key.messages"]["policy"])
+    reader = roles_of(everything_plan, iam)[name]
+    assert reader.may("kms:Decrypt", key, resource_policy=policy)
+    assert not reader.may("kms:Decrypt", key.replace("0000-0", "0000-1"), resource_policy=policy)
+    assert not reader.may("kms:ScheduleKeyDeletion", key, resource_policy=policy)
+    assert not role(name).may("kms:Decrypt", key, resource_policy=policy)
+
+
 # The cluster itself.
 
 
@@ -406,19 +447,24 @@ def test_every_pod_role_is_for_pods_of_this_account(platform_plan: Plan, iam: Ia
 
 SERVICE_ROLES = {
     "cluster": "eks.amazonaws.com",
-    "image_build": "codebuild.amazonaws.com",
     "gpu_node": "ec2.amazonaws.com",
-    "system_node": "ec2.amazonaws.com",
+    "image_build": "codebuild.amazonaws.com",
     "sync": "lambda.amazonaws.com",
+    "system_node": "ec2.amazonaws.com",
 }
 
 
-def test_every_other_role_is_for_one_service(platform_plan: Plan, iam: Iam) -> None:
-    found = {name: role for name, role in roles_of(platform_plan, iam).items() if not name.startswith("pod[")}
+def test_every_other_role_is_for_one_service(everything_plan: Plan, iam: Iam) -> None:
+    found = {name: role for name, role in roles_of(everything_plan, iam).items() if not name.startswith("pod[")}
     assert found.keys() == SERVICE_ROLES.keys()
     for name, role in found.items():
         for service in {*SERVICE_ROLES.values(), "pods.eks.amazonaws.com", "ssm.amazonaws.com"}:
-            assert role.can_be_taken_by(service) == (service == SERVICE_ROLES[name]), (name, service)
+            mine = role.can_be_taken_by(service, {"aws:SourceAccount": ACCOUNT})
+            assert mine == (service == SERVICE_ROLES[name]), (name, service)
+
+
+def test_the_image_is_built_for_this_account_only(role: RoleOf) -> None:
+    assert not role("image_build").can_be_taken_by("codebuild.amazonaws.com", {"aws:SourceAccount": OTHER_ACCOUNT})
 
 
 # Rules for every role, present and future.

@@ -14,6 +14,13 @@ from comfyeks.paths import REPO_ROOT
 from .conftest import Terraform
 
 CHARTS = ("comfyui", "karpenter-gpu")
+PLANS = ("defaults", "everything")  # the other tests read them
+SUITES = [
+    (root, name)
+    for root, folder in ROOTS.items()
+    for name in sorted(path.name.removesuffix(".tftest.hcl") for path in folder.glob("tests/*.tftest.hcl"))
+    if name not in PLANS
+]
 FILES = [*ROOTS["platform"].glob("*.tf"), *ROOTS["data"].glob("*.tf")]
 
 
@@ -35,10 +42,11 @@ def test_root_is_valid(terraform: Terraform, root: str) -> None:
 
 
 @pytest.mark.local
-@pytest.mark.parametrize("root", ROOTS)
-def test_every_variable_switches_and_refuses_what_it_says(terraform: Terraform, root: str) -> None:
-    answer = terraform(root, "test", "-no-color", "-filter=tests/switches.tftest.hcl")
+@pytest.mark.parametrize(("root", "suite"), SUITES, ids="-".join)
+def test_every_variable_switches_and_refuses_what_it_says(terraform: Terraform, root: str, suite: str) -> None:
+    answer = terraform(root, "test", "-no-color", f"-filter=tests/{suite}.tftest.hcl")
     assert answer.returncode == 0, answer.stdout + answer.stderr
+    print(f"{root}, {suite}: {answer.stdout.strip().splitlines()[-1]}")
 
 
 @pytest.mark.parametrize("name", blocks("variable"))

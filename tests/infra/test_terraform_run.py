@@ -156,7 +156,7 @@ def test_refused_plan_is_not_applied(root: Root, fake_terraform: Fake) -> None:
     assert "apply" not in calls.read_text()
 
 
-@pytest.mark.parametrize("kind", ["aws_vpc", "aws_eks_cluster", "aws_s3_bucket"])
+@pytest.mark.parametrize("kind", ["aws_vpc", "aws_eks_cluster", "aws_s3_bucket", "aws_cognito_user_pool"])
 @pytest.mark.parametrize("actions", [["delete"], ["delete", "create"], ["create", "delete"]])
 def test_loss_of_what_holds_the_work_is_refused_on_one_line(kind: str, actions: list[str]) -> None:
     plan = {"resource_changes": [{"address": f"{kind}.this", "type": kind, "change": {"actions": actions}}]}
@@ -263,7 +263,7 @@ def put_lock(root: Root, who: str, created: datetime) -> str:
 def killed(root: Root, started: datetime) -> None:
     """What a run leaves behind when it and its Terraform are killed."""
     root.scratch.mkdir(parents=True)
-    (root.scratch / "running").write_text(started.isoformat())
+    (root.scratch / "running").write_text(json.dumps({"started": started.isoformat(), "logs": []}))
 
 
 ME = f"{getuser()}@{socket.gethostname()}"

@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from comfyeks.local.emulators import ACCOUNT, MOTO_SERVICES, REGION, LocalAws
+from comfyeks.local.emulators import ACCOUNT, MOTO_SERVICES, REGION, LocalAws, service_id
 
 Clients = Callable[[str], Any]  # boto3 service name → client
 
@@ -78,10 +78,9 @@ def plain_emulators(plain_ministack: str, monkeypatch: pytest.MonkeyPatch) -> It
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    in_moto = {service.lower().replace("_", "-") for service in MOTO_SERVICES}
 
     def client(service: str) -> Any:
-        endpoint = {} if service in in_moto else {"endpoint_url": plain_ministack}
+        endpoint = {} if service_id(service) in MOTO_SERVICES else {"endpoint_url": plain_ministack}
         return _client(service, **endpoint)
 
     with mock_aws():

@@ -289,6 +289,114 @@ def s3_multipart_tags(clients: Clients) -> bool:
     return bool(tags == [{"Key": "Application", "Value": "comfyui on eks"}])
 
 
+@probe("vpc-endpoint-services")
+def vpc_endpoint_services(clients: Clients) -> bool:
+    answer = clients("ec2").describe_vpc_endpoint_services(
+        Filters=[{"Name": "service-type", "Values": ["Interface"]}], MaxResults=1000
+    )
+    wanted = {f"com.amazonaws.us-west-2.{name}" for name in ("ecr.api", "ecr.dkr", "eks-auth", "logs", "ssmmessages")}
+    return wanted <= set(answer["ServiceNames"])
+
+
+@probe("gpu-quotas")
+def gpu_quotas(clients: Clients) -> bool:
+    quotas = clients("service-quotas")
+    try:
+        found = [
+            quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
+            for code in ("L-DB2E81BA", "L-3819A6DF")
+        ]
+    except quotas.exceptions.NoSuchResourceException:
+        return False
+    return all(quota["Value"] > 0 for quota in found)
+
+
+@probe("spot-role-name")
+def spot_role_name(clients: Clients) -> bool:
+    iam = clients("iam")
+    try:
+        role = iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")["Role"]["RoleName"]
+    except iam.exceptions.InvalidInputException:  # somebody made it before
+        role = iam.get_role(RoleName="AWSServiceRoleForEC2Spot")["Role"]["RoleName"]
+    return bool(role == "AWSServiceRoleForEC2Spot")
+
+
+@probe("codebuild-project-settings")
+def codebuild_project_settings(clients: Clients) -> bool:
+    codebuild, name = clients("codebuild"), unique("image")
+    made = codebuild.create_project(
+        name=name,
+        source={"type": "NO_SOURCE"},
+        artifacts={"type": "NO_ARTIFACTS"},
+        environment={"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL"},
+        serviceRole=ROLE,
+        logsConfig={"cloudWatchLogs": {"status": "ENABLED", "groupName": "g"}},
+    )["project"]
+    [project] = codebuild.batch_get_projects(names=[name])["projects"]
+    kept = project.get("logsConfig", {}).get("cloudWatchLogs", {}).get("groupName") == "g"
+    try:
+        codebuild.delete_project(name=made["arn"])
+    except ClientError:
+        codebuild.delete_project(name=name)
+        return False
+    return bool(kept and project["queuedTimeoutInMinutes"] == 480)
+
+
+def load_balancer(clients: Clients, kind: str) -> dict[str, Any]:
+    _, subnets, group = network(clients)
+    made = clients("elbv2").create_load_balancer(
+        Name=unique("lb"), Subnets=subnets, SecurityGroups=[group], Scheme="internal", Type=kind
+    )
+    balancer: dict[str, Any] = made["LoadBalancers"][0]
+    return balancer
+
+
+@probe("security-group-rule-descriptions")
+def security_group_rule_descriptions(clients: Clients) -> bool:
+    ec2 = clients("ec2")
+    vpc, _, group = network(clients)
+    other = ec2.create_security_group(GroupName=unique("other"), Description="other", VpcId=vpc)["GroupId"]
+    named = "com.amazonaws.global.cloudfront.origin-facing"
+    filters = [{"Name": "prefix-list-name", "Values": [named]}]
+    [prefix_list] = ec2.describe_managed_prefix_lists(Filters=filters)["PrefixLists"]
+    peers: tuple[dict[str, Any], ...] = (
+        {"IpRanges": [{"CidrIp": "10.0.0.0/16", "Description": "why"}]},
+        {"UserIdGroupPairs": [{"GroupId": other, "Description": "why"}]},
+        {"PrefixListIds": [{"PrefixListId": prefix_list["PrefixListId"], "Description": "why"}]},
+    )
+    for peer in peers:
+        permission = {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, **peer}
+        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
+    rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroupRules"]
+    return [rule.get("Description") for rule in rules if not rule["IsEgress"]] == ["why"] * 3
+
+
+@probe("privatelink-rules-of-load-balancer")
+def privatelink_rules_of_load_balancer(clients: Clients) -> bool:
+    elb, member = clients("elbv2"), "EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic"
+    arn = load_balancer(clients, "network")["LoadBalancerArn"]
+    [before] = elb.describe_load_balancers(LoadBalancerArns=[arn])["LoadBalancers"]
+    elb.set_security_groups(LoadBalancerArn=arn, SecurityGroups=before["SecurityGroups"], **{member: "off"})
+    [after] = elb.describe_load_balancers(LoadBalancerArns=[arn])["LoadBalancers"]
+    return (before.get(member), after.get(member)) == ("on", "off")
+
+
+@probe("vpc-origin-load-balancer")
+def vpc_origin_load_balancer(clients: Clients) -> bool:
+    cloudfront, balancer = clients("cloudfront"), load_balancer(clients, "application")
+    config = {"HTTPPort": 80, "HTTPSPort": 443, "OriginProtocolPolicy": "http-only"}
+
+    def takes(arn: str) -> bool:
+        try:
+            cloudfront.create_vpc_origin(VpcOriginEndpointConfig={"Name": unique("origin"), "Arn": arn, **config})
+        except ClientError as error:
+            return "LoadBalancerNotFound" not in str(error)
+        return True
+
+    assert not takes(balancer["LoadBalancerArn"].replace("app/lb-", "app/none-"))
+    return takes(balancer["LoadBalancerArn"])
+
+
 def test_every_bridge_has_a_probe_and_every_probe_a_bridge() -> None:
     assert sorted(PROBES) == sorted(ALL)
 

@@ -18,7 +18,7 @@ FOLDERS = {
 
 @pytest.fixture
 def rewrite() -> _Rewriter:
-    return _Rewriter(FOLDERS, port=8848, local_port=50123)
+    return _Rewriter(FOLDERS, {8848: 50123})
 
 
 def test_a_mount_path_becomes_its_folder(rewrite: _Rewriter) -> None:
@@ -40,7 +40,7 @@ def test_the_port_is_replaced_as_a_whole_number_only(rewrite: _Rewriter) -> None
 
 
 def test_a_pod_without_volumes_still_gets_its_port() -> None:
-    assert _Rewriter({}, 8848, 1)("8848 /tmp") == "1 /tmp"
+    assert _Rewriter({}, {8848: 1})("8848 /tmp") == "1 /tmp"
 
 
 def test_the_server_listens_on_this_machine_only(rewrite: _Rewriter) -> None:
@@ -89,6 +89,6 @@ def test_a_pre_stop_hook_that_takes_too_long_does_not_keep_the_pod_alive(
         return original(*arguments, **options)
 
     monkeypatch.setattr(subprocess, "run", watched)
-    LocalPod(tmp_path, Rendered(), tmp_path, {}).stop()  # type: ignore[arg-type]
+    LocalPod.of_chart(tmp_path, Rendered(), tmp_path, {}).stop()  # type: ignore[arg-type]
     assert len(hooks) == 1
     assert stopped == ["comfyui", "uploader"]

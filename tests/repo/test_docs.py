@@ -69,6 +69,80 @@ def test_every_command_that_a_document_shows_exists() -> None:
         assert any(words[: len(known)] == known for known in ALL_COMMANDS), f"comfyeks {' '.join(words)}"
 
 
+SHELL = re.compile(r"```(?:sh|console)\n(.*?)```", re.DOTALL)
+
+
+def shown_lines() -> list[tuple[Path, str]]:
+    """Every command line of every document, continued lines joined, comments and prompts taken off."""
+    lines = []
+    for path, text in TEXT.items():
+        for block in SHELL.findall(text):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = re.sub(r"(^|\s)#\s.*", "", line.removeprefix("$ ")).strip()
+                lines += [(path, words)] if words else []
+    assert lines
+    return lines
+
+
+def test_every_option_that_a_document_shows_exists() -> None:
+    checked = 0
+    for path, line in shown_lines():
+        for part in re.findall(r"(?:^|[ /\"(;])comfyeks ([a-z][^|;)]*)", line):
+            words = part.split()
+            known = next(known for n in range(len(words), 0, -1) if (known := tuple(words[:n])) in ALL_COMMANDS)
+            options = {name for parameter in ALL_COMMANDS[known].params for name in
+                       (*parameter.opts, *parameter.secondary_opts)}  # fmt: skip
+            for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", " ".join(words[len(known) :])):
+                assert option in options | {"-h"}, f"{path.name}: comfyeks {' '.join(known)} has no {option}"
+                checked += 1
+    assert checked > 20
+
+
+def test_every_file_of_this_project_that_a_command_names_exists() -> None:
+    named = {
+        word
+        for _, line in shown_lines()
+        for word in re.findall(
+            r"(?<![\w./-])((?:charts|workflows|image|infra|scripts|tests|benchmarks)/[\w./-]+)", line
+        )
+    }
+    assert named
+    assert [word for word in sorted(named) if not (REPO_ROOT / word).exists()] == []
+
+
+def headings(path: Path) -> list[int]:
+    """The levels of a document's headings, in order."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    return [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
+
+
+CHINESE = REPO_ROOT / "docs" / "zh"
+TRANSLATED = sorted(
+    path.relative_to(REPO_ROOT / "docs")
+    for pattern in ("*.md", "how-to/*.md")
+    for path in (REPO_ROOT / "docs").glob(pattern)
+    if path.name not in ("local.md", "image.md")  # for those who change the project or its image
+)
+
+
+@pytest.mark.parametrize("document", TRANSLATED, ids=str)
+def test_the_chinese_document_has_the_same_headings_and_commands(document: Path) -> None:
+    english, chinese = REPO_ROOT / "docs" / document, CHINESE / document
+    assert chinese.exists(), f"docs/zh/{document} is missing"
+    assert headings(chinese) == headings(english)
+    code = re.compile(r"```\w*\n.*?```", re.DOTALL)
+
+    def commands_of(path: Path) -> list[str]:
+        """Comments are translated, commands are not."""
+        return [re.sub(r"[ ]*#.*", "", block) for block in code.findall(path.read_text()) if "mermaid" not in block]
+
+    assert commands_of(chinese) == commands_of(english)
+
+
+def test_no_chinese_document_is_left_of_one_that_is_gone() -> None:
+    assert sorted(path.relative_to(CHINESE) for path in CHINESE.rglob("*.md")) == TRANSLATED
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert re.search(r"^make test\b.*every test", TEXT[REPO_ROOT / "README.md"], re.MULTILINE)
     assert (REPO_ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")

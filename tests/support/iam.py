@@ -112,8 +112,22 @@ class Role:
     def account(self) -> str:
         return self.arn.split(":")[4]
 
-    def may(self, action: str, resource: str = "*", context: Context | None = None) -> bool:
-        return self.iam.allows(self.arn, action, resource, context, account=self.account, identity=self.policies)
+    def may(
+        self,
+        action: str,
+        resource: str = "*",
+        context: Context | None = None,
+        resource_policy: dict[str, Any] | None = None,
+    ) -> bool:
+        return self.iam.allows(
+            self.arn,
+            action,
+            resource,
+            context,
+            account=self.account,
+            identity=self.policies,
+            resource_policy=resource_policy,
+        )
 
     def can_be_taken_by(self, service: str, context: Context | None = None, action: str = "sts:AssumeRole") -> bool:
         return self.iam.allows(service, action, self.arn, context, account=self.account, resource_policy=self.trust)

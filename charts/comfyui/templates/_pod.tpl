@@ -8,9 +8,9 @@
 9848
 {{- end }}
 
-{{/* User and group of every container, owner of what they write and of what Mountpoint shows them. */}}
+{{/* User and group of every container, owner of what they write and of what Mountpoint shows them. No user of the node has it. */}}
 {{- define "comfyui.uid" -}}
-1000
+10001
 {{- end }}
 
 {{/* How long a pod may take to end, in seconds: its jobs, then its uploads. */}}

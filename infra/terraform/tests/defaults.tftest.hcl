@@ -16,6 +16,18 @@ mock_provider "aws" {
   }
 }
 
+mock_provider "aws" {
+  alias           = "us_east_1"
+  override_during = plan
+}
+
+# The chart's schema knows what such an ARN looks like.
+override_resource {
+  target          = aws_lb_target_group.pods
+  override_during = plan
+  values          = { arn = "arn:aws:elasticloadbalancing:us-west-2:111122223333:targetgroup/comfyui-pods/0123456789abcdef" }
+}
+
 variables {
   region            = "us-west-2"
   api_allowed_cidrs = ["198.51.100.7/32"]

@@ -16,6 +16,11 @@ mock_provider "aws" {
   }
 }
 
+mock_provider "aws" {
+  alias           = "us_east_1"
+  override_during = plan
+}
+
 variables {
   region            = "us-west-2"
   api_allowed_cidrs = ["198.51.100.7/32"]
@@ -754,4 +759,47 @@ run "a_node_file_too_few" {
   }
 
   expect_failures = [var.node_files]
+}
+
+run "chosen_zones" {
+  command = plan
+
+  variables {
+    zones = ["us-west-2d", "us-west-2b"]
+  }
+
+  assert {
+    condition     = toset(keys(aws_subnet.private)) == toset(["us-west-2b", "us-west-2d"]) && aws_subnet.private["us-west-2d"].cidr_block == "10.0.0.0/18"
+    error_message = "Subnets lie in the chosen zones, in their order."
+  }
+}
+
+run "one_zone" {
+  command = plan
+
+  variables {
+    zones = ["us-west-2a"]
+  }
+
+  expect_failures = [var.zones]
+}
+
+run "zones_of_another_region" {
+  command = plan
+
+  variables {
+    zones = ["eu-west-1a", "eu-west-1b"]
+  }
+
+  expect_failures = [var.zones]
+}
+
+run "the_same_zone_twice" {
+  command = plan
+
+  variables {
+    zones = ["us-west-2a", "us-west-2a"]
+  }
+
+  expect_failures = [var.zones]
 }

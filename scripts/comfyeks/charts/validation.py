@@ -42,7 +42,7 @@ _CRD_MODULES = {
 _CRD_GROUPS = ("karpenter.sh", "karpenter.k8s.aws", "keda.sh", "monitoring.coreos.com", "elbv2.k8s.aws")
 
 # The load balancer controller's CRD is in no module that can be downloaded: the fields that its documentation names.
-_TARGET_GROUP_BINDING: dict[str, Any] = {
+TARGET_GROUP_BINDING: dict[str, Any] = {
     "type": "object",
     "required": ["spec"],
     "properties": {
@@ -107,7 +107,7 @@ def crd_schemas() -> dict[tuple[str, str], dict[str, Any]]:
             group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]
             for version in crd["spec"]["versions"]:
                 schemas[f"{group}/{version['name']}", kind] = version["schema"]["openAPIV3Schema"]
-    schemas["elbv2.k8s.aws/v1beta1", "TargetGroupBinding"] = copy.deepcopy(_TARGET_GROUP_BINDING)
+    schemas["elbv2.k8s.aws/v1beta1", "TargetGroupBinding"] = copy.deepcopy(TARGET_GROUP_BINDING)
     for schema in schemas.values():
         _refuse_unknown(schema)
         # The CRD leaves metadata to the API server.

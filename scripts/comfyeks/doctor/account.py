@@ -29,15 +29,20 @@ def quotas(deployment: Deployment, kind: InstanceType, pods: int) -> Iterator[Fi
     """vCPUs of GPU nodes that the account may run, on-demand and spot, against what the pods need."""
     client = boto3.client("service-quotas", region_name=deployment.region)
     need = kind.vcpu * max(1, pods)
-    for (code, name), severity in ((ON_DEMAND_QUOTA, ERROR), (SPOT_QUOTA, WARNING)):
-        allowed = int(client.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])
-        if allowed >= need:
-            yield Finding("quota", OK, f"{name}: {allowed} vCPUs, {max(1, pods)} × {kind.name} needs {need}")
+    allowed = {
+        quota: int(client.get_service_quota(ServiceCode="ec2", QuotaCode=quota[0])["Quota"]["Value"])
+        for quota in (ON_DEMAND_QUOTA, SPOT_QUOTA)
+    }
+    severity = WARNING if max(allowed.values()) >= need else ERROR  # with one of them, nodes can start
+    for (code, name), vcpus in allowed.items():
+        said = f"{name}: {vcpus} vCPUs, {max(1, pods)} × {kind.name} needs {need}"
+        if vcpus >= need:
+            yield Finding("quota", OK, said)
             continue
         yield Finding(
             "quota",
             severity,
-            f"{name}: {allowed} vCPUs, but {max(1, pods)} × {kind.name} needs {need}",
+            said,
             f"aws service-quotas request-service-quota-increase --service-code ec2 --quota-code {code} "
             f"--desired-value {need} --region {deployment.region}",
         )

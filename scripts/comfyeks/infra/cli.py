@@ -9,11 +9,10 @@ import typer
 
 from comfyeks.console import note, out
 from comfyeks.deployment import Deployment, current
-from comfyeks.errors import Failure, UserError
-from comfyeks.infra import deploy, outputs, reference
+from comfyeks.errors import UserError
+from comfyeks.infra import deploy, outputs
 from comfyeks.infra.variables import Settings, listed
 from comfyeks.options import Project, Region
-from comfyeks.paths import REPO_ROOT
 
 app = typer.Typer(help="The AWS side: buckets, network, cluster, queues.", no_args_is_help=True)
 
@@ -53,6 +52,10 @@ def apply(
     allow_replacement: Annotated[
         bool, typer.Option("--allow-replacement", help="Go on when the VPC, the cluster or a bucket would be replaced.")
     ] = False,
+    skip_checks: Annotated[
+        bool,
+        typer.Option("--skip-checks", help="Do not ask for quotas, instance types and routes before the first apply."),
+    ] = False,
 ) -> None:
     """Bring everything up, or up to date, and write the generated values; safe to repeat.
 
@@ -67,6 +70,7 @@ def apply(
         ),
         overwrite_settings=overwrite_settings,
         allow_replacement=allow_replacement,
+        skip_checks=skip_checks,
     )
 
 
@@ -101,14 +105,3 @@ def _ask(deployment: Deployment) -> str:
 def show_outputs(project: Project = None, region: Region = None) -> None:
     """Print the platform's outputs as JSON."""
     out.print_json(json.dumps(outputs.platform(current(project, region))))
-
-
-@app.command("reference")
-def write_reference(
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit code 1 when the page is stale.")] = False,
-) -> None:
-    """Write docs/reference/terraform.md: every variable and output of both roots."""
-    page = reference.PATH.relative_to(REPO_ROOT)
-    if check and reference.stale():
-        raise Failure(f"not up to date: {page}. Run `make generate`.")
-    note(f"wrote {page}" if not check and reference.write() else f"{page} is up to date")

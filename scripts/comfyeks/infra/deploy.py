@@ -16,15 +16,21 @@ from comfyeks import lambda_app
 from comfyeks import settings as settings_file
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
+from comfyeks.doctor.account import cluster_exists
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import data_loss, generated, node_files, replacement, state_bucket
+from comfyeks.infra import data_loss, generated, node_files, preflight, replacement, state_bucket
 from comfyeks.infra.remembered import Remembered
 from comfyeks.infra.terraform import POLL_SECONDS, Plan, Progress, Root, Run, wait
 from comfyeks.infra.variables import Settings, arguments, section
 
 
 def apply(
-    deployment: Deployment, given: Settings, *, overwrite_settings: bool = False, allow_replacement: bool = False
+    deployment: Deployment,
+    given: Settings,
+    *,
+    overwrite_settings: bool = False,
+    allow_replacement: bool = False,
+    skip_checks: bool = False,
 ) -> dict[str, Any]:
     """Bring data root and platform up, or up to date, and write the generated files; the platform's outputs.
 
@@ -38,6 +44,8 @@ def apply(
     for name in given.decided():
         if name in section(deployment, "platform"):
             note(f"{settings_file.path(deployment)} sets {name} too: the flag holds for this apply alone")
+    if not skip_checks and not cluster_exists(deployment):
+        preflight.check(deployment, section(deployment, "platform").get("private_subnet_ids", ()))
     progress = Progress()
     data, platform = _prepare(deployment, progress)
     node_files.publish(deployment)

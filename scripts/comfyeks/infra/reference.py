@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import hcl2
+from lark import UnexpectedInput
 
-from comfyeks.files import write_atomically
+from comfyeks.errors import Failure
 from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
 
@@ -20,7 +21,7 @@ _INTRODUCTION = """\
 
 Variables go into `.comfyeks/<name>/settings.yaml`: those of the platform below `terraform:`, those of the data root
 below `data:`. `comfyeks infra apply` reads them and keeps them with the deployment
-([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `s5cmd_path` itself.
+([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `node_files` itself.
 
 This page is generated from the `.tf` files by `make generate`; `make lint` fails when it is stale.
 """
@@ -36,26 +37,17 @@ def text() -> str:
     return "\n".join([_INTRODUCTION, *(_section(title, ROOTS[root]) for root, title in _TITLES.items())])
 
 
-def write() -> bool:
-    """Bring the page up to date; whether it had to be changed."""
-    changed = stale()
-    if changed:
-        write_atomically(PATH, text())
-    return changed
-
-
-def stale() -> bool:
-    return not PATH.exists() or PATH.read_text(encoding="utf-8") != text()
-
-
 def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
-    """The blocks of a kind (`variable`, `output`) in a root's files, by name."""
+    """The blocks of a kind (`variable`, `output`) in a root's files, by name. Raises Failure for what is no HCL."""
     options = hcl2.SerializationOptions(with_comments=False, explicit_blocks=False, strip_string_quotes=True)
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(root.glob("*.tf")):
-        with path.open() as file:
-            for block in hcl2.load(file, serialization_options=options).get(kind, []):
-                found |= block
+        try:
+            content = hcl2.loads(path.read_text(encoding="utf-8"), serialization_options=options)
+        except UnexpectedInput as error:
+            raise Failure(f"{path}, line {error.line}: not Terraform's language; `terraform fmt` says more") from error
+        for block in content.get(kind, []):
+            found |= block
     return found
 
 

@@ -1,11 +1,11 @@
-"""What no apply may delete or replace in passing: network, cluster, bucket. All that is in them goes with them."""
+"""What no apply may delete or replace in passing: network, cluster, buckets, users. What is in them goes with them."""
 
 from __future__ import annotations
 
 from comfyeks.errors import UserError
 from comfyeks.infra.terraform import Plan
 
-PRECIOUS = ("aws_eks_cluster", "aws_s3_bucket", "aws_vpc")
+PRECIOUS = ("aws_cognito_user_pool", "aws_eks_cluster", "aws_s3_bucket", "aws_vpc")
 
 
 def refuse(root: str, plan: Plan) -> None:

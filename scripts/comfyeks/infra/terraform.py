@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from comfyeks import tools
 from comfyeks.console import err, note
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import provider
+from comfyeks.infra import adoption, provider
 from comfyeks.paths import REPO_ROOT, STATE
 
 ROOTS = {"data": REPO_ROOT / "infra" / "terraform" / "data", "platform": REPO_ROOT / "infra" / "terraform"}
@@ -129,6 +129,20 @@ _PAST = {"Creation": "created", "Modifications": "changed", "Destruction": "dest
 
 
 @dataclass(frozen=True)
+class Dead:
+    """A run that did not end in order: when it began, and its log after those of dead runs before it."""
+
+    started: datetime
+    logs: list[Path]
+
+    @classmethod
+    def noted(cls, text: str) -> Dead:
+        """The opposite of `_note_run`."""
+        note = json.loads(text)
+        return cls(datetime.fromisoformat(note["started"]), [Path(log) for log in note["logs"]])
+
+
+@dataclass(frozen=True)
 class Root:
     """One Terraform root (`data` or `platform`) of one deployment."""
 
@@ -171,7 +185,12 @@ class Root:
 
     def is_empty(self) -> bool:
         """Whether the state holds nothing. Needs `init`."""
-        return not self._quick("state", "list").strip()
+        return not self._addresses()
+
+    def _addresses(self) -> list[str]:
+        """Everything that the state knows; nothing before there is one."""
+        state = json.loads(self._quick("show", "-json"))
+        return [resource["address"] for resource in state.get("values", {}).get("root_module", {}).get("resources", [])]
 
     def preview(self, variables: list[str]) -> str | None:
         """What an apply would do, as "3 to add, 1 to change, 0 to destroy"; None for nothing. Takes no lock.
@@ -195,9 +214,11 @@ class Root:
         away the state lock of one that died. Raises UserError or Failure.
         """
         log = self._log(verb)
-        with self._alone(progress) as (lock, previous):
-            if previous is not None:
-                self._release_stale_lock(previous, progress)
+        with self._alone(log, progress) as (lock, dead):
+            if dead is not None:
+                self._release_stale_lock(dead.started, progress)
+                self._adopt(dead.logs, variables, progress, lock)
+                _note_run(lock, [log])
             first = ["plan", f"-out={self._plan_file}"] if verb == "apply" else [verb, "-auto-approve"]
             process = self._spawn([*first, *variables], log, lock)
             run = Run(self, verb, process, log, progress)
@@ -224,9 +245,10 @@ class Root:
     def _plan_file(self) -> Path:
         return self.scratch / "plan"
 
-    def _spawn(self, words: list[str], log: Path, lock: IO[str]) -> subprocess.Popen[bytes]:
+    def _spawn(self, words: list[str], log: Path, lock: IO[str], folder: Path | None = None) -> subprocess.Popen[bytes]:
         verb, *arguments = words
-        argv = [str(tools.terraform()), f"-chdir={self.folder}", verb, "-input=false", "-no-color", *arguments]
+        argv = [str(tools.terraform()), f"-chdir={folder or self.folder}", verb, "-input=false", "-no-color"]
+        argv += arguments
         with log.open("ab") as output:
             return subprocess.Popen(
                 argv,
@@ -237,9 +259,51 @@ class Root:
                 pass_fds=[lock.fileno()],  # held for as long as Terraform lives, whatever happens to us
             )
 
+    def _adopt(self, logs: list[Path], variables: list[str], progress: Progress, lock: IO[str]) -> None:
+        """Bring into the state what dead runs made and did not write down (comfyeks.infra.adoption)."""
+        left = adoption.read(logs).without(self._addresses())
+        if not left:
+            return
+        progress.say(self.name, f"a killed run may have left {len(left.made) + len(left.begun)} resources: adopting")
+        adopted = self._import(left.made, variables, lock)
+        if left.begun:
+            # Now that the state knows what those under way depend on, a plan knows their names.
+            self._quick("plan", "-input=false", "-no-color", f"-out={self._plan_file}", *variables)
+            plan = json.loads(self._quick("show", "-json", str(self._plan_file)))
+            wanted = adoption.import_ids(plan.get("resource_changes", []), left.begun, self.deployment.region)
+            adopted += self._import(wanted, variables, lock)
+        progress.say(self.name, f"adopted {len(adopted)}: {', '.join(adopted)}" if adopted else "nothing was left")
+
+    def _import(self, wanted: dict[str, str], variables: list[str], lock: IO[str]) -> list[str]:
+        """Import what of `wanted` (address → import id) is there; the addresses. Raises Failure."""
+        while wanted:
+            folder = adoption.write_shadow(self.folder, self.scratch / "adoption", wanted)
+            log = self._log("adopt")
+            targets = [f"-target={address}" for address in wanted]
+            words = ["plan", f"-out={self._plan_file}", *targets, *variables]
+            if self._spawn(words, log, lock, folder).wait() == 0:
+                plan = json.loads(self._quick("show", "-json", str(self._plan_file)))
+                lost = [c["address"] for c in plan["resource_changes"] if "delete" in c["change"]["actions"]]
+                if lost or self._spawn(["apply", str(self._plan_file)], log, lock, folder).wait() != 0:
+                    what = f"{', '.join(lost)} would be replaced" if lost else "Terraform failed"
+                    raise Failure(f"what a killed run left could not be adopted: {what}; full log: {log}")
+                self._await(wanted)
+                return sorted(wanted)
+            refused = adoption.refused(log.read_text(errors="replace")) & wanted.keys()
+            if not refused:
+                raise Failure(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
+            wanted = {address: name for address, name in wanted.items() if address not in refused}
+        return []
+
+    def _await(self, adopted: dict[str, str]) -> None:
+        try:
+            adoption.wait(adopted, self.deployment.region)
+        except WaiterError as error:
+            raise Failure(f"something that a killed run left does not come up: {error}") from error
+
     @contextmanager
-    def _alone(self, progress: Progress) -> Iterator[tuple[IO[str], datetime | None]]:
-        """Hold the lock file of this root; yields it and the start of an earlier run that died."""
+    def _alone(self, log: Path, progress: Progress) -> Iterator[tuple[IO[str], Dead | None]]:
+        """Hold the lock file of this root; yields it and an earlier run that died. `log`: of the run that begins."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         with (self.scratch / "running").open("a+") as lock:
             try:
@@ -248,11 +312,10 @@ class Root:
                 progress.say(self.name, "an earlier run is still at work: waiting for its end")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             lock.seek(0)
-            started = lock.read().strip()
-            lock.truncate(0)
-            lock.write(datetime.now(UTC).isoformat())
-            lock.flush()
-            yield lock, datetime.fromisoformat(started) if started else None
+            noted = lock.read().strip()
+            dead = Dead.noted(noted) if noted else None
+            _note_run(lock, [*(dead.logs if dead else []), log])  # or the dead one's is lost if this one dies too
+            yield lock, dead
 
     def _release_stale_lock(self, previous: datetime, progress: Progress) -> None:
         """Remove the state lock that a run of ours, started at `previous` and now dead, took and never gave back."""
@@ -318,6 +381,13 @@ def refused_variable(block: str) -> str:
         (part for part in paragraphs[2:] if not part.startswith("This was checked by")),
         paragraphs[-1],
     )
+
+
+def _note_run(lock: IO[str], logs: list[Path]) -> None:
+    """Write into the lock file what the next run needs if this one dies."""
+    lock.truncate(0)
+    lock.write(json.dumps({"started": datetime.now(UTC).isoformat(), "logs": [str(log) for log in logs]}))
+    lock.flush()
 
 
 def _lock_time(text: str) -> datetime:

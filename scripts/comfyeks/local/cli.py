@@ -12,10 +12,14 @@ import typer
 from rich.table import Table
 
 from comfyeks.console import note, out
+from comfyeks.deployment import Deployment, project_name
 from comfyeks.local import pod
-from comfyeks.local.emulators import UNSET, LocalAws, PartStatus
+from comfyeks.local.cluster import binaries
+from comfyeks.local.cluster.local_cluster import LocalCluster, given_kubeconfig
+from comfyeks.local.emulators import ACCOUNT, UNSET, LocalAws, PartStatus
 from comfyeks.local.node_cli import app as node
 from comfyeks.local.node_cli import remove_all
+from comfyeks.options import Project
 
 app = typer.Typer(
     help="An embedded AWS and local GPU nodes: everything runs on this machine, no account needed.",
@@ -25,8 +29,16 @@ app.add_typer(node, name="node")
 
 
 @app.command()
-def up() -> None:
-    """Start the local AWS (both emulators). Starts nothing twice; starts from empty when a part had died."""
+def up(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Also a Kubernetes control plane and the machines of its nodes.")
+    ] = False,
+) -> None:
+    """Start the local AWS (both emulators). Starts nothing twice; starts from empty when a part had died.
+
+    With --cluster also a local cluster: on the cluster of KUBECONFIG when that is on this machine, else with etcd and
+    API server of KUBEBUILDER_ASSETS where that has them, else with programs built once from the pins in tools/.
+    """
     aws = LocalAws()
     started = aws.up()
     if started.already_running:
@@ -35,7 +47,31 @@ def up() -> None:
         if started.dead:
             note(f"{' and '.join(started.dead)} had died: all parts start anew and empty, because state is in memory")
         note(f'local AWS up in {started.seconds:.1f} s; point a shell at it: eval "$(comfyeks local env)"')
-    _print_status(aws.status())
+    if cluster:
+        _cluster_up(aws)
+    _print_status(_parts(aws))
+
+
+def _cluster_up(aws: LocalAws) -> None:
+    given = given_kubeconfig(os.environ, note)
+    if missing := binaries.missing():
+        note(f"building {len(missing)} programs, once: about {binaries.BUILD_MINUTES} minutes on two cores")
+    programs = binaries.build(note)
+    local = LocalCluster(aws)
+    if local.up(programs, given):
+        note(f"local cluster up: export KUBECONFIG={local.kubeconfig}")
+        note("its nodes appear with `make infra`; then `comfyeks local addons` installs Karpenter")
+    else:
+        note("the local cluster is up already")
+
+
+@app.command()
+def addons(project: Project = None) -> None:
+    """Install CRDs and Karpenter into the local cluster, from their own charts, as `make addons` does on a real one."""
+    aws = LocalAws()
+    deployment = Deployment(project_name(project), aws.env()["AWS_REGION"], ACCOUNT)
+    LocalCluster(aws).install_addons(deployment)
+    note("Karpenter is ready")
 
 
 @app.command()
@@ -50,7 +86,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show both emulators (with --json also where their logs are). Exits 1 unless all of them run."""
-    parts = LocalAws().status()
+    parts = _parts(LocalAws())
     if as_json:
         typer.echo(json.dumps([vars(part) | {"log": str(part.log)} for part in parts], indent=2))
     else:
@@ -74,7 +110,14 @@ def stop_everything() -> None:
     with contextlib.ExitStack() as last_first:  # each of them, whatever happens to the ones before
         last_first.callback(LocalAws().down)
         last_first.callback(remove_all)
+        last_first.callback(LocalCluster(LocalAws()).down)
         last_first.callback(pod.kill_all)
+
+
+def _parts(aws: LocalAws) -> list[PartStatus]:
+    """The emulators; the cluster too when it was started."""
+    cluster = LocalCluster(aws).status()
+    return [*aws.status(), *(cluster if any(part.state != "stopped" for part in cluster) else [])]
 
 
 def _print_status(parts: list[PartStatus]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -26,19 +27,28 @@ from typing import Any
 
 import boto3
 import botocore.session
-import psutil
 from botocore.config import Config
 
 from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
-from comfyeks.local.processes import Process, kill_all, wait_until
+from comfyeks.local.processes import Process, kill_marked, wait_until
 from comfyeks.paths import STATE
 
 HOST = "127.0.0.1"  # an address, not a name: SDKs then use path-style S3 by themselves
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
 PARTS = {"ministack": 4566, "moto": 4567}  # name: port that is taken when it is free
-MOTO_SERVICES = ("EC2", "IAM", "SSM", "SERVICE_QUOTAS", "EFS", "CLOUDWATCH")
+MOTO_SERVICES = (  # by service_id()
+    "ACM",
+    "CLOUDWATCH",
+    "EC2",
+    "EFS",
+    "ELASTIC_LOAD_BALANCING_V2",
+    "IAM",
+    "SERVICE_QUOTAS",
+    "SSM",
+    "WAFV2",
+)
 
 # Marks the emulators and everything they start, whoever their parent is by now; the value is the home folder.
 _MARK = "COMFYEKS_EMULATOR_HOME"
@@ -170,6 +180,10 @@ class LocalAws:
         for endpoint in self._running_endpoints():
             _request("DELETE", f"{endpoint}/_local/faults")
 
+    def set_shortages(self, *shortages: tuple[str, str]) -> None:
+        """What EC2 has no capacity for, from now on: (spot, on-demand or *; instance type, such as g6.* or *)."""
+        _request("PUT", f"{self.env()['AWS_ENDPOINT_URL_EC2']}/_local/shortages", shortages)
+
     def _running_endpoints(self) -> list[str]:
         env = self.env()
         return [env["AWS_ENDPOINT_URL"], env["AWS_ENDPOINT_URL_EC2"]]
@@ -251,7 +265,7 @@ class LocalAws:
         # Nothing to save: all state is in memory. SIGKILL leaves no half-ended part behind.
         for process in self._processes.values():
             process.kill()
-        _kill_marked(str(self.home))
+        kill_marked(_MARK, str(self.home))
         for path in (self._env, self._state):
             path.unlink(missing_ok=True)
         shutil.rmtree(self._tmp, ignore_errors=True)
@@ -286,8 +300,15 @@ def local_client(env: Mapping[str, str], service: str) -> Any:
     )
 
 
+@functools.cache
+def service_id(service: str) -> str:
+    """How the SDKs' variables name a service: ELASTIC_LOAD_BALANCING_V2 for boto3's `elbv2`."""
+    name: str = botocore.session.Session().get_service_model(service).service_id
+    return name.upper().replace(" ", "_")
+
+
 def _endpoint(env: Mapping[str, str], service: str) -> str:
-    return env.get(f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}", env["AWS_ENDPOINT_URL"])
+    return env.get(f"AWS_ENDPOINT_URL_{service_id(service)}", env["AWS_ENDPOINT_URL"])
 
 
 def _listen(previous: int | None, default: int) -> socket.socket:
@@ -357,13 +378,3 @@ def _request(method: str, url: str, body: Any = None, timeout: float = _HEALTH_S
     request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - our own loopback endpoint
     with _http.open(request, timeout=max(timeout, 0.01)) as response:
         return json.load(response)
-
-
-def _kill_marked(home: str) -> None:
-    """End what emulators of this home left behind: Lambda workers of a killed one, an emulator of a killed `up`."""
-    left = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(_MARK) == home:
-                left.append(process)
-    kill_all(left)

@@ -8,6 +8,7 @@ Besides AWS, under `/_local/`:
     GET  ssm/next?instance=<id>&wait=<s> 200 {"command_id", "document", "parameters"} | 204 after `wait` seconds
     POST ssm/result                      {"command_id", "instance_id", "status", "response_code", "stdout", "stderr"}
                                          200 | 400 (malformed) | 409 (not in progress on that instance)
+    PUT  shortages                       [[lifecycle, instance type], …]; "*" and patterns count: what EC2 does not have
     GET  calls, POST/DELETE faults       see comfyeks.local.traffic
 """
 
@@ -79,6 +80,8 @@ class Application:
             return self._next(parse_qs(environ.get("QUERY_STRING", "")), gone)
         if (method, path) == ("POST", "/_local/ssm/result"):
             return self._result(_body(environ))
+        if (method, path) == ("PUT", "/_local/shortages"):
+            return self._set_shortages(_body(environ))
         answer = self._traffic.control(method, path, _body(environ))
         return answer or (HTTPStatus.NOT_FOUND, {"error": f"no {method} {path}"})
 
@@ -113,6 +116,17 @@ class Application:
             status = HTTPStatus.BAD_REQUEST if refused.code == "ValidationException" else HTTPStatus.CONFLICT
             return status, {"error": refused.message}
         return HTTPStatus.OK, {}
+
+    @staticmethod
+    def _set_shortages(body: bytes) -> tuple[int, Any]:
+        from comfyeks.local.bridges.moto_fleets import shortages
+
+        try:
+            pairs = [(lifecycle, instance_type) for lifecycle, instance_type in json.loads(body)]
+        except (TypeError, ValueError) as error:
+            return HTTPStatus.BAD_REQUEST, {"error": f"shortages: a list of [lifecycle, instance type]: {error}"}
+        shortages.set(pairs)
+        return HTTPStatus.OK, pairs
 
 
 def _has_hung_up(client: socket.socket) -> bool:

@@ -5,9 +5,11 @@ transfer tool, the SSM document's script. What is played: cloud-init (the shell 
 nodeadm's array of local disks (an entry in a made-up mountinfo), systemd (`comfyeks.local.systemd`), the SSM agent
 (`comfyeks.local.ssm_agent`). Every path of the node lies below `<home>/root`, by COMFYUI_NODE_ROOT.
 
-What it cannot show: kubelet and containerd, NodeConfig parts of the user data, a real NVMe array and its speed,
-instance metadata and IAM credentials (the emulators check none), units' sandboxing, users (all files belong to who
-started it), AWS CLI v2 (version 1 answers here).
+With a local cluster (`comfyeks.local.cluster`) nodeadm reads the NodeConfig parts too and starts a stand-in kubelet.
+
+What it cannot show: kubelet and containerd, a real NVMe array and its speed, instance metadata and IAM credentials
+(the emulators check none), units' sandboxing, users (all files belong to who started it), AWS CLI v2 (version 1
+answers here).
 
     python -m comfyeks.local.node HOME     the supervisor of one node; LocalNode starts it
 """
@@ -26,7 +28,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from email.message import EmailMessage
 from pathlib import Path
@@ -46,6 +48,7 @@ ROOT_VARIABLE = "COMFYUI_NODE_ROOT"  # also marks every process of a node, whoev
 USER_DATA_LIMIT = 16_384  # bytes; EC2's, which the emulator does not check
 BOOT_SECONDS = 120.0
 STOP_SECONDS = 10.0
+KUBELET_RESTART_SECONDS = 2.0
 ARRAY = "/mnt/k8s-disks/0"
 SYSTEM_FOLDERS = (
     "etc/systemd/system", "mnt", "proc/self", "root", "run", "sys/block", "tmp", "usr/local/bin", "var/lib/cloud",
@@ -184,10 +187,12 @@ class LocalNode:
             UserData=self._user_data,
             TagSpecifications=[{"ResourceType": "instance", "Tags": tags}] if tags else [],
         )
-        instance_id = launched["Instances"][0]["InstanceId"]
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.adopt(launched["Instances"][0]["InstanceId"])
+
+    def adopt(self, instance_id: str) -> None:
+        """Be the machine of an instance that somebody else launched, instead of launching one at the first start."""
         description = {**asdict(self._machine), "instance_id": instance_id}
-        (self.home / "node.json").write_text(json.dumps(description, indent=2) + "\n")
+        write_atomically(self.home / "node.json", json.dumps(description, indent=2) + "\n")
 
     def _set_running(self, running: bool) -> None:
         ec2 = local_client(self._env, "ec2")
@@ -260,7 +265,7 @@ class Supervisor:
         systemd = Systemd(self._root, self._environment, self._home / "log")
         self._environment[CONTROL] = await systemd.serve()
         tasks = [
-            asyncio.create_task(self._boot(systemd)),
+            asyncio.create_task(self._told(self._boot(systemd))),
             asyncio.create_task(self._agent().run()),
             asyncio.create_task(power_off.wait()),
         ]
@@ -298,6 +303,13 @@ class Supervisor:
         lines = [f"{number} 1 9:{number} / {point} rw,noatime - xfs /dev/md127 rw\n" for number, point in mounts]
         (self._root / "proc/self/mountinfo").write_text("".join(lines))
 
+    async def _told(self, work: Coroutine[Any, Any, None]) -> None:
+        """A node that cannot join stays up, and its log says why, as a real one does."""
+        try:
+            await work
+        except Failure as error:
+            self._log(str(error))
+
     async def _boot(self, systemd: Systemd) -> None:
         """Enabled units, cloud-init, nodeadm, in the order of the EKS image."""
         problem: str | None = None
@@ -313,6 +325,30 @@ class Supervisor:
         if self._machine.local_disks:
             (self._root / ARRAY.lstrip("/")).mkdir(parents=True, exist_ok=True)
             self._mount([ARRAY])
+        if (self._home / "kubelet.json").exists():
+            await self._run_kubelet()
+
+    async def _run_kubelet(self) -> None:
+        """nodeadm's part: the NodeConfig documents of the user data, then kubelet for as long as the node lives."""
+        from comfyeks.local.cluster import node_config  # imports a client that a node without a cluster needs not
+
+        config = node_config.read(await asyncio.to_thread(self._user_data))
+        if config is None:
+            raise Failure("nodeadm: no NodeConfig in the user data names a cluster to join")
+        if not json.loads((self._home / "kubelet.json").read_text())["kubeconfig"]:
+            raise Failure("kubelet: Unauthorized: the role of this instance has no access entry in the cluster")
+        write_atomically(self._home / "nodeadm.json", json.dumps(asdict(config), indent=2) + "\n")
+        while True:
+            kubelet = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "comfyeks.local.cluster.kubelet", self._home,
+                env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr,
+            )  # fmt: skip
+            try:
+                self._log(f"kubelet ended with exit code {await kubelet.wait()}; once more")
+            finally:
+                if kubelet.returncode is None:
+                    kubelet.kill()
+            await asyncio.sleep(KUBELET_RESTART_SECONDS)
 
     async def _cloud_init(self) -> None:
         """Runs the scripts of the user data, once in the instance's life. Raises Failure when one of them fails."""
@@ -324,7 +360,7 @@ class Supervisor:
             return
         once.mkdir(parents=True)
         scripts = shell_parts(await asyncio.to_thread(self._user_data))
-        if not scripts:
+        if not scripts and not (self._home / "kubelet.json").exists():
             raise Failure("the user data has no part of type text/x-shellscript")
         for number, text in enumerate(scripts, start=1):
             script = once / f"part-{number:03}"

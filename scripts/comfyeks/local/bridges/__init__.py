@@ -21,8 +21,14 @@ from typing import Literal
 Emulator = Literal["moto", "ministack"]
 
 _MODULES: dict[Emulator, tuple[str, ...]] = {
-    "moto": ("moto_ssm", "moto_ec2"),
-    "ministack": ("ministack_s3", "ministack_lambda", "ministack_eks", "ministack_codebuild"),
+    "moto": ("moto_ssm", "moto_ec2", "moto_fleets", "moto_account", "moto_elb"),
+    "ministack": (
+        "ministack_s3",
+        "ministack_lambda",
+        "ministack_eks",
+        "ministack_codebuild",
+        "ministack_cloudfront",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from comfyeks.local.bridges import bridge
@@ -152,6 +153,32 @@ def fleet_security_groups() -> None:
             self.data.setdefault("GroupSet", groups)  # where moto's fleets look; no field of any answer
 
     LaunchTemplateVersion.__init__ = init  # type: ignore[method-assign]
+
+
+@bridge(
+    "security-group-rule-descriptions",
+    "moto",
+    aws="A security group rule keeps its description, whatever it names: addresses, another group or a prefix list.",
+    gap="Rules that name a group or a prefix list forget it, so Terraform plans to set it forever.",
+    needed_by="a second `make infra` without changes",
+)
+def security_group_rule_descriptions() -> None:
+    from moto.ec2.models.security_groups import SecurityGroupRule
+
+    create, of_addresses = SecurityGroupRule.__init__, SecurityGroupRule.description.fget
+
+    def init(self: SecurityGroupRule, *args: Any, **kwargs: Any) -> None:
+        create(self, *args, **kwargs)
+        peer = signature(create).bind(self, *args, **kwargs).arguments
+        named = peer.get("source_group") or peer.get("prefix_list_id") or {}
+        self.__dict__["given_description"] = named.get("Description")
+
+    def description(self: SecurityGroupRule) -> str | None:
+        # A later change of any rule's description is kept where moto keeps the one of addresses.
+        return of_addresses(self) or self.__dict__.get("given_description")  # type: ignore[misc]
+
+    SecurityGroupRule.__init__ = init  # type: ignore[method-assign]
+    SecurityGroupRule.description = property(description)  # type: ignore[method-assign,assignment]
 
 
 @bridge(

@@ -1,0 +1,341 @@
+"""`comfyeks demo` with a cluster: the whole life of a GPU node, on a real control plane with the real Karpenter.
+
+From a pod that waits to an image in the bucket, through a spot interruption, to zero. Beyond the stand-ins of the short
+form: kubelet, EC2's hosts and the daemons of a node (`comfyeks.local.cluster`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+
+from comfyeks.console import err, note
+from comfyeks.demo import HOME, WORKFLOW, Demo
+from comfyeks.errors import Failure
+from comfyeks.local.cluster import launch_template
+from comfyeks.local.cluster.api import Api, Object
+from comfyeks.local.cluster.local_cluster import LocalCluster, given_kubeconfig, wait_for
+from comfyeks.local.node import LocalNode
+from comfyeks.local.processes import Process
+from comfyeks.versions import VERSIONS
+
+NAMESPACE = "comfyui"
+RELEASE = "comfyui"
+CONSOLIDATE_AFTER = "10s"  # ten minutes by default
+SLOW_STEPS = 600  # of the sampler: about twelve seconds of the stand-in
+PAGE = HOME / "timeline.html"
+_SAMPLE_SECONDS = 2.0
+
+
+class ClusterDemo(Demo):
+    """The steps of the demo, in the order in which a team would see them."""
+
+    def __init__(self, programs: Mapping[str, Path]) -> None:
+        super().__init__()
+        self._programs = programs
+        self._given = given_kubeconfig(os.environ, note)
+        self.cluster = LocalCluster(self.aws)
+        self.api: Api
+        self._peak = Peak(self.aws, self.cluster)
+        self._instances: list[str] = []
+
+    def run(self) -> None:
+        try:
+            self.start_aws()
+            self.make_infra()
+            self.deploy_events()
+            self.start_cluster()
+            self.add_model()
+            self.install_charts()
+            self.launch_node()
+            self.join()
+            self.start_pod()
+            self.run_workflow()
+            self.refuse_unknown_model()
+            self.interrupt()
+            self.scale_to_zero()
+        finally:
+            self._peak.stop()
+            self.timeline.write_page(PAGE, "comfyeks demo: a GPU node's life on a local cluster", self.facts())
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def start_cluster(self) -> None:
+        kubernetes, karpenter = (VERSIONS["go_tools"][name] for name in ("kubernetes", "karpenter"))
+        with self.timeline.step(f"Kubernetes {kubernetes}; Karpenter {karpenter} from its own chart") as detail:
+            self.cluster.up(self._programs, self._given)
+            self._peak.start()
+            self.api = self.cluster.api()
+            detail(f"export KUBECONFIG={self.cluster.kubeconfig}")
+            self.cluster.install_addons(self.deployment)
+            detail("Karpenter is ready, with the values that `make infra` wrote")
+
+    def add_model(self) -> None:
+        with self.timeline.step(f"comfyeks models add {self.model.name}, while there is no node"):
+            self.write_model()
+            self.command("models", "add", str(self.model), "--to", "checkpoints", "--force")
+
+    def install_charts(self) -> None:
+        with self.timeline.step("helm upgrade --install: karpenter-gpu, comfyui → the pod is pending") as detail:
+            self.cluster.namespace(NAMESPACE)
+            self.cluster.install_chart(
+                "karpenter-gpu", self.deployment, "kube-system", f"poolDefaults.consolidateAfter={CONSOLIDATE_AFTER}"
+            )
+            self._wait("EC2NodeClass and NodePool ready", self._pools_ready, 60)
+            detail("Karpenter found subnets, security group, role and AMI that Terraform made")
+            self.cluster.install_chart(RELEASE, self.deployment, NAMESPACE)
+            self._wait("a pod", lambda: bool(self._pods()), 30)
+            detail(f"{self._pods()[0]['metadata']['name']} is {self._pods()[0]['status']['phase']}")
+
+    def launch_node(self) -> None:
+        with self.timeline.step("Karpenter launches a node for it") as detail:
+            self._wait("an instance", lambda: bool(self._gpu_instances()), 60)
+            [instance] = self._gpu_instances()
+            self._instances.append(instance["InstanceId"])
+            self._check_launch_template(instance)
+            lifecycle = instance.get("InstanceLifecycle", "on-demand")
+            detail(f"{instance['InstanceId']}: {instance['InstanceType']}, {lifecycle}")
+            detail("its launch template keeps every promise of the charts")
+
+    def join(self) -> None:
+        with self.timeline.step("the node boots its user data and joins") as detail:
+            self._wait("a Node", lambda: self._node() is not None, 120)
+            node = self._node()
+            assert node
+            detail(f"{node['metadata']['name']}, pool {node['metadata']['labels']['comfyui-on-eks/pool']}")
+            self._wait("the startup taints gone", self._no_startup_taints, 60)
+            detail("startup taints gone: Karpenter's and the S3 CSI driver's")
+
+    def start_pod(self) -> None:
+        with self.timeline.step("models ready on the node → init gate opens → ComfyUI (stand-in) runs") as detail:
+            self._wait("models on the node", (self._local_node().models / self.key).exists, 60)
+            detail(f"{self.key} is on the node")
+            self._wait("the pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 60)
+            self._wait("its Service", self._answers, 30)
+            detail(f"svc/{RELEASE} answers at {self.url()}")
+
+    def interrupt(self) -> None:
+        with self.timeline.step("spot interruption while a job runs → drained, replaced") as detail:
+            before = len(self._images())
+            job = self._begin_slow_job()
+            self._wait("the job in the queue", lambda: self._queue() > 0, 30)
+            [old] = self._gpu_instances()
+            self._send_interruption(old["InstanceId"])
+            begun = time.monotonic()
+            detail(f"two-minute notice for {old['InstanceId']} in the queue that Terraform made")
+            self._wait("its replacement", lambda: self._others_than(old["InstanceId"]) != [], 120)
+            new = self._others_than(old["InstanceId"])[0]
+            self._instances.append(new["InstanceId"])
+            detail(f"replacement launched after {time.monotonic() - begun:.1f} s: {new['InstanceId']}")
+            self._wait("the old instance terminated", lambda: self._state(old["InstanceId"]) == "terminated", 180)
+            took = time.monotonic() - begun
+            if job.wait(60) != 0:
+                raise Failure(f"the job was lost:\n{job.tail()}")
+            self._wait("its image in the bucket", lambda: len(self._images()) > before, 30)
+            detail(f"the job finished, its image is in the bucket; drained and terminated after {took:.1f} s")
+            if took > 120:
+                raise Failure(f"EC2 gives two minutes; the drain took {took:.0f} s")
+            self._wait("the new pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 180)
+            detail(f"the new pod is ready {time.monotonic() - begun:.1f} s after the notice")
+
+    def scale_to_zero(self) -> None:
+        with self.timeline.step("scaled to zero → no GPU node, every instance terminated") as detail:
+            self.api.patch("Deployment", NAMESPACE, RELEASE, {"spec": {"replicas": 0}})
+            self._wait("no pod", lambda: not self._pods(), 120)
+            detail("no pod")
+            gone = self._wait("no GPU node", lambda: not self.api.list("NodeClaim") and self._node() is None, 180)
+            detail(f"no node, {gone:.1f} s later (empty nodes wait {CONSOLIDATE_AFTER} here, 10m by default)")
+            self._wait("instances terminated", lambda: not self._gpu_instances(), 30)
+            states = {instance: self._state(instance) for instance in self._instances}
+            if set(states.values()) != {"terminated"}:
+                raise Failure(f"instances are left: {states}")
+            detail(f"{len(states)} instances terminated")
+
+    # -- the summary --------------------------------------------------------------------------------------------------
+
+    def url(self) -> str:
+        found = self.cluster.url(RELEASE, NAMESPACE)
+        if found is None:
+            raise Failure(f"svc/{RELEASE} has no address yet")
+        return found
+
+    def facts(self) -> list[str]:
+        return [
+            f"total {self.timeline.elapsed:.0f} s",
+            f"peak memory of all processes {self._peak.bytes / 2**20:.0f} MiB",
+            "stand-ins: AWS (two emulators), EC2's hosts, kubelet, node daemons, ComfyUI; see docs/local.md",
+        ]
+
+    def summary(self, kept: bool) -> None:
+        err.print(f"\nDone in {self.timeline.elapsed:.0f} s.", style="bold green")
+        end = f"still running: KUBECONFIG={self.cluster.kubeconfig}; `comfyeks local down` ends it"
+        for line in (
+            *self.facts()[1:],
+            f"the image: {self.image}",
+            f"the timeline: {PAGE}",
+            end if kept else "everything else was torn down; KEEP=1 leaves it running",
+        ):
+            err.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def _wait(self, what: str, ready: Callable[[], bool], seconds: float) -> float:
+        return wait_for(what, ready, seconds, self.explain)
+
+    def explain(self) -> str:
+        """The last events of the cluster: why something does not happen."""
+        events = sorted(self.api.list("Event"), key=lambda event: event["metadata"]["creationTimestamp"])
+        lines = [
+            f"{event['involvedObject']['kind']}/{event['involvedObject'].get('name')}: {event.get('message', '')}"
+            for event in events
+            if event.get("type") == "Warning" or event["involvedObject"]["kind"] in ("NodeClaim", "EC2NodeClass")
+        ]
+        return "The last events:\n" + "\n".join(lines[-8:])
+
+    def _pods(self) -> list[Object]:
+        return self.api.list("Pod", NAMESPACE, label_selector=f"app.kubernetes.io/instance={RELEASE}")
+
+    def _pools_ready(self) -> bool:
+        return all(_condition(item, "Ready") for kind in ("EC2NodeClass", "NodePool") for item in self.api.list(kind))
+
+    def _node(self) -> Object | None:
+        found = self.api.list("Node", label_selector="karpenter.sh/nodepool")
+        return found[0] if found else None
+
+    def _no_startup_taints(self) -> bool:
+        node = self._node()
+        keys = {taint["key"] for taint in node["spec"].get("taints", [])} if node else {"?"}
+        return keys == {"nvidia.com/gpu"}
+
+    def _gpu_instances(self) -> list[dict[str, Any]]:
+        pages = (
+            boto3.client("ec2")
+            .get_paginator("describe_instances")
+            .paginate(
+                Filters=[
+                    {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]},
+                    {"Name": "instance-state-name", "Values": ["pending", "running"]},
+                ]
+            )
+        )
+        return [dict(item) for page in pages for each in page["Reservations"] for item in each["Instances"]]
+
+    def _others_than(self, instance_id: str) -> list[dict[str, Any]]:
+        return [instance for instance in self._gpu_instances() if instance["InstanceId"] != instance_id]
+
+    @staticmethod
+    def _state(instance_id: str) -> str:
+        [found] = boto3.client("ec2").describe_instances(InstanceIds=[instance_id])["Reservations"]
+        return str(found["Instances"][0]["State"]["Name"])
+
+    def _local_node(self) -> LocalNode:
+        return LocalNode(self.cluster.nodes / self._instances[-1], {})
+
+    def _check_launch_template(self, instance: Mapping[str, Any]) -> None:
+        ec2 = boto3.client("ec2")
+        data = launch_template.of_instance(ec2, instance["InstanceId"])
+        [image] = ec2.describe_images(ImageIds=[data["ImageId"]])["Images"]
+        [node_class], [pool] = self.api.list("EC2NodeClass"), self.api.list("NodePool")
+        template = pool["spec"]["template"]["spec"]
+        taints = [*template["taints"], *template["startupTaints"]]
+        release = str(VERSIONS["ami_alias"]).rpartition("@v")[2]
+        tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+        if found := launch_template.problems(data, tags, image["Name"], node_class["spec"], taints, release):
+            raise Failure("the launch template does not keep: " + "; ".join(found))
+
+    def _answers(self) -> bool:
+        import requests
+
+        try:
+            return requests.get(f"{self.url()}/system_stats", timeout=5).ok
+        except (requests.RequestException, Failure):
+            return False
+
+    def _queue(self) -> int:
+        import requests
+
+        answer = requests.get(f"{self.url()}/prompt", timeout=5).json()
+        return int(answer["exec_info"]["queue_remaining"])
+
+    def _begin_slow_job(self) -> Process:
+        graph = json.loads(WORKFLOW.read_text())
+        sampler = next(str(name) for name, node in graph.items() if "steps" in node["inputs"])
+        words = ["run", str(WORKFLOW), "--url", self.url(), "--seed", "7", "--out", str(HOME / "interrupted")]
+        process = Process(HOME, "slow-job")
+        process.start([sys.executable, "-m", "comfyeks", *words, "--set", f"{sampler}.steps={SLOW_STEPS}"], self.env)
+        return process
+
+    def _images(self) -> list[str]:
+        return [item["Key"] for item in self.objects("outputs") if item["Key"].endswith(".png")]
+
+    def _send_interruption(self, instance_id: str) -> None:
+        """What EventBridge puts into the queue. The local one refuses events of AWS's own sources."""
+        sqs = boto3.client("sqs")
+        queue = sqs.get_queue_url(QueueName=f"{self.deployment.name}-interruption")["QueueUrl"]
+        event = {
+            "version": "0",
+            "id": f"demo-{instance_id}",
+            "detail-type": "EC2 Spot Instance Interruption Warning",
+            "source": "aws.ec2",
+            "account": self.deployment.account,
+            "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "region": self.deployment.region,
+            "resources": [f"arn:aws:ec2:{self.deployment.region}:{self.deployment.account}:instance/{instance_id}"],
+            "detail": {"instance-id": instance_id, "instance-action": "terminate"},
+        }
+        sqs.send_message(QueueUrl=queue, MessageBody=json.dumps(event))
+
+    def tear_down(self) -> None:
+        Process(HOME, "slow-job").kill()
+        super().tear_down()
+
+
+class Peak:
+    """The most memory that emulators, cluster and nodes had together, looked at every two seconds."""
+
+    def __init__(self, aws: Any, cluster: LocalCluster) -> None:
+        self.bytes = 0
+        self._aws, self._cluster = aws, cluster
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _sample(self) -> None:
+        roots = [part.pid for part in (*self._aws.status(), *self._cluster.status()) if part.pid]
+        while not self._stopped.wait(_SAMPLE_SECONDS):
+            self.bytes = max(self.bytes, sum(_family_memory(pid) for pid in roots))
+
+
+def _family_memory(pid: int) -> int:
+    """Resident bytes of a process and its descendants."""
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            total += each.memory_info().rss
+    except psutil.Error:  # some of them have just ended
+        pass
+    return total
+
+
+def _condition(item: Object, kind: str) -> bool:
+    conditions = item.get("status", {}).get("conditions", [])
+    return any(each["type"] == kind and each["status"] == "True" for each in conditions)
+
+
+def _is_ready(pod: Object) -> bool:
+    return "deletionTimestamp" not in pod["metadata"] and _condition(pod, "Ready")
