@@ -340,7 +340,7 @@ def test_memory_holds_a_few_parts_however_big_the_file(session: boto3.Session, w
         upload = make(*arguments)
         put = upload.put
 
-        def counting(number: int, data: bytearray) -> None:
+        def counting(number: int, data: memoryview) -> None:
             nonlocal most
             with lock:
                 held.add(number)

@@ -101,11 +101,16 @@ class Source:
 
     def read(self, start: int, stop: int) -> bytearray:
         """Bytes [start, stop). Goes on after the last byte that came when a connection breaks."""
-        data, at = bytearray(stop - start), 0
-        for chunk in self.chunks(start, stop):
-            data[at : at + len(chunk)] = chunk
-            at += len(chunk)
+        data = bytearray(stop - start)
+        self.read_into(memoryview(data), start)
         return data
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill a buffer with the bytes from `start` on."""
+        at = 0
+        for chunk in self.chunks(start, start + len(buffer)):
+            buffer[at : at + len(chunk)] = chunk
+            at += len(chunk)
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
         """Bytes [start, stop) as they come."""
