@@ -20,7 +20,12 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str], 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for report in terminalreporter.getreports("passed"):
+    passed = terminalreporter.getreports("passed")
+    for report in passed:
         for name, text in report.user_properties:
             if name == "measured":
                 terminalreporter.write_line(f"measured: {text}")
+    calls = [calls for report in passed for name, calls in report.user_properties if name == "renders"]
+    if seconds := [second for call in calls for second in call]:
+        each = sum(seconds) / len(seconds)
+        terminalreporter.write_line(f"charts: {len(calls)} tests, {len(seconds)} renders, {each:.3f} s per render")

@@ -245,8 +245,8 @@ variable "node_files" {
   type        = map(object({ key = string, sha256 = string }))
 
   validation {
-    condition     = toset(keys(var.node_files)) == toset(["program", "service", "timer", "path", "s5cmd"])
-    error_message = "node_files needs exactly program, service, timer, path and s5cmd. `comfyeks infra apply` gives them."
+    condition     = toset(keys(var.node_files)) == toset(["program", "service", "timer", "path"])
+    error_message = "node_files needs exactly program, service, timer and path. `comfyeks infra apply` gives them."
   }
 }
 

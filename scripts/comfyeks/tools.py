@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def terraform() -> Path:
 
 
 def helm() -> Path:
-    """The helm that `make setup` built because PATH had none or an old one, else the one on PATH."""
+    """What COMFYEKS_HELM names, else what `make setup` built because PATH had none or an old one, else that on PATH."""
+    if named := os.environ.get("COMFYEKS_HELM"):
+        return Path(named).absolute()
     built = TOOLS / "bin" / "helm"
     if built.exists():
         return built

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 
 from comfyeks.charts import CHARTS, CHARTS_ROOT
+from comfyeks.charts import render as rendering
 from comfyeks.charts.render import Rendered, RenderError, render
+from comfyeks.paths import REPO_ROOT
 
 Container = dict[str, Any]
 
@@ -47,6 +50,13 @@ def comfyui(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
 def node_pools(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
     """The node pools as `make infra` configures them, with these values over it."""
     return render("karpenter-gpu", values, [SCENARIOS["karpenter-gpu", "default"]], **kwargs)
+
+
+def helm(*arguments: str | Path, stdin: str = "") -> str:
+    """What helm prints; fails when it does."""
+    done = rendering.helm(*arguments, stdin=stdin)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 @contextmanager
@@ -103,13 +113,25 @@ class Pod:
 
 def pod_script(name: str) -> ModuleType:
     """A script of the pod as a module of its own, so that a test may change its constants."""
-    path = CHARTS_ROOT / "comfyui" / "files" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"pod_script_{name}", path)
+    return _as_module(CHARTS_ROOT / "comfyui" / "files" / f"{name}.py")
+
+
+def node_program() -> ModuleType:
+    """The model-sync program of the GPU nodes."""
+    return _as_module(REPO_ROOT / "node" / "comfyui-model-sync")
+
+
+def _as_module(path: Path) -> ModuleType:
+    loader = SourceFileLoader(f"charts_{path.stem.replace('-', '_')}", str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec
-    assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.modules[loader.name] = module  # dataclasses look their module up
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
     return module
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from comfyeks import tools
 from comfyeks.charts import CHARTS, CHARTS_ROOT
+from comfyeks.charts import render as rendering
 from comfyeks.charts.render import render
 from comfyeks.charts.validation import KUBERNETES_VERSIONS, karpenter_crds, problems
 from comfyeks.versions import VERSIONS
@@ -24,6 +22,7 @@ from tests.charts.harness import (
     comfyui,
     each_scenario,
     each_workload,
+    helm,
     need_tool,
     node_pools,
     scenario_of,
@@ -77,8 +76,7 @@ def test_the_crds_are_those_of_the_karpenter_that_is_installed() -> None:
 
 @each_scenario
 def test_two_renders_of_one_release_are_equal(chart: str, scenario: str) -> None:
-    argv = [tools.helm(), "template", "a", CHARTS_ROOT / chart, "-f", SCENARIOS[chart, scenario]]
-    once, again = (subprocess.run(argv, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    once, again = (helm("template", "a", CHARTS_ROOT / chart, "-f", SCENARIOS[chart, scenario]) for _ in range(2))
     assert once == again != ""
 
 
@@ -119,6 +117,7 @@ def test_every_namespaced_object_is_in_the_releases_namespace(scenario: str) -> 
 
 # Scenario → containers in their order.
 CONTAINERS = {
+    "cognito": ["wait-for-models", "uploader", "comfyui"],
     "cpu": ["uploader", "comfyui"],
     "default": ["wait-for-models", "uploader", "comfyui"],
     "efs": ["wait-for-models", "uploader", "comfyui"],
@@ -229,9 +228,7 @@ def test_helm_lint_is_content_with_every_values_file(chart: str) -> None:
     assert len(files) > 20
     for file in files:
         # With what `make infra` writes, as each of them is used.
-        argv = [tools.helm(), "lint", "--strict", CHARTS_ROOT / chart, "-f", base, "-f", file]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+        helm("lint", "--strict", CHARTS_ROOT / chart, "-f", base, "-f", file)
 
 
 def test_the_charts_agree_on_taint_and_label() -> None:
@@ -263,17 +260,15 @@ def metadata(chart: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("chart", CHARTS)
 def test_a_package_renders_what_the_folder_renders_and_holds_no_scenario(chart: str, tmp_path: Path) -> None:
-    argv = [tools.helm(), "package", CHARTS_ROOT / chart, "--destination", tmp_path]
-    subprocess.run(argv, capture_output=True, check=True)
+    helm("package", CHARTS_ROOT / chart, "--destination", tmp_path)
     [package] = tmp_path.iterdir()
     assert package.name == f"{chart}-{metadata(chart)['version']}.tgz"
     with tarfile.open(package) as archive:
         names = archive.getnames()
     assert not [name for name in names if "/ci/" in name]
     assert {f"{chart}/README.md", f"{chart}/values.schema.json"} <= set(names)
-    argv = [tools.helm(), "template", chart, package, "-n", "comfyui", "-f", SCENARIOS[chart, "everything"]]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    assert list(yaml.safe_load_all(done.stdout)) == list(scenario_of(chart, "everything"))
+    text = helm("template", chart, package, "-n", "comfyui", "-f", SCENARIOS[chart, "everything"])
+    assert list(yaml.safe_load_all(text)) == list(scenario_of(chart, "everything"))
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -283,6 +278,7 @@ def test_the_readme_tells_what_the_version_brings(chart: str) -> None:
 
 # Scenario → words that its notes hold.
 NOTES = {
+    ("comfyui", "cognito"): ["open https://<address>", "get ingress comfyui"],
     ("comfyui", "cpu"): ["1 pod(s).\n", "port-forward svc/comfyui 8848"],
     ("comfyui", "default"): ["1 pod(s) with 1 GPU(s) each", "-c wait-for-models -f", "<pod>-<start>/"],
     ("comfyui", "efs"): ["2 pod(s)", "-c wait-for-models -f"],
@@ -291,17 +287,15 @@ NOTES = {
     ("comfyui", "mount"): ["/renders/<pod>/"],
     ("comfyui", "mountpoint"): ["rollout restart deploy/comfyui"],
     ("comfyui", "schedule"): ["1 to 4 pods by schedule (Europe/Berlin)"],
+    ("karpenter-gpu", "defaults"): ["NodePool karpenter-gpu-default", "tolerate example.com/gpu"],
     ("karpenter-gpu", "default"): ["comfyui-on-eks/pool=default", "Next: the comfyui chart"],
     ("karpenter-gpu", "everything"): ["NodePool karpenter-gpu-video", "example.com/pool=video"],
 }
 
 
 def notes(chart: str, scenario: str, *flags: str) -> str:
-    argv = [tools.helm(), "install", chart, CHARTS_ROOT / chart, "-f", SCENARIOS[chart, scenario], "--dry-run=client"]
-    # Nothing is asked of any cluster, also where there is one.
-    env = {**os.environ, "KUBECONFIG": os.devnull}
-    done = subprocess.run([*argv, *flags], capture_output=True, text=True, env=env, check=True)
-    return done.stdout.split("\nNOTES:\n")[1]
+    argv = ["install", chart, CHARTS_ROOT / chart, "-f", SCENARIOS[chart, scenario], "--dry-run=client"]
+    return helm(*argv, *flags).split("\nNOTES:\n")[1]
 
 
 @each_scenario
@@ -321,7 +315,7 @@ def test_the_notes_tell_that_no_monitor_could_be_made() -> None:
 def test_the_same_inputs_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"podLabels": {"example.com/unique-to": "this-test"}}
     comfyui(values)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("rendered twice"))
+    monkeypatch.setattr(rendering, "helm", lambda *_, **__: pytest.fail("rendered twice"))
     comfyui(values)
 
 

@@ -189,47 +189,6 @@ def test_defaults_are_those_of_the_values_and_pass_their_own_schema(chart: str) 
             assert leaf["default"] == value, path
 
 
-@pytest.mark.parametrize("chart", CHARTS)
-def test_every_value_is_used_by_a_template_and_every_key_a_template_reads_is_declared(chart: str) -> None:
-    """Section keys count by their last names where a template goes through a variable."""
-    text = "\n".join(file.read_text() for file in (CHARTS_ROOT / chart / "templates").iterdir())
-    values = yaml.safe_load((CHARTS_ROOT / chart / "values.yaml").read_text())
-    for path, _ in leaves(committed(chart)):
-        last = path.rsplit(".", 1)[-1]
-        if path != "global":
-            used = re.search(rf"\.{last}\b|\"{last}\"", text) or f".{path.rsplit('.', 2)[0].split('.')[-1]}" in text
-            assert used, f"{path} is used by no template"
-    for read in set(re.findall(r"\.Values((?:\.\w+)+)", text)):
-        value: Any = values
-        for key in read.strip(".").split("."):
-            assert isinstance(value, dict), read
-            assert key in value, f".Values{read} is not declared"
-            value = value[key]
-
-
-@pytest.mark.parametrize("chart", CHARTS)
-def test_every_leaf_is_away_from_its_default_in_some_scenario(chart: str) -> None:
-    """So that every branch of every template is rendered and validated; some options exclude each other."""
-    scenarios = [yaml.safe_load(file.read_text()) for (of, _), file in SCENARIOS.items() if of == chart]
-
-    def differs(scenario: Any, path: str, default: Any) -> bool:
-        value: Any = scenario
-        for key in path.split("."):
-            if not isinstance(value, dict) or key not in value:
-                return False
-            value = value[key]
-        return bool(value != default)
-
-    same = {
-        path
-        for path, leaf in leaves(committed(chart))
-        if path != "global"
-        and "Defaults." not in path
-        and not any(differs(scenario, path, leaf["default"]) for scenario in scenarios)
-    }
-    assert same == {"comfyui": set(), "karpenter-gpu": {"gpuTaint.key", "gpuTaint.effect"}}[chart]
-
-
 # -- Committed files ---------------------------------------------------------------------------------------------------
 
 

@@ -128,10 +128,13 @@ STATUS = {
     "schema": 1,
     "state": "failed",
     "ready": True,
-    "finished": "2026-11-21T08:00:00+00:00",
+    "first_ready": False,
+    "last_success": "2026-11-21T08:00:00Z",
     "files": 7,
     "missing_files": 3,
     "missing_bytes": 12_345_678_901,
+    "left_out_count": 1,
+    "left_out_bytes": 5,
     "skipped_count": 2,
 }
 
@@ -146,12 +149,15 @@ def test_the_nodes_models_are_told_even_while_the_server_is_away(comfyui: ComfyU
     assert found == {
         "comfyui_up": 0,
         "comfyui_models_ready": 1,
+        "comfyui_models_first_ready": 0,
         "comfyui_models_sync_failed": 1,
         "comfyui_models_files": 7,
         "comfyui_models_missing_files": 3,
         "comfyui_models_missing_bytes": 12_345_678_901,
+        "comfyui_models_left_out_files": 1,
+        "comfyui_models_left_out_bytes": 5,
         "comfyui_models_skipped": 2,
-        "comfyui_models_sync_finished_timestamp_seconds": 1_795_248_000,
+        "comfyui_models_synced_timestamp_seconds": 1_795_248_000,
     }
 
 

@@ -15,9 +15,10 @@ import yaml
 from comfyeks.charts import CHARTS_ROOT
 from comfyeks.charts.instance_types import InstanceType, read_table
 from comfyeks.charts.validation import karpenter_crds
-from tests.charts.harness import INSTANCE_TYPES, SCENARIOS, Pod, comfyui, need_tool, node_pools, render
+from tests.charts.harness import INSTANCE_TYPES, SCENARIOS, Pod, comfyui, need_tool, node_pools, node_program, render
 
 TYPES = read_table()
+SYNC = node_program()
 each_type = pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.name)
 
 
@@ -103,6 +104,24 @@ def test_most_of_the_disk_is_left_for_models_and_images(kind: InstanceType) -> N
     asked = mebibytes(pod.comfyui["resources"]["requests"]["ephemeral-storage"])
     assert asked / 1024 <= kind.disk_gib * 0.1
     assert int(pod.env("uploader")["KEEP_LOCAL_GIB"]) <= asked / 1024 / 2
+
+
+@each_type
+def test_the_models_of_a_type_leave_kubelet_its_reserve_and_the_pod_its_share(kind: InstanceType) -> None:
+    """By the node program's own arithmetic, with the settings that its user data writes."""
+    files = [SCENARIOS["karpenter-gpu", "default"], INSTANCE_TYPES["karpenter-gpu", kind.name]]
+    [node_class] = render("karpenter-gpu", files=files).of_kind("EC2NodeClass")
+    [scratch] = re.findall(r"SCRATCH_RESERVE=(\w+)", node_class["spec"]["userData"])
+    settings = SYNC.Settings("bucket", "region", scratch_reserve=SYNC.parse_bytes(scratch))
+    disk = int(kind.nvme_total_gb * 1e9)
+    budget = SYNC.Budget.of(settings, disk, others=0).bytes
+    assert abs(budget - kind.models_bytes) <= 1  # the last byte of a rounded float
+    asked = mebibytes(workload(kind.name).comfyui["resources"]["requests"]["ephemeral-storage"]) * 2**20
+    images = SYNC.IMAGE_RESERVE
+    assert budget + asked + images <= 0.85 * disk, "kubelet would remove images and evict pods"
+    assert budget > 0.5 * disk
+    for chart in ("comfyui", "karpenter-gpu"):
+        assert f"of which {budget // 10**9} GB for models" in INSTANCE_TYPES[chart, kind.name].read_text()
 
 
 @each_type

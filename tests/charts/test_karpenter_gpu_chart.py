@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.charts.harness import node_pools, refused, scenario_of
+from tests.charts.harness import node_pools, scenario_of
 
 
 def pool(values: dict[str, Any] | None = None, name: str = "default") -> dict[str, Any]:
@@ -27,6 +27,15 @@ def node_class(values: dict[str, Any] | None = None, name: str = "default") -> d
     ("scenario", "objects"),
     [
         ("default", [("EC2NodeClass", "karpenter-gpu-default"), ("NodePool", "karpenter-gpu-default")]),
+        (
+            "defaults",
+            [
+                ("EC2NodeClass", "karpenter-gpu-default"),
+                ("EC2NodeClass", "karpenter-gpu-fast"),
+                ("NodePool", "karpenter-gpu-default"),
+                ("NodePool", "karpenter-gpu-types"),
+            ],
+        ),
         (
             "everything",
             [
@@ -59,22 +68,6 @@ def test_a_pool_of_families_takes_every_size_with_that_many_gpus_and_names_no_ty
     assert requirement(spec, "karpenter.k8s.aws/instance-gpu-count") == ["4"]
     assert "node.kubernetes.io/instance-type" not in str(spec)
     assert "instance-family" not in str(pool())
-
-
-@pytest.mark.parametrize(
-    ("family", "why"), [("g6f", "a fraction"), ("gr6f", "a fraction"), ("g7", "595"), ("g5g", "arm64"), ("g4ad", "AMD")]
-)
-def test_a_family_that_cannot_work_is_refused_with_the_reason(family: str, why: str) -> None:
-    with refused(f"pools.default.instanceFamilies holds {family},", why):
-        pool({"pools": {"default": {"instanceFamilies": [family]}}})
-    pool({"pools": {"default": {"instanceFamilies": ["g7e"]}}})
-
-
-def test_types_and_families_together_are_refused() -> None:
-    both = {"instanceTypes": ["g5.xlarge"], "instanceFamilies": ["g6"]}
-    with refused("pools.default has instanceTypes and instanceFamilies", "Leave one of them out."):
-        pool({"pools": {"default": both}})
-    pool({"poolDefaults": {"instanceTypes": ["g5.xlarge"]}, "pools": {"default": {"instanceFamilies": ["g6"]}}})
 
 
 def test_each_pool_may_have_a_way_of_its_own_to_make_nodes() -> None:
@@ -176,6 +169,19 @@ def test_subnets_and_security_group_are_found_by_the_clusters_tag() -> None:
     assert spec["subnetSelectorTerms"] == spec["securityGroupSelectorTerms"] == by_tag
 
 
+def test_subnets_that_are_not_ours_to_tag_are_named() -> None:
+    spec = node_class({"cluster": {"subnetIds": ["subnet-01", "subnet-02"]}})
+    assert spec["subnetSelectorTerms"] == [{"id": "subnet-01"}, {"id": "subnet-02"}]
+    assert spec["securityGroupSelectorTerms"] == [{"tags": {"karpenter.sh/discovery": "comfyui"}}]
+
+
+def test_nodes_have_a_role_or_a_profile_that_exists_and_never_both() -> None:
+    assert "instanceProfile" not in node_class()
+    spec = node_class({"nodeInstanceProfile": "profile", "nodeRole": ""})
+    assert spec["instanceProfile"] == "profile"
+    assert "role" not in spec
+
+
 def test_pods_cannot_reach_the_instances_credentials() -> None:
     options = node_class()["metadataOptions"]
     assert (options["httpTokens"], options["httpPutResponseHopLimit"]) == ("required", 1)
@@ -191,102 +197,10 @@ def test_the_root_volume_is_encrypted_and_goes_with_the_node() -> None:
     }
 
 
-def test_the_instances_disks_become_one_array_unless_told_otherwise() -> None:
-    assert node_class()["instanceStorePolicy"] == "RAID0"
-    assert "instanceStorePolicy" not in node_class({"nodeClasses": {"x": {"instanceStorePolicy": None}}}, "x")
+def test_the_instances_disks_become_one_array_because_models_have_no_other_place() -> None:
+    for item in scenario_of("karpenter-gpu", "everything").of_kind("EC2NodeClass"):
+        assert item["spec"]["instanceStorePolicy"] == "RAID0"
 
 
 def test_the_role_is_the_one_that_terraform_made() -> None:
     assert node_class({"nodeRole": "film-node"})["role"] == "film-node"
-
-
-# -- Refusals, each with the nearest legal value -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "values"),
-    [
-        ("cluster.name", {"cluster": {"name": ""}}),
-        ("nodeRole", {"nodeRole": ""}),
-        ("modelSync.bucket", {"modelSync": {"bucket": ""}}),
-        ("modelSync.files.s5cmd.sha256", {"modelSync": {"files": {"s5cmd": {"sha256": ""}}}}),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_value_that_terraform_knows_must_be_there(path: str, values: dict[str, Any]) -> None:
-    with refused(f"karpenter-gpu: not set: {path}.", "-f .comfyeks/<name>/karpenter-gpu.values.yaml"):
-        node_pools(values)
-
-
-@pytest.mark.parametrize(
-    ("refused_type", "reason", "legal"),
-    [
-        ("g6f.xlarge", "EC2 reports 0 GPUs", "g6.xlarge"),
-        ("gr6f.4xlarge", "EC2 reports 0 GPUs", "gr6.4xlarge"),
-        ("g7.2xlarge", "needs NVIDIA driver 595", "g7e.2xlarge"),
-        ("g5g.xlarge", "arm64", "g5.xlarge"),
-        ("g4ad.xlarge", "an AMD GPU", "g4dn.xlarge"),
-    ],
-)
-def test_a_type_that_cannot_work_is_refused_with_the_reason(refused_type: str, reason: str, legal: str) -> None:
-    with refused(f"pools.default.instanceTypes holds {refused_type}", reason):
-        node_pools({"pools": {"default": {"instanceTypes": [refused_type]}}})
-    assert requirement(
-        pool({"pools": {"default": {"instanceTypes": [legal]}}}), "node.kubernetes.io/instance-type"
-    ) == [legal]
-
-
-def test_a_type_that_cannot_work_is_found_in_the_defaults_too() -> None:
-    with refused("pools.default.instanceTypes holds g6f.xlarge"):
-        node_pools({"poolDefaults": {"instanceTypes": ["g6f.xlarge"]}})
-
-
-def test_no_pool_at_all_is_refused() -> None:
-    with refused("pools is empty"):
-        node_pools({"pools": {"default": None}})
-
-
-def test_an_unknown_node_class_is_refused_with_the_known_ones() -> None:
-    with refused("pools.default.nodeClass=big is no key of nodeClasses (default)"):
-        node_pools({"pools": {"default": {"nodeClass": "big"}}})
-
-
-@pytest.mark.parametrize(
-    "key", ["ComfyUIModelSync", "karpenter.sh/nodepool", "kubernetes.io/cluster/x", "eks:eks-cluster-name"]
-)
-def test_a_tag_that_is_set_already_is_refused(key: str) -> None:
-    with refused(f"tags holds {key}"):
-        node_pools({"tags": {key: "x"}})
-    assert node_pools({"tags": {"example.com/kubernetes": "x"}})
-
-
-@pytest.mark.parametrize("key", ["nvidia.com/gpu.present", "comfyui-on-eks/pool"])
-def test_a_label_that_the_chart_sets_is_refused(key: str) -> None:
-    with refused(f"pools.default.labels holds {key}"):
-        node_pools({"pools": {"default": {"labels": {key: "x"}}}})
-
-
-def test_a_name_too_long_for_a_label_is_refused() -> None:
-    with refused("64 characters", "takes 63"):
-        node_pools({"pools": {"p" * 32: {}}}, release="r" * 31)
-    node_pools({"pools": {"p" * 32: {}}}, release="r" * 30)
-
-
-@pytest.mark.parametrize(
-    ("values", "at"),
-    [
-        ({"pools": {"default": {"instanceType": []}}}, "at '/pools/default': additional properties 'instanceType'"),
-        ({"pools": {"default": {"instanceTypes": []}}}, "at '/pools/default/instanceTypes': minItems: got 0, want 1"),
-        ({"pools": {"default": {"instanceTypes": ["m5.large"]}}}, "at '/pools/default/instanceTypes/0'"),
-        ({"pools": {"default": {"capacityTypes": ["cheap"]}}}, "value must be one of 'spot', 'on-demand'"),
-        ({"pools": {"default": {"maxGpus": 0}}}, "at '/pools/default/maxGpus': minimum: got 0, want 1"),
-        ({"pools": {"Default": {}}}, "invalid propertyName 'Default'"),
-        ({"nodeClassDefaults": {"amiAlias": "al2023@latest"}}, "at '/nodeClassDefaults/amiAlias'"),
-        ({"modelSync": {"files": {"program": {"sha256": "abc"}}}}, "at '/modelSync/files/program/sha256'"),
-        ({"modelSync": {"region": "us west"}}, "at '/modelSync/region'"),
-    ],
-    ids=lambda value: "" if isinstance(value, dict) else value,
-)
-def test_a_wrong_value_is_refused_with_its_place(values: dict[str, Any], at: str) -> None:
-    with refused(at):
-        node_pools(values)

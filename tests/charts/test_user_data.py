@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from comfyeks import tools
 from comfyeks.charts import CHARTS_ROOT
-from tests.charts.harness import SCENARIOS, need_tool, node_pools, refused, scenario_of
+from tests.charts.harness import SCENARIOS, helm, need_tool, node_pools, refused, scenario_of
 
 BUDGET = 8192
 SCRIPT = CHARTS_ROOT / "karpenter-gpu" / "files" / "install-model-sync.sh"
@@ -27,7 +26,6 @@ NAMES = {
     "service": "comfyui-model-sync.service",
     "timer": "comfyui-model-sync.timer",
     "path": "comfyui-model-sync.path",
-    "s5cmd": "s5cmd",
 }
 
 
@@ -67,9 +65,9 @@ def test_a_node_config_and_the_users_own_parts_are_parts_of_their_own_in_this_or
     assert "a part of the user's own" in found[2][1]
 
 
-def test_it_is_ascii_and_within_its_budget(record_property: Any) -> None:
+def test_it_is_ascii_and_within_its_budget(measured: Callable[[str], None]) -> None:
     size = len(user_data().encode("ascii"))
-    record_property("bytes", size)
+    measured(f"user data of a node: {size:,} of {BUDGET:,} bytes (EC2 takes 16,384 with Karpenter's part)")
     assert size < BUDGET / 2, "the chart's own part must leave as much for the user's"
 
 
@@ -167,7 +165,6 @@ def test_a_boot_installs_program_units_and_settings(node: Node) -> None:
     assert done.returncode == 0, done.stderr
     assert node.installed == {
         "usr/local/bin/comfyui-model-sync": 0o755,
-        "usr/local/bin/s5cmd": 0o755,
         "etc/systemd/system/comfyui-model-sync.service": 0o644,
         "etc/systemd/system/comfyui-model-sync.timer": 0o644,
         "etc/systemd/system/comfyui-model-sync.path": 0o644,
@@ -207,12 +204,12 @@ def test_a_file_with_other_bytes_is_refused_and_nothing_is_installed(node: Node,
     assert not [call for call in node.calls if call.startswith(("systemctl", "sleep"))]
 
 
-def test_a_file_that_is_not_there_is_tried_five_times_and_then_loudly_given_up(node: Node) -> None:
-    (node.s3 / "s5cmd").unlink()
+def test_a_file_that_is_not_there_is_tried_eight_times_and_then_loudly_given_up(node: Node) -> None:
+    (node.s3 / "comfyui-model-sync.path").unlink()
     done = node.boot()
     assert done.returncode != 0
-    assert "giving up on s3://the-artifacts/node/h/s5cmd; nothing is installed" in done.stderr
-    assert len([call for call in node.calls if "node/h/s5cmd" in call]) == 5
+    assert "giving up on s3://the-artifacts/node/h/comfyui-model-sync.path; nothing is installed" in done.stderr
+    assert len([call for call in node.calls if "node/h/comfyui-model-sync.path" in call]) == 8
     assert node.installed == {}
 
 
@@ -224,7 +221,7 @@ def test_a_fetch_that_fails_at_first_is_made_good(node: Node) -> None:
     )
     done = node.boot()
     assert done.returncode == 0, done.stderr
-    assert len(node.installed) == 6
+    assert len(node.installed) == 5
     assert node.calls.count("sleep 2") == len(NAMES)
 
 
@@ -241,15 +238,24 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
     chart = CHARTS_ROOT / "karpenter-gpu"
     base = SCENARIOS["karpenter-gpu", "default"]
     values = json.dumps({"modelSync": {"bucket": hostile, "artifactsBucket": hostile, "files": node.files}})
-    argv = [tools.helm(), "template", "x", chart, "--skip-schema-validation", "-f", base, "-f", "-"]
-    rendered = subprocess.run(argv, input=values, capture_output=True, text=True, check=True).stdout
+    rendered = helm("template", "x", chart, "--skip-schema-validation", "-f", base, "-f", "-", stdin=values)
     [text] = [item["spec"]["userData"] for item in yaml.safe_load_all(rendered) if item["kind"] == "EC2NodeClass"]
     done = node.run(shell(text))
     assert done.returncode == 0, done.stderr
     assert not (node.home / "pwned").exists()
-    assert f"s3://{hostile}/node/h/s5cmd" in "\n".join(node.calls)
+    assert f"s3://{hostile}/node/h/comfyui-model-sync.path" in "\n".join(node.calls)
     settings = (node.root / "etc/comfyui-model-sync.env").read_text()
     assert settings == f"MODELS_BUCKET={hostile}\nAWS_REGION=us-west-2\n"
+
+
+def test_a_node_class_may_say_its_own_settings_over_those_of_all(node: Node) -> None:
+    settings = {"BUDGET": "71GB", "PREFIXES": '["vae/"]'}
+    sync = {"bucket": "the-models", "artifactsBucket": "the-artifacts", "files": node.files, "settings": settings}
+    classes = {"default": {"modelSettings": {"BUDGET": "9GB", "SCRATCH_RESERVE": "1GiB"}}}
+    assert node.run(shell(user_data({"modelSync": sync, "nodeClasses": classes}))).returncode == 0
+    assert (node.root / "etc/comfyui-model-sync.env").read_text().splitlines()[2:] == [
+        "BUDGET=9GB", 'PREFIXES=["vae/"]', "SCRATCH_RESERVE=1GiB",
+    ]  # fmt: skip
 
 
 def test_further_settings_are_lines_of_the_settings_file(node: Node) -> None:

@@ -38,7 +38,7 @@ def test_everything_missing_is_named_at_once(bare_checkout: Path, tmp_path: Path
     answer = run(bare_checkout, str(tmp_path / "empty"))
     assert answer.returncode == 2
     assert "Terraform 1.11 or newer (not on PATH)" in answer.stderr
-    assert "helm 3.18 or newer (not on PATH), or Go 1.26 or newer (not on PATH) to build it" in answer.stderr
+    assert "helm 3.19 or newer (not on PATH), or Go 1.26 or newer (not on PATH) to build it" in answer.stderr
     assert not (bare_checkout / ".venv").exists()
 
 
@@ -49,7 +49,7 @@ def test_an_old_terraform_is_named_with_what_was_found(bare_checkout: Path, tmp_
 
 
 def test_a_new_enough_helm_on_the_path_needs_no_go(bare_checkout: Path, tmp_path: Path) -> None:
-    fake(tmp_path / "bin", "helm", "echo v3.18.0+gabc")
+    fake(tmp_path / "bin", "helm", "echo v3.19.0+gabc")
     assert "Go" not in run(bare_checkout, str(tmp_path / "bin")).stderr
 
 
@@ -57,7 +57,7 @@ def test_an_old_helm_and_an_old_go_are_both_named(bare_checkout: Path, tmp_path:
     fake(tmp_path / "bin", "helm", "echo v3.9.4")
     fake(tmp_path / "bin", "go", "echo go version go1.21.3 linux/amd64")
     answer = run(bare_checkout, str(tmp_path / "bin"))
-    assert "helm 3.18 or newer (found 3.9.4), or Go 1.26 or newer (found 1.21.3) to build it" in answer.stderr
+    assert "helm 3.19 or newer (found 3.9.4), or Go 1.26 or newer (found 1.21.3) to build it" in answer.stderr
 
 
 def test_it_parses_under_the_oldest_python_it_refuses() -> None:

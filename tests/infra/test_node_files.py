@@ -21,7 +21,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The node program of a checkout, to change."""
     path = tmp_path / node_files.PROGRAM.name
     path.write_bytes(node_files.PROGRAM.read_bytes())
-    monkeypatch.setitem(node_files.OWN, "program", path)
+    monkeypatch.setitem(node_files.FILES, "program", path)
     return path
 
 
@@ -32,7 +32,7 @@ def keys(deployment: Deployment) -> set[str]:
 
 def test_every_file_lies_under_its_own_hash(state_bucket_there: Deployment) -> None:
     files = node_files.publish(state_bucket_there)
-    assert files.keys() == {"program", "service", "timer", "path", "s5cmd"}
+    assert files.keys() == {"program", "service", "timer", "path"}
     s3 = boto3.client("s3", region_name=REGION)
     for file in files.values():
         content = s3.get_object(Bucket=state_bucket_there.bucket("artifacts"), Key=file["key"])["Body"].read()
@@ -57,7 +57,7 @@ def test_what_is_there_is_not_sent_again(state_bucket_there: Deployment) -> None
     )
     node_files.publish(state_bucket_there)
     versions = s3.list_object_versions(Bucket=state_bucket_there.bucket("artifacts"))["Versions"]
-    assert len(versions) == 5
+    assert len(versions) == 4
 
 
 def test_a_bucket_that_is_not_there_is_a_failure_that_names_the_object(aws: None, deployment: Deployment) -> None:

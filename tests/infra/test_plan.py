@@ -251,7 +251,7 @@ def test_values_for_the_charts_have_the_agreed_layout(platform_plan: Plan) -> No
     assert gpu["cluster"] == {"name": NAMES.name}
     assert gpu["nodeRole"] == f"{NAMES.name}-{REGION}-gpu-node"
     assert gpu["modelSync"]["artifactsBucket"] == NAMES.bucket("artifacts")
-    assert gpu["modelSync"]["files"].keys() == {"program", "service", "timer", "path", "s5cmd"}
+    assert gpu["modelSync"]["files"].keys() == {"program", "service", "timer", "path"}
     assert set(values["addons"]) == {"karpenter", "aws-load-balancer-controller", "nvidia-device-plugin"}
 
 

@@ -277,18 +277,6 @@ def s3_delete_event_fields(clients: Clients) -> bool:
     raise AssertionError("no delete event arrived")
 
 
-@probe("s3-multipart-tags")
-def s3_multipart_tags(clients: Clients) -> bool:
-    s3, name = clients("s3"), unique("bucket")
-    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-    upload = {"Bucket": name, "Key": "big"}
-    upload["UploadId"] = s3.create_multipart_upload(**upload, Tagging="Application=comfyui%20on%20eks")["UploadId"]
-    part = s3.upload_part(**upload, PartNumber=1, Body=b"x")
-    s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
-    tags = s3.get_object_tagging(Bucket=name, Key="big")["TagSet"]
-    return bool(tags == [{"Key": "Application", "Value": "comfyui on eks"}])
-
-
 @probe("vpc-endpoint-services")
 def vpc_endpoint_services(clients: Clients) -> bool:
     answer = clients("ec2").describe_vpc_endpoint_services(

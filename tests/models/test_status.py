@@ -20,7 +20,7 @@ MODELS = [Model("vae/a", 10, datetime.now(UTC)), Model("vae/b", 5, datetime.now(
           Model("x", 99, datetime.now(UTC), ignored="is in no folder")]  # fmt: skip
 SYNCED = {
     "schema": 1, "state": "idle", "ready": True, "files": 2, "bytes": 15, "missing_files": 0, "missing_bytes": 0,
-    "finished": "2026-11-21T07:00:00Z", "error": None,
+    "skipped_count": 1, "finished": "2026-11-21T07:00:00Z", "error": None,
 }  # fmt: skip
 
 
@@ -128,6 +128,20 @@ def test_every_live_node_is_asked_once_by_tag(session: boto3.Session, channel: C
         ({**SYNCED, "files": 1, "bytes": 10}, "idle", "holds 1 files, the bucket has 2: a sync is due"),
         ({**SYNCED, "bytes": 14}, "idle", "a sync is due"),
         ({**SYNCED, "ready": False}, "idle", None),
+        ({**SYNCED, "skipped_count": 2}, "idle", "a sync is due"),
+        (
+            {
+                **SYNCED,
+                "files": 1,
+                "bytes": 10,
+                "left_out_count": 1,
+                "left_out_bytes": 5,
+                "left_out": [{"key": "vae/b", "bytes": 5}],
+            },
+            "idle",
+            "no room for 1 models (5 bytes): vae/b; take a larger instance type, or PREFIXES for this pool",
+        ),
+        ({**SYNCED, "files": "many"}, "no answer", "the command ended with Success"),
     ],
 )
 def test_a_node_that_is_not_up_to_date_is_told(channel: Channel, answer: Any, state: str, words: str | None) -> None:
@@ -138,6 +152,49 @@ def test_a_node_that_is_not_up_to_date_is_told(channel: Channel, answer: Any, st
     assert (words or "") in (row.problem or "")
 
 
+def test_what_the_pool_does_not_take_is_no_debt(channel: Channel) -> None:
+    channel.answers = {"i-1": {**SYNCED, "files": 1, "bytes": 10, "unselected": 1}}
+    assert collect_one(channel).converged
+
+
+def test_everything_that_a_node_says_of_itself_is_in_the_json_and_in_the_table(
+    session: boto3.Session, channel: Channel
+) -> None:
+    [node] = launch(session, 1)
+    verified = {"finished": "2026-11-21T06:00:00Z", "files": 2, "replaced": 1, "unknown": 0}
+    channel.answers = {
+        node: {
+            **SYNCED, "first_ready": True, "ready": False, "state": "syncing", "missing_files": 3,
+            "missing_bytes": 3_000, "budget": {"bytes": 66_000_000_000}, "left_out_count": 1, "left_out_bytes": 7_000,
+            "left_out": [{"key": "vae/z", "bytes": 7_000}], "last_success": "2026-11-21T07:00:00Z",
+            "verified": verified,
+        }
+    }  # fmt: skip
+    [row] = json.loads(CliRunner().invoke(cli.app, ["status", "--json"]).stdout)
+    assert (row["first_ready"], row["budget_bytes"], row["left_out"]) == (True, 66_000_000_000, ["vae/z"])
+    assert (row["missing_files"], row["left_out_bytes"], row["verified"]) == (3, 7_000, verified)
+    assert row["age"] >= 0
+    table = CliRunner().invoke(cli.app, ["status"]).stdout
+    for text in ("first set", "66.0 GB", "3 (3.0 kB)", "1 (7.0 kB)", "2 read, 1 replaced", "no room for 1 models"):
+        assert text in table
+
+
+def test_verify_asks_the_fleet_once_and_tells_the_runs(session: boto3.Session, channel: Channel) -> None:
+    first, second = launch(session, 2)
+    channel.answers = {first: {"run_id": "20261121T070000.000000-ab12"}, second: None}
+    result = CliRunner().invoke(cli.app, ["verify", "--json", "--wait", "0.1"])
+    assert json.loads(result.stdout) == {first: "20261121T070000.000000-ab12", second: None}
+    assert str(result.exception) == f"no answer: {second}"
+    [sent] = channel.sent
+    assert sent["Parameters"] == {"action": ["verify"]}
+    channel.answers[second] = ("Failed", "sh: not found")
+    assert isinstance(CliRunner().invoke(cli.app, ["verify"]).exception, Failure)
+    channel.answers[second] = channel.answers[first]
+    table = CliRunner().invoke(cli.app, ["verify"])
+    assert table.exit_code == 0
+    assert table.stdout.count("20261121T070000.000000-ab12") == 2
+
+
 def test_no_node_means_no_command(session: boto3.Session, channel: Channel) -> None:
     assert status.collect(session, DEPLOYMENT, MODELS) == []
     assert channel.sent == []
@@ -146,7 +203,7 @@ def test_no_node_means_no_command(session: boto3.Session, channel: Channel) -> N
 def test_the_command_exits_1_unless_all_nodes_are_up_to_date(session: boto3.Session, channel: Channel) -> None:
     first, second = launch(session, 2)
     session.client("s3").put_object(Bucket=BUCKET, Key="vae/a", Body=b"0123456789")
-    here = {**SYNCED, "files": 1, "bytes": 10}
+    here = {**SYNCED, "files": 1, "bytes": 10, "skipped_count": 0}
     channel.answers = {first: here, second: None}
     result = CliRunner().invoke(cli.app, ["status", "--json", "--wait", "0.1"])
     assert isinstance(result.exception, Failure)

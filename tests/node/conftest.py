@@ -9,7 +9,6 @@ from types import ModuleType
 
 import pytest
 
-from comfyeks.infra import s5cmd as s5cmd_binary
 from comfyeks.local.emulators import LocalAws
 from comfyeks.paths import REPO_ROOT
 from tests.node import s3_stub
@@ -35,11 +34,6 @@ def sync() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="session")
-def s5cmd() -> Path:
-    return s5cmd_binary.prepare()
-
-
 @pytest.fixture
 def s3() -> Iterator[S3Stub]:
     with s3_stub.serve() as stub:
@@ -47,9 +41,9 @@ def s3() -> Iterator[S3Stub]:
 
 
 @pytest.fixture
-def node(tmp_path: Path, s3: S3Stub, s5cmd: Path) -> Iterator[ProgramNode]:
+def node(tmp_path: Path, s3: S3Stub) -> Iterator[ProgramNode]:
     """A node's file system with its array mounted and the program installed, in front of the S3 stub."""
-    node = ProgramNode(tmp_path / "node root", s3.environment(), PROGRAM, s5cmd)
+    node = ProgramNode(tmp_path / "node root", s3.environment(), PROGRAM)
     node.mount_array()
     yield node
     node.end_all()

@@ -72,7 +72,6 @@ class S3Stub:
     def environment(self) -> dict[str, str]:
         """Variables that lead the AWS clients here."""
         return {
-            "S3_ENDPOINT_URL": self.endpoint,
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
@@ -165,6 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _object(self, method: str, stored: Object, fault: Fault) -> None:
+        if self.headers.get("If-Match", stored.etag) != stored.etag:
+            return self._error(412, "PreconditionFailed")
         size = stored.size
         first, last, status = 0, size - 1, 200
         headers = {

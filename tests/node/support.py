@@ -20,12 +20,11 @@ import pytest
 class ProgramNode:
     """A root folder as the user data leaves it; `run` executes the installed program's verbs with it."""
 
-    def __init__(self, root: Path, env: Mapping[str, str], program: Path, s5cmd: Path) -> None:
+    def __init__(self, root: Path, env: Mapping[str, str], program: Path) -> None:
         self.root = root
         for folder in ("etc", "proc/self", "run", "sys/block", "usr/local/bin", "var/lib/cloud/data", "tmp"):
             (root / folder).mkdir(parents=True)
         (root / "usr/local/bin/comfyui-model-sync").symlink_to(program)
-        (root / "usr/local/bin/s5cmd").symlink_to(s5cmd)
         (root / "var/lib/cloud/data/instance-id").write_text("i-0123456789abcdef0\n")
         self.settings = root / "etc/comfyui-model-sync.env"
         self.settings.write_text("MODELS_BUCKET=models\nAWS_REGION=us-west-2\n")

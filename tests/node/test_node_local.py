@@ -92,13 +92,13 @@ class Platform:
 
 
 @pytest.fixture
-def platform(aws: LocalAws, tmp_path: Path, s5cmd: Path) -> Iterator[Platform]:
+def platform(aws: LocalAws, tmp_path: Path) -> Iterator[Platform]:
     s3, ssm = aws.client("s3"), aws.client("ssm")
     for bucket in BUCKETS:
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
     files = {}
     sources = {kind: PROGRAM.with_name(f"{PROGRAM.name}.{kind}") for kind in ("service", "timer", "path")}
-    for name, source in {"program": PROGRAM, **sources, "s5cmd": s5cmd}.items():
+    for name, source in {"program": PROGRAM, **sources}.items():
         body = source.read_bytes()
         sha256 = hashlib.sha256(body).hexdigest()
         files[name] = {"key": f"node/{sha256}/{source.name}", "sha256": sha256}

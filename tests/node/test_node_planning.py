@@ -136,11 +136,30 @@ def test_a_plan_leads_from_any_disk_to_any_bucket(sync: ModuleType, on_disk: lis
     assert plan.kept == set(disk) & set(wanted)
 
 
-def test_batches_end_by_count_and_by_size_and_lose_nothing(sync: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "BATCH_FILES", 3)
-    monkeypatch.setattr(sync, "BATCH_BYTES", 10)
+@pytest.mark.parametrize(("files", "size", "handed_out"), [(3, 1 << 40, 3), (1_000, 11, 5), (1_000, 1 << 40, 8)])
+def test_a_newer_request_ends_a_run_that_has_fetched_enough(
+    sync: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: int, size: int, handed_out: int
+) -> None:
+    monkeypatch.setattr(sync, "BATCH_FILES", files)
+    monkeypatch.setattr(sync, "BATCH_BYTES", size)
     items = [remote(sync, f"l/{number}", size=size) for number, size in enumerate([1, 1, 1, 1, 9, 9, 50, 1])]
-    assert [[item.size for item in batch] for batch in sync.batches(items)] == [[1, 1, 1], [1, 9], [9], [50], [1]]
+    request = tmp_path / "requested"
+    feed = sync.Feed(items, request)
+    assert (list(feed.upto(2)), feed.interrupted) == (items[:2], False)
+    request.touch()
+    assert list(feed.upto(len(items))) == items[2:handed_out]
+    assert feed.interrupted is (handed_out < len(items))
+    assert list(feed.upto(len(items))) == []
+
+
+def test_without_a_newer_request_everything_is_fetched_in_order(
+    sync: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sync, "BATCH_FILES", 1)
+    items = [remote(sync, f"l/{number}") for number in range(4)]
+    feed = sync.Feed(items, tmp_path / "requested")
+    assert [list(feed.upto(1)), list(feed.upto(1)), list(feed.upto(4))] == [items[:1], [], items[1:]]
+    assert not feed.interrupted
 
 
 # --- manifest
@@ -438,11 +457,10 @@ def test_a_link_in_place_of_the_programs_own_folder_is_replaced(sync: ModuleType
     assert (tmp_path / "models/.comfyui-model-sync").is_dir()
 
 
-def test_an_installed_file_is_readable_for_every_user_and_replaces_by_rename(tmp_path: Path, folder: Any) -> None:
+def test_an_installed_file_replaces_by_rename(tmp_path: Path, folder: Any) -> None:
     for content in ("old", "new"):
         source = tmp_path / "source"
         source.write_text(content)
-        source.chmod(0o600)
         opened = (folder.path / "loras/a").open() if content == "new" else None
         state = folder.install(source, "loras/a")
         assert state.size == 3
@@ -450,4 +468,3 @@ def test_an_installed_file_is_readable_for_every_user_and_replaces_by_rename(tmp
     with opened:
         assert opened.read() == "old"  # a running job keeps its copy
     assert (folder.path / "loras/a").read_text() == "new"
-    assert (folder.path / "loras/a").stat().st_mode & 0o777 == 0o644

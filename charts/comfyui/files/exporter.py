@@ -92,15 +92,18 @@ def models_samples(models: Path) -> list[Sample]:
         return []
     found: list[Sample] = [
         ("comfyui_models_ready", {}, float(status["ready"])),
+        ("comfyui_models_first_ready", {}, float(status["first_ready"])),
         ("comfyui_models_sync_failed", {}, float(status["state"] == "failed")),
         ("comfyui_models_files", {}, status["files"]),
         ("comfyui_models_missing_files", {}, status["missing_files"]),
         ("comfyui_models_missing_bytes", {}, status["missing_bytes"]),
+        ("comfyui_models_left_out_files", {}, status["left_out_count"]),
+        ("comfyui_models_left_out_bytes", {}, status["left_out_bytes"]),
         ("comfyui_models_skipped", {}, status["skipped_count"]),
     ]
-    if status.get("finished"):
-        synced = datetime.fromisoformat(status["finished"]).timestamp()
-        found.append(("comfyui_models_sync_finished_timestamp_seconds", {}, synced))
+    if status["last_success"]:
+        synced = datetime.fromisoformat(status["last_success"]).timestamp()
+        found.append(("comfyui_models_synced_timestamp_seconds", {}, synced))
     return found
 
 
@@ -124,12 +127,15 @@ HELP = {
     "comfyui_jobs": ("gauge", "Jobs that wait or run."),
     "comfyui_job_seconds": ("histogram", "Execution time of finished jobs."),
     "comfyui_models_ready": ("gauge", "Has one whole sync of this node succeeded?"),
+    "comfyui_models_first_ready": ("gauge", "Is the first set of this node there?"),
     "comfyui_models_sync_failed": ("gauge", "Did the last sync of this node fail?"),
     "comfyui_models_files": ("gauge", "Models on this node."),
     "comfyui_models_missing_files": ("gauge", "Models that the bucket has and this node not yet."),
     "comfyui_models_missing_bytes": ("gauge", "Their bytes."),
-    "comfyui_models_skipped": ("gauge", "Keys of the bucket that this node leaves out."),
-    "comfyui_models_sync_finished_timestamp_seconds": ("gauge", "When the last sync of this node ended."),
+    "comfyui_models_left_out_files": ("gauge", "Models for which this node's disk has no room."),
+    "comfyui_models_left_out_bytes": ("gauge", "Their bytes."),
+    "comfyui_models_skipped": ("gauge", "Keys of the bucket that cannot be a model."),
+    "comfyui_models_synced_timestamp_seconds": ("gauge", "When this node's models last equalled the bucket."),
     "comfyui_uploader_waiting_files": ("gauge", "Results that are not in the bucket yet."),
     "comfyui_uploader_retrying_files": ("gauge", "Results whose upload has failed and is tried again."),
     "comfyui_uploader_truncated_files": ("gauge", "Files whose end is missing, which stay here."),

@@ -25,7 +25,7 @@ alb.ingress.kubernetes.io/listen-ports: '[{"HTTP": 80}]'
 {{- with $ingress.allowCidrs }}
 alb.ingress.kubernetes.io/inbound-cidrs: {{ join "," . }}
 {{- end }}
-{{- with $ingress.signIn }}
+{{- with .Values.ingress.signIn }}
 {{- if ne .type "none" }}
 alb.ingress.kubernetes.io/auth-type: {{ .type }}
 alb.ingress.kubernetes.io/auth-on-unauthenticated-request: authenticate

@@ -82,10 +82,9 @@ Usage: include "comfyui.ownNames" "volumes" | fromJsonArray
 {{/* Are objects of this monitoring.coreos.com/v1 kind made? Usage: include "comfyui.monitors" (list $ "PodMonitor") */}}
 {{- define "comfyui.monitors" -}}
 {{- $root := first . -}}
-{{- with $root.Values.monitoring -}}
-{{- $known := $root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" (last $)) -}}
-{{- if and .enabled (or (eq .objects "always") (and (eq .objects "auto") $known)) -}}
+{{- $monitoring := $root.Values.monitoring -}}
+{{- $known := $root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" (last .)) -}}
+{{- if and $monitoring.enabled (or (eq $monitoring.objects "always") (and (eq $monitoring.objects "auto") $known)) -}}
 true
-{{- end -}}
 {{- end -}}
 {{- end }}

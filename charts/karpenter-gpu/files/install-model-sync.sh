@@ -16,14 +16,14 @@ say() { echo "comfyui-model-sync: $*" >&2; }
 # fetch KEY SHA256 NAME: the object as $work/NAME, or a message and status 1.
 fetch() {
   local file="$work/$3" source="s3://$ARTIFACTS_BUCKET/$1" attempt
-  for attempt in 1 2 3 4 5; do
+  for attempt in 1 2 3 4 5 6 7 8; do  # 72 s in all: a network that is late by a minute
     if aws s3 cp --only-show-errors --region "$AWS_REGION" "$source" "$file"; then
       # Other bytes under this key are no passing fault: not retried, never installed.
       echo "$2  $file" | sha256sum --check --status && return 0
       say "$source does not have the SHA-256 $2; nothing is installed"
       return 1
     fi
-    say "attempt $attempt of 5 to fetch $source failed"
+    say "attempt $attempt of 8 to fetch $source failed"
     sleep "$((attempt * 2))"
   done
   say "giving up on $source; nothing is installed"
@@ -35,7 +35,6 @@ fetch "${PROGRAM_KEY:?}" "${PROGRAM_SHA256:?}" comfyui-model-sync & fetches+=("$
 fetch "${SERVICE_KEY:?}" "${SERVICE_SHA256:?}" comfyui-model-sync.service & fetches+=("$!")
 fetch "${TIMER_KEY:?}" "${TIMER_SHA256:?}" comfyui-model-sync.timer & fetches+=("$!")
 fetch "${PATH_KEY:?}" "${PATH_SHA256:?}" comfyui-model-sync.path & fetches+=("$!")
-fetch "${S5CMD_KEY:?}" "${S5CMD_SHA256:?}" s5cmd & fetches+=("$!")
 # All of them, also after the first failure: none may go on in a folder that is gone.
 status=0
 for fetching in "${fetches[@]}"; do
@@ -44,7 +43,7 @@ done
 [ "$status" = 0 ] || exit 1
 
 install -d "$root/etc/systemd/system" "$root/usr/local/bin"
-install -m 0755 "$work/comfyui-model-sync" "$work/s5cmd" "$root/usr/local/bin"
+install -m 0755 "$work/comfyui-model-sync" "$root/usr/local/bin"
 install -m 0644 "$work/comfyui-model-sync.service" "$work/comfyui-model-sync.timer" "$work/comfyui-model-sync.path" \
   "$root/etc/systemd/system"
 printf '%s\n' "$MODEL_SYNC_SETTINGS" >"$root/etc/comfyui-model-sync.env"

@@ -3,9 +3,9 @@
 '{{ . | toString | replace "'" "'\\''" }}'
 {{- end }}
 
-{{/* What the installing script reads, as assignments. Usage: include "karpenter-gpu.settings" $ */}}
+{{/* What the installing script reads, as assignments. Usage: include "karpenter-gpu.settings" (list $ $nodeClass) */}}
 {{- define "karpenter-gpu.settings" -}}
-{{- $sync := .Values.modelSync -}}
+{{- $sync := (first .).Values.modelSync -}}
 AWS_REGION={{ include "karpenter-gpu.quoted" $sync.region }}
 ARTIFACTS_BUCKET={{ include "karpenter-gpu.quoted" $sync.artifactsBucket }}
 {{- range $name, $file := $sync.files }}
@@ -13,7 +13,7 @@ ARTIFACTS_BUCKET={{ include "karpenter-gpu.quoted" $sync.artifactsBucket }}
 {{ upper $name }}_SHA256={{ include "karpenter-gpu.quoted" $file.sha256 }}
 {{- end }}
 {{- $lines := list (printf "MODELS_BUCKET=%s" $sync.bucket) (printf "AWS_REGION=%s" $sync.region) }}
-{{- range $name, $value := $sync.settings }}
+{{- range $name, $value := include "karpenter-gpu.entry" (list $sync.settings (last .).modelSettings) | fromJson }}
 {{- $lines = append $lines (printf "%s=%s" $name ($value | replace "\n" " ")) }}
 {{- end }}
 MODEL_SYNC_SETTINGS={{ include "karpenter-gpu.quoted" (join "\n" $lines) }}
@@ -39,10 +39,10 @@ spec:
   {{- toYaml . | nindent 2 }}
 {{ end }}
 --{{ $boundary }}
-Content-Type: text/x-shellscript; charset="us-ascii"
+Content-Type: text/x-shellscript; charset="utf-8"
 
 #!/bin/bash
-{{ include "karpenter-gpu.settings" $root }}
+{{ include "karpenter-gpu.settings" . }}
 {{ $root.Files.Get "files/install-model-sync.sh" | trimPrefix "#!/bin/bash\n" }}
 {{- range $class.extraUserData }}
 --{{ $boundary }}

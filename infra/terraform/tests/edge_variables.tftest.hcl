@@ -4,7 +4,7 @@
 variables {
   region            = "us-west-2"
   api_allowed_cidrs = ["198.51.100.7/32"]
-  node_files        = { for part in ["program", "service", "timer", "path", "s5cmd"] : part => { key = "node/${part}", sha256 = sha256(part) } }
+  node_files        = { for part in ["program", "service", "timer", "path"] : part => { key = "node/${part}", sha256 = sha256(part) } }
 }
 
 run "load_balancer_open_to_everybody" {

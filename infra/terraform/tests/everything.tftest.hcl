@@ -88,7 +88,6 @@ variables {
     service = { key = "node/s", sha256 = sha256("s") }
     timer   = { key = "node/t", sha256 = sha256("t") }
     path    = { key = "node/a", sha256 = sha256("a") }
-    s5cmd   = { key = "node/5", sha256 = sha256("5") }
   }
 }
 

@@ -3,6 +3,8 @@
 Karpenter starts a node only for a pod that fits what it expects the node to have, so its arithmetic is ours: capacity
 less its estimate of what the hypervisor keeps, less what kubelet reserves. From that go the daemons, Mountpoint's pods
 (which Karpenter does not count) and the uploader; the rest is the pod's. The real node has more memory than expected.
+
+The disk is divided the same way: kubelet's reserve, images, what the pod may write, and the rest for models.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ _UPLOADER_MIB = 512
 _MILLICPU_STEP = 250
 _MIB_STEP = 256
 
+# IMAGE_RESERVE of the model-sync program.
+_IMAGES_BYTES = 30 * 10**9
 # The pod's own share of the disk, half of it for uploaded results that stay; models and images have the rest.
 _EPHEMERAL_SHARE = 0.1
 _EPHEMERAL_MAX_GIB = 100
@@ -86,6 +90,12 @@ class InstanceType:
     def pod_ephemeral_gib(self) -> int:
         return min(_EPHEMERAL_MAX_GIB, int(self.disk_gib * _EPHEMERAL_SHARE))
 
+    @property
+    def models_bytes(self) -> int:
+        """What is left for models; the node computes the same from the size that its file system really has."""
+        usable = int(self.nvme_total_gb * 1e9 * _DISK_SHARE)
+        return max(0, usable - _IMAGES_BYTES - self.pod_ephemeral_gib * 2**30)
+
     def comfyui_values(self) -> dict[str, Any]:
         """One pod that fills the node. Memory is limited to its request, so that a leak ends the pod, not the node."""
         memory = f"{self.pod_mib}Mi"
@@ -100,7 +110,12 @@ class InstanceType:
         }
 
     def karpenter_values(self) -> dict[str, Any]:
-        return {"pools": {"default": {"instanceTypes": [self.name]}}}
+        """A pool of this type, whose models leave the pod of `comfyui_values` its share of the disk."""
+        settings = {"SCRATCH_RESERVE": f"{self.pod_ephemeral_gib}GiB"}
+        return {
+            "pools": {"default": {"instanceTypes": [self.name]}},
+            "nodeClasses": {"default": {"modelSettings": settings}},
+        }
 
 
 def read_table(table: Path = TABLE) -> dict[str, InstanceType]:
@@ -132,9 +147,10 @@ def generate() -> dict[Path, str]:
     files = {}
     for kind in read_table().values():
         has = f"{kind.vcpu} vCPU, {kind.memory_mib // 1024} GiB, {kind.gpu_name.upper()} with {kind.gpu_memory_mib} MiB"
+        disk = f"{kind.nvme_total_gb} GB NVMe, of which {kind.models_bytes // 10**9} GB for models"
         for chart, values in (("comfyui", kind.comfyui_values()), ("karpenter-gpu", kind.karpenter_values())):
             files[CHARTS_ROOT / chart / "instance-types" / f"{kind.name}.yaml"] = (
-                f"# {kind.name}: {has}, {kind.nvme_total_gb} GB NVMe. Made by `comfyeks charts generate`.\n"
+                f"# {kind.name}: {has}, {disk}.\n# Made by `comfyeks charts generate`.\n"
                 + yaml.dump(values, Dumper=_IndentedLists, sort_keys=False)
             )
     return files

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import yaml
 from comfyeks import tools
 from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.errors import Failure, UserError
+from comfyeks.versions import VERSIONS
 
 KubernetesObject = dict[str, Any]
 
@@ -100,7 +102,8 @@ def render(
         values: override everything in `files`.
         files: values files, later ones win.
         release: the chart's name unless given.
-        kube_version: the version that the templates see, such as "1.36".
+        kube_version: the version that the templates see, such as "1.36"; the platform's unless given. Never helm's own
+            guess: an older helm takes every cluster for an older Kubernetes than the charts need.
         api_versions: what the templates find in `.Capabilities.APIVersions` beyond helm's own list.
 
     Raises:
@@ -117,7 +120,7 @@ def render(
         tuple((file, file.read_bytes()) for file in files),
         release or chart,
         namespace,
-        kube_version,
+        kube_version or VERSIONS["kubernetes"],
         tuple(api_versions),
     )
     # A copy, or one test's change of an object would be the next test's input.
@@ -131,22 +134,33 @@ def _render(
     files: tuple[tuple[Path, bytes], ...],
     release: str,
     namespace: str,
-    kube_version: str | None,
+    kube_version: str,
     api_versions: tuple[str, ...],
 ) -> tuple[KubernetesObject, ...]:
     paths = [path for path, _ in files]
-    argv: list[str | Path] = [tools.helm(), "template", release, chart_path(chart), "--namespace", namespace]
+    argv: list[str | Path] = ["template", release, chart_path(chart), "--namespace", namespace]
     for path in paths:
         argv += ["--values", path]
-    argv += ["--values", "-"]
-    if kube_version:
-        argv += ["--kube-version", kube_version]
+    argv += ["--values", "-", "--kube-version", kube_version]
     for version in api_versions:
         argv += ["--api-versions", version]
-    done = subprocess.run(argv, input=values, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    done = helm(*argv, stdin=values)
     if done.returncode != 0:
         raise RenderError(chart, done.stderr, json.loads(values), paths)
     return tuple(item for item in yaml.load_all(done.stdout, Loader=YamlLoader) if item is not None)
+
+
+def helm(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """What helm says and its exit code. Nothing is asked of any cluster, also where there is one."""
+    return subprocess.run(
+        [tools.helm(), *arguments],
+        env={**os.environ, "KUBECONFIG": os.devnull},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SECONDS,
+        check=False,
+    )
 
 
 # libyaml reads a render ten times faster where PyYAML was built with it.

@@ -5,7 +5,6 @@ What only an API server can tell stays open: CEL rules of the CRDs, admission, d
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import subprocess
@@ -34,40 +33,16 @@ _CRD_MODULES = {
         ("karpenter.sh_nodepools.yaml", "karpenter.k8s.aws_ec2nodeclasses.yaml"),
     ),
     "github.com/kedacore/keda/v2": ("config/crd/bases", ("keda.sh_scaledobjects.yaml",)),
+    "sigs.k8s.io/aws-load-balancer-controller": (
+        "config/crd/bases",
+        ("elbv2.k8s.aws_targetgroupbindings.yaml",),
+    ),
     "github.com/prometheus-operator/prometheus-operator": (
         "example/prometheus-operator-crd",
         ("monitoring.coreos.com_podmonitors.yaml", "monitoring.coreos.com_prometheusrules.yaml"),
     ),
 }
 _CRD_GROUPS = ("karpenter.sh", "karpenter.k8s.aws", "keda.sh", "monitoring.coreos.com", "elbv2.k8s.aws")
-
-# The load balancer controller's CRD is in no module that can be downloaded: the fields that its documentation names.
-TARGET_GROUP_BINDING: dict[str, Any] = {
-    "type": "object",
-    "required": ["spec"],
-    "properties": {
-        "apiVersion": {"type": "string"},
-        "kind": {"type": "string"},
-        "metadata": {"type": "object"},
-        "spec": {
-            "type": "object",
-            "required": ["serviceRef"],
-            "properties": {
-                "targetGroupARN": {"type": "string", "minLength": 1},
-                "targetType": {"enum": ["instance", "ip"]},
-                "serviceRef": {
-                    "type": "object",
-                    "required": ["name", "port"],
-                    "properties": {"name": {"type": "string"}, "port": {"type": ["integer", "string"]}},
-                },
-                "ipAddressType": {"enum": ["ipv4", "ipv6"]},
-                "networking": {"type": "object"},
-                "nodeSelector": {"type": "object"},
-                "vpcID": {"type": "string"},
-            },
-        },
-    },
-}
 
 
 def problems(objects: Iterable[KubernetesObject], kubernetes: str) -> list[str]:
@@ -107,7 +82,6 @@ def crd_schemas() -> dict[tuple[str, str], dict[str, Any]]:
             group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]
             for version in crd["spec"]["versions"]:
                 schemas[f"{group}/{version['name']}", kind] = version["schema"]["openAPIV3Schema"]
-    schemas["elbv2.k8s.aws/v1beta1", "TargetGroupBinding"] = copy.deepcopy(TARGET_GROUP_BINDING)
     for schema in schemas.values():
         _refuse_unknown(schema)
         # The CRD leaves metadata to the API server.

@@ -1,7 +1,7 @@
 """What GPU nodes install at boot, in the artifacts bucket under its own hash.
 
 Published before Terraform hands the keys to the chart, and never deleted: until the chart is upgraded, and for as long
-as a node of the old release boots, user data names the files of an earlier apply. A release is a few megabytes.
+as a node of the old release boots, user data names the files of an earlier apply. A release is less than 100 KB.
 """
 
 from __future__ import annotations
@@ -14,28 +14,24 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure
-from comfyeks.infra import s5cmd
 from comfyeks.paths import REPO_ROOT
-from comfyeks.versions import VERSIONS
 
 PROGRAM = REPO_ROOT / "node" / "comfyui-model-sync"
-OWN = {"program": PROGRAM, **{unit: PROGRAM.with_suffix(f".{unit}") for unit in ("service", "timer", "path")}}
+FILES = {"program": PROGRAM, **{unit: PROGRAM.with_suffix(f".{unit}") for unit in ("service", "timer", "path")}}
 
 NodeFiles = dict[str, dict[str, str]]  # part → {"key": in the artifacts bucket, "sha256": hexadecimal}
 
 
 def describe() -> NodeFiles:
     """Key and hash of every part, as this checkout has them."""
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in OWN.values()}
-    names = {part: path.name for part, path in OWN.items()} | {"s5cmd": "s5cmd"}
-    hashes["s5cmd"] = VERSIONS["s5cmd"]["sha256"]
-    return {part: {"key": f"node/{hashes[name]}/{name}", "sha256": hashes[name]} for part, name in names.items()}
+    hashes = {part: hashlib.sha256(path.read_bytes()).hexdigest() for part, path in FILES.items()}
+    return {part: {"key": f"node/{hashes[part]}/{path.name}", "sha256": hashes[part]} for part, path in FILES.items()}
 
 
 def publish(deployment: Deployment) -> NodeFiles:
     """Put what is not there yet into the bucket; the same as `describe`. Raises Failure."""
     described = describe()
-    for part, path in (OWN | {"s5cmd": s5cmd.prepare()}).items():
+    for part, path in FILES.items():
         _put(deployment, described[part]["key"], path)
     return described
 

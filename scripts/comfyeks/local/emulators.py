@@ -142,7 +142,7 @@ class LocalAws:
         return parts
 
     def env(self) -> dict[str, str]:
-        """Variables that point the AWS SDKs, terraform, chalice, aws and s5cmd here. Raises Failure when not up."""
+        """Variables that point the AWS SDKs, terraform, chalice and aws here. Raises Failure when not up."""
         if not self._env.exists():
             raise Failure("the local AWS is not up: start it with `comfyeks local up`")
         variables: dict[str, str] = json.loads(self._env.read_text())
@@ -356,7 +356,6 @@ def _client_env(endpoints: Mapping[str, str]) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ENDPOINT_URL": endpoints["ministack"],
         **{f"AWS_ENDPOINT_URL_{service}": endpoints["moto"] for service in MOTO_SERVICES},
-        "S3_ENDPOINT_URL": endpoints["ministack"],  # s5cmd
         "AWS_MAX_ATTEMPTS": "3",  # an answer that an emulator lacks is otherwise retried for minutes
         "CHECKPOINT_DISABLE": "1",  # terraform's version check
         "COMFYEKS_LOCAL": "1",

@@ -1,4 +1,4 @@
-"""`comfyeks models`: pull, add, ls, rm, status, catalogue."""
+"""`comfyeks models`: pull, add, ls, rm, status, verify, catalogue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import boto3
 import typer
@@ -225,26 +225,67 @@ def show_status(
         raise Failure(f"not up to date: {', '.join(behind)}")
 
 
+@app.command("verify")
+def verify_models(
+    as_json: JsonOption = False,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for nodes to answer.")] = 20.0,
+    project: Project = None,
+    region: Region = None,
+) -> None:
+    """Let every GPU node read all its models and replace damaged ones. Exit code 1 unless every node answers.
+
+    Prints the id of each node's run; 'models status' shows what came of it.
+    """
+    target = deployment.current(project, region)
+    runs = status.verify(boto3.Session(region_name=target.region), target, wait)
+    if as_json:
+        _print_json(runs)
+    elif not runs:
+        note("no GPU node is running")
+    else:
+        table = Table("node", "run", box=None, pad_edge=False)
+        for node, run_id in runs.items():
+            table.add_row(node, plain(run_id or "no answer"))
+        _print_table(table)
+    if silent := [node for node, run_id in runs.items() if run_id is None]:
+        raise Failure(f"no answer: {', '.join(silent)}")
+
+
 def _print_nodes(nodes: list[status.NodeStatus]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("node", "type", "zone", "state", "ready", "files", "size", "missing", "last run", "remark"):
-        table.add_column(column, overflow="fold")
+    columns = ("node", "type", "zone", "state", "ready", "files", "size", "budget", "missing", "left out", "age")
+    table = Table(*columns, "verified", "remark", box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
     for node in nodes:
-        missing = f"{node.missing_files} ({decimal(node.missing_bytes)})" if node.missing_files else "-"
-        answered = node.state != "no answer"
+        row = (node.node, node.instance_type, node.zone, plain(node.state))
+        if node.state == "no answer":
+            table.add_row(*row, "no", *("-",) * 7, plain(node.problem or ""))
+            continue
         table.add_row(
-            node.node,
-            node.instance_type,
-            node.zone,
-            plain(node.state),
-            "yes" if node.ready else "no",
-            str(node.files) if answered else "-",
-            decimal(node.bytes) if answered else "-",
-            missing if answered else "-",
-            plain(node.finished or "-"),
+            *row,
+            "yes" if node.ready else "first set" if node.first_ready else "no",
+            str(node.files),
+            decimal(node.bytes),
+            "-" if node.budget_bytes is None else decimal(node.budget_bytes),
+            _amount(node.missing_files, node.missing_bytes),
+            _amount(node.left_out_count, node.left_out_bytes),
+            "-" if node.age is None else _duration(node.age),
+            plain(_verified(node.verified)),
             plain(node.problem or ""),
         )
     _print_table(table)
+
+
+def _amount(files: int, size: int) -> str:
+    return f"{files} ({decimal(size)})" if files else "-"
+
+
+def _verified(report: dict[str, Any] | None) -> str:
+    if not report:
+        return "-"
+    if not report.get("finished"):
+        return f"reading, {report.get('files', 0)} so far"
+    return f"{report['finished']}: {report.get('files', 0)} read, {report.get('replaced', 0)} replaced"
 
 
 def _print_table(table: Table) -> None:
@@ -253,7 +294,10 @@ def _print_table(table: Table) -> None:
 
 
 def _age(moment: datetime) -> str:
-    seconds = (datetime.now(UTC) - moment).total_seconds()
+    return _duration((datetime.now(UTC) - moment).total_seconds())
+
+
+def _duration(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"

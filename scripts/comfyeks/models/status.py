@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+from rich.filesize import decimal
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure
@@ -24,19 +26,33 @@ _DELIVERY_SECONDS = 30  # SSM's minimum
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node. `state` is its own word (syncing, idle, failed, waiting_for_storage), or "no answer"."""
+    """One node. `state` is its own word (syncing, idle, failed, waiting_for_storage), or "no answer".
+
+    Left out is what its disk has no room for, unselected what its pool does not take (PREFIXES), skipped what cannot be
+    a model. `age` is seconds since disk and bucket were last equal. `verified` has finished, files, replaced, unknown.
+    """
 
     node: str
     instance_type: str
     zone: str
     state: str
     ready: bool = False
+    first_ready: bool = False
     converged: bool = False
     files: int = 0
     bytes: int = 0
     missing_files: int = 0
     missing_bytes: int = 0
+    budget_bytes: int | None = None
+    left_out_count: int = 0
+    left_out_bytes: int = 0
+    left_out: tuple[str, ...] = ()  # the first few
+    unselected: int = 0
+    skipped_count: int = 0
     finished: str | None = None
+    last_success: str | None = None
+    age: int | None = None
+    verified: dict[str, Any] | None = None
     problem: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,21 +64,35 @@ def collect(
 ) -> list[NodeStatus]:
     """The status of every node of the deployment, those that do not answer within `wait` seconds included.
 
-    A node is converged when it is idle, misses nothing, and holds as many files and bytes as `models` has for nodes.
-    Raises Failure when EC2 or SSM refuse.
+    A node is converged when it is idle, misses nothing, has no reason to leave anything out, and accounts for as many
+    objects and bytes as `models`, the listing of the bucket, has. Raises Failure when EC2 or SSM refuse.
     """
+    return [_status(instance, answer, models) for instance, answer in _asked(session, deployment, "status", wait)]
+
+
+def verify(session: boto3.Session, deployment: Deployment, wait: float = 20.0) -> dict[str, str | None]:
+    """Asks every node to read all its files and replace what differs; the id of that run by node, None for no answer.
+
+    What came of it is in the `verified` of a later `collect`. Raises Failure when EC2 or SSM refuse.
+    """
+    asked = _asked(session, deployment, "verify", wait)
+    return {instance["InstanceId"]: (_report(answer) or {}).get("run_id") for instance, answer in asked}
+
+
+def _asked(
+    session: boto3.Session, deployment: Deployment, action: str, wait: float
+) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Every live node, and what became of the command there; in the order of their ids."""
     try:
         instances = _instances(session, deployment)
-        answers = _ask(session.client("ssm"), deployment, set(instances), wait) if instances else {}
+        answers = _ask(session.client("ssm"), deployment, set(instances), action, wait) if instances else {}
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         hint = " Has 'make infra' run?" if code == "InvalidDocument" else ""
         raise Failure(f"cannot ask the nodes: {code}: {message.rstrip('.')}.{hint}") from error
     except BotoCoreError as error:
         raise Failure(f"cannot ask the nodes: {error}") from error
-    wanted = [model for model in models if model.ignored is None]
-    expected = (len(wanted), sum(model.size for model in wanted))
-    return [_status(instance, answers.get(node), expected) for node, instance in sorted(instances.items())]
+    return [(instance, answers.get(node)) for node, instance in sorted(instances.items())]
 
 
 def _instances(session: boto3.Session, deployment: Deployment) -> dict[str, dict[str, Any]]:
@@ -85,13 +115,15 @@ def _instances(session: boto3.Session, deployment: Deployment) -> dict[str, dict
     }
 
 
-def _ask(ssm: SSMClient, deployment: Deployment, nodes: set[str], wait: float) -> dict[str, dict[str, Any]]:
+def _ask(
+    ssm: SSMClient, deployment: Deployment, nodes: set[str], action: str, wait: float
+) -> dict[str, dict[str, Any]]:
     """Invocations by instance id, as far as they ended in time."""
     key, value = deployment.sync_tag
     command = ssm.send_command(
         DocumentName=deployment.sync_document,
         Targets=[{"Key": f"tag:{key}", "Values": [value]}],
-        Parameters={"action": ["status"]},
+        Parameters={"action": [action]},
         MaxConcurrency="100%",
         MaxErrors="100%",
         TimeoutSeconds=_DELIVERY_SECONDS,
@@ -111,7 +143,22 @@ def _ask(ssm: SSMClient, deployment: Deployment, nodes: set[str], wait: float) -
         pause = min(2.0, pause * 1.5)
 
 
-def _status(instance: dict[str, Any], invocation: dict[str, Any] | None, expected: tuple[int, int]) -> NodeStatus:
+def _output(invocation: dict[str, Any]) -> str:
+    """The first line of what the command printed."""
+    output = "".join(plugin.get("Output", "") for plugin in invocation.get("CommandPlugins", []))
+    return output.strip().partition("\n")[0]
+
+
+def _report(invocation: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The JSON object that the node program printed."""
+    try:
+        report = json.loads(_output(invocation or {}))
+    except ValueError:
+        return None
+    return report if isinstance(report, dict) else None
+
+
+def _status(instance: dict[str, Any], invocation: dict[str, Any] | None, models: list[Model]) -> NodeStatus:
     node = NodeStatus(
         node=instance["InstanceId"],
         instance_type=instance.get("InstanceType", ""),
@@ -121,36 +168,60 @@ def _status(instance: dict[str, Any], invocation: dict[str, Any] | None, expecte
     )
     if invocation is None:
         return node
-    output = "".join(plugin.get("Output", "") for plugin in invocation.get("CommandPlugins", []))
+    report = _report(invocation) or {}
     try:
-        report = json.loads(output.strip().partition("\n")[0])
-        state, files, size = str(report["state"]), int(report["files"]), int(report["bytes"])
-    except (ValueError, KeyError, TypeError):
-        first_line = output.strip().partition("\n")[0][:200]
-        return NodeStatus(
-            node.node,
-            node.instance_type,
-            node.zone,
-            state="no answer",
-            problem=f"the command ended with {invocation['Status']}: {first_line or 'no output'}",
+        node = replace(
+            node,
+            state=str(report["state"]),
+            ready=bool(report.get("ready")),
+            first_ready=bool(report.get("first_ready")),
+            files=int(report["files"]),
+            bytes=int(report["bytes"]),
+            missing_files=int(report.get("missing_files", 0)),
+            missing_bytes=int(report.get("missing_bytes", 0)),
+            left_out_count=int(report.get("left_out_count", 0)),
+            left_out_bytes=int(report.get("left_out_bytes", 0)),
+            unselected=int(report.get("unselected", 0)),
+            skipped_count=int(report.get("skipped_count", 0)),
+            budget_bytes=(report.get("budget") or {}).get("bytes"),
+            left_out=tuple(str(item["key"]) for item in report.get("left_out") or ()),
+            finished=report.get("finished"),
+            last_success=report.get("last_success"),
+            age=_age(report.get("last_success")),
+            verified=report.get("verified"),
         )
-    missing = int(report.get("missing_files") or 0)
-    ready = bool(report.get("ready"))
-    behind = (files, size) != expected
-    problem = report.get("error")
-    if problem is None and state == "idle" and behind and not missing:
-        problem = f"holds {files} files, the bucket has {expected[0]}: a sync is due"
-    return NodeStatus(
-        node=node.node,
-        instance_type=node.instance_type,
-        zone=node.zone,
-        state=state,
-        ready=ready,
-        converged=ready and state == "idle" and not missing and not behind and not report.get("error"),
-        files=files,
-        bytes=size,
-        missing_files=missing,
-        missing_bytes=int(report.get("missing_bytes") or 0),
-        finished=report.get("finished"),
-        problem=problem,
+    except (ValueError, KeyError, TypeError, AttributeError):
+        line = _output(invocation)[:200] or "no output"
+        return replace(node, problem=f"the command ended with {invocation['Status']}: {line}")
+    problem = report.get("error") or _behind(node, models) or _left_out(node)
+    converged = node.ready and node.state == "idle" and not node.missing_files and not problem
+    return replace(node, converged=converged, problem=problem)
+
+
+def _behind(node: NodeStatus, models: list[Model]) -> str | None:
+    """What an idle node does not know of the bucket."""
+    if node.state != "idle" or node.missing_files:
+        return None
+    known = node.files + node.left_out_count + node.unselected + node.skipped_count
+    wanted = [model.size for model in models if model.ignored is None]
+    # Bytes tell of an overwrite; not where the node takes or can take only a part of the models.
+    whole = node.files + node.left_out_count == len(wanted)
+    if known != len(models) or (whole and node.bytes + node.left_out_bytes != sum(wanted)):
+        return f"holds {node.files} files, the bucket has {len(wanted)}: a sync is due"
+    return None
+
+
+def _left_out(node: NodeStatus) -> str | None:
+    if not node.left_out_count:
+        return None
+    names = ", ".join(node.left_out[:3]) + (", …" if node.left_out_count > 3 else "")
+    return (
+        f"no room for {node.left_out_count} models ({decimal(node.left_out_bytes)}): {names}; "
+        "take a larger instance type, or PREFIXES for this pool"
     )
+
+
+def _age(timestamp: str | None) -> int | None:
+    if not timestamp:
+        return None
+    return max(0, int((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds()))

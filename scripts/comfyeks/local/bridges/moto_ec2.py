@@ -165,7 +165,7 @@ def fleet_security_groups() -> None:
 def security_group_rule_descriptions() -> None:
     from moto.ec2.models.security_groups import SecurityGroupRule
 
-    create, of_addresses = SecurityGroupRule.__init__, SecurityGroupRule.description.fget
+    create, of_addresses = SecurityGroupRule.__init__, vars(SecurityGroupRule)["description"].fget
 
     def init(self: SecurityGroupRule, *args: Any, **kwargs: Any) -> None:
         create(self, *args, **kwargs)
@@ -175,7 +175,7 @@ def security_group_rule_descriptions() -> None:
 
     def description(self: SecurityGroupRule) -> str | None:
         # A later change of any rule's description is kept where moto keeps the one of addresses.
-        return of_addresses(self) or self.__dict__.get("given_description")  # type: ignore[misc]
+        return of_addresses(self) or self.__dict__.get("given_description")
 
     SecurityGroupRule.__init__ = init  # type: ignore[method-assign]
     SecurityGroupRule.description = property(description)  # type: ignore[method-assign,assignment]

@@ -1,0 +1,180 @@
+#!/usr/bin/env python
+"""How fast the uploader empties an output folder, beside `aws s3 cp --recursive` of the same files to the same server.
+
+    .venv/bin/python benchmarks/uploader.py               1,000 pictures of 1.5 MB, 10 videos of 100 MB: a few minutes
+    .venv/bin/python benchmarks/uploader.py --load file   one video of 2 GB
+
+The server is versitygw (s3_server.py). Both clients are Python processes on the machine's cores, beside the server,
+so what counts is the ratio within one run, not the rates. The uploader is told to end as soon as it runs, so that it
+does not wait for files to become quiet; it also reads every file's end and keeps its SHA-256, which `aws s3 cp` does
+not. Every round measures both once, in turns; a line shows medians, `CPU` is the client's user and system time.
+`--work /dev/shm` takes the disk out. Prints JSON to stdout, the table to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.s3_server import serving  # noqa: E402 - found by the line above
+
+
+@dataclass(frozen=True)
+class Load:
+    """`count` files of `size` bytes each."""
+
+    name: str
+    count: int
+    size: int
+
+
+LOADS = {
+    "pictures": Load("pictures", 1_000, 1_500_000),
+    "videos": Load("videos", 10, 100 * 10**6),
+    "file": Load("file", 1, 2 * 10**9),
+}
+SCRIPT = ROOT / "charts/comfyui/files/uploader.py"
+BUCKET = "outputs"
+
+
+def fill(folder: Path, load: Load) -> None:
+    """Files of random bytes, all different."""
+    block = os.urandom(10**6)
+    for number in range(load.count):
+        with (folder / f"ComfyUI_{number:05}_.bin").open("wb") as file:
+            left = load.size
+            while left:
+                own = number.to_bytes(8, "little") + left.to_bytes(8, "little")
+                left -= file.write((own + block)[: min(left, 10**6)])
+
+
+@dataclass(frozen=True)
+class Measured:
+    seconds: float
+    cpu: float
+
+
+@contextmanager
+def measuring(found: list[Measured]) -> Iterator[None]:
+    """Adds what the processes that start and end inside take."""
+    began, before = time.perf_counter(), os.times()
+    yield
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    found.append(Measured(time.perf_counter() - began, cpu))
+
+
+def uploader(output: Path, work: Path, environment: dict[str, str]) -> None:
+    """From the start of the uploader to its end, with everything in the bucket."""
+    state = work / "state"
+    env = {
+        **environment,
+        "OUTPUTS_BUCKET": BUCKET,
+        "OUTPUTS_PREFIX": "uploader/",
+        "OUTPUT_DIR": str(output),
+        "STATE_DIR": str(state),
+        "POD_NAME": "pod",
+        "KEEP_LOCAL_GIB": "100",
+    }
+    process = subprocess.Popen([sys.executable, SCRIPT], env=env, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()  # "started": from here on it knows the signal
+    process.send_signal(signal.SIGTERM)
+    process.stdout.read()
+    if process.wait():
+        raise SystemExit("the uploader failed")
+    shutil.rmtree(state)
+
+
+def aws_s3_cp(output: Path, environment: dict[str, str]) -> None:
+    argv = ["aws", "s3", "cp", "--recursive", "--only-show-errors", str(output), f"s3://{BUCKET}/aws/"]
+    subprocess.run(argv, env=environment, check=True)
+
+
+def check_and_empty(environment: dict[str, str], expected: list[str]) -> None:
+    """Both put every byte; the bucket is empty afterwards."""
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
+        region_name=environment["AWS_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    for prefix in ("uploader/", "aws/"):
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        found = []
+        for key in keys:
+            digest = hashlib.sha256()
+            for chunk in s3.get_object(Bucket=BUCKET, Key=key)["Body"].iter_chunks(2**20):
+                digest.update(chunk)
+            found.append(digest.hexdigest())
+            s3.delete_object(Bucket=BUCKET, Key=key)
+        if sorted(found) != expected:
+            raise SystemExit(f"{prefix}: {len(found)} objects are not the {len(expected)} files: the numbers are void")
+
+
+def measure(load: Load, work: Path, rounds: int) -> dict[str, object]:
+    output = work / "output"
+    output.mkdir()
+    fill(output, load)
+    expected = sorted(hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in output.iterdir())
+    found: dict[str, list[Measured]] = {"uploader": [], "aws s3 cp": []}
+    (work / "buckets" / BUCKET).mkdir(parents=True)
+    with serving(work / "server", work / "buckets") as server:
+        environment = {**os.environ, **server, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        for number in range(rounds):
+            for tool in list(found)[:: 1 if number % 2 else -1]:
+                with measuring(found[tool]):
+                    if tool == "uploader":
+                        uploader(output, work, environment)
+                    else:
+                        aws_s3_cp(output, environment)
+            check_and_empty(environment, expected)
+    seconds = {tool: statistics.median(one.seconds for one in runs) for tool, runs in found.items()}
+    ratio = seconds["aws s3 cp"] / seconds["uploader"]
+    print(f"\n{load.name}: {load.count:,} x {load.size:,} bytes", file=sys.stderr)
+    for tool, median in seconds.items():
+        rates = f"{load.count / median:8,.1f} files/s {load.count * load.size / median / 1e6:7,.0f} MB/s"
+        cpu = statistics.median(one.cpu for one in found[tool])
+        print(f"  {tool:10} {median:7.2f} s {rates}   CPU {cpu:6.2f} s", file=sys.stderr)
+    print(f"  {ratio:.2f} times the speed of `aws s3 cp`", file=sys.stderr)
+    runs = {tool: [vars(one) for one in measured] for tool, measured in found.items()}
+    return {"load": vars(load), "runs": runs, "times_the_speed_of_aws_s3_cp": round(ratio, 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load", choices=list(LOADS), action="append", help="default: pictures and videos")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to use")
+    options = parser.parse_args()
+    results = []
+    for name in options.load or ["pictures", "videos"]:
+        with tempfile.TemporaryDirectory(dir=options.work) as folder:
+            results.append(measure(LOADS[name], Path(folder), options.rounds))
+    machine = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    print(json.dumps({"machine": machine, "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
