@@ -67,14 +67,12 @@ def pod(aws: LocalAws, tmp_path: Path) -> Iterator[LocalPod]:
     """A replica of the chart, on a node that has the example's model."""
     models = tmp_path / "models"
     write_model(models, f"checkpoints/{CHECKPOINT}")
-    status = models / ".comfyui-model-sync" / "status.json"
-    status.parent.mkdir()
-    status.write_text(json.dumps({"schema": 1, "state": "idle", "ready": True, "files": 1, "bytes": 1}))
     values = {
         "image": {"repository": "example.com/comfyui"},
         "aws": {"region": "us-west-2"},
         "inputs": {"bucket": BUCKETS[0]},
         "outputs": {"bucket": BUCKETS[1]},
+        "models": {"gate": "keys", "keys": [f"checkpoints/{CHECKPOINT}"]},
     }
     running = LocalPod.of_chart(tmp_path / "pod", render("comfyui", values=values), models, aws.env())
     running.start()

@@ -24,6 +24,8 @@ from tests.models.conftest import BUCKET, DEPLOYMENT
 from tests.models.web import TOKEN, Web, serving_models
 from tests.support.safetensors import BROKEN, safetensors
 
+pytestmark = pytest.mark.local
+
 NAME = "model.safetensors"
 KEY = f"checkpoints/{NAME}"
 PART = 64 << 10  # as small as the S3 in this process can be made to take

@@ -224,7 +224,7 @@ class Source:
         place = f"{variable}, or {self._host!r} in the deployment's secret" if variable else "the deployment's secret"
         if self._token is not None:
             return f"the token ({place}) is not valid, or its owner has not accepted the licence on the model's page"
-        return f"it wants a token. Accept the licence on the model's page, then set {place} (docs/models.md)"
+        return f"it wants a token. Accept the licence on the model's page, then set {place} (docs/how-to/models.md)"
 
     def _signed_out(self, response: requests.Response) -> str:
         where = urlsplit(response.url).hostname
