@@ -90,15 +90,6 @@ resource "aws_vpc" "this" {
   tags = { Name = local.name }
 }
 
-# Whatever is started without a group of its own reaches nothing.
-resource "aws_default_security_group" "this" {
-  count = local.own_vpc ? 1 : 0
-
-  vpc_id = local.vpc_id
-
-  tags = { Name = "${local.name}-unused" }
-}
-
 resource "aws_subnet" "private" {
   for_each = local.private_cidrs
 

@@ -36,12 +36,18 @@ class Platform:
         self.clone = make_clone(clone, {**aws.environment(), "COMFYEKS_PROJECT": project})
         self.dir = self.clone.root / STATE.name / self.names.name
 
+    def decide(self, settings: str) -> None:
+        """Write the operator's settings file."""
+        self.dir.mkdir(parents=True, exist_ok=True)
+        (self.dir / "settings.yaml").write_text(settings)
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.clone.comfyeks("infra", *arguments, check=False)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(self.clone.argv("infra", *arguments), cwd=self.clone.root, env=self.clone.env, **quiet)
+        argv = self.clone.argv("infra", *arguments)
+        return subprocess.Popen(argv, cwd=self.clone.root, env=self.clone.env, start_new_session=True, **quiet)
 
     def inventory(self) -> dict[str, int]:
         """How many there are of what the platform root makes."""
@@ -57,6 +63,12 @@ class Platform:
             "roles": len([r for r in iam.list_roles()["Roles"] if r["RoleName"].startswith("comfyui")]),
             "documents": len(ssm.list_documents(Filters=own_documents)["DocumentIdentifiers"]),
             "logs": len(logs.describe_log_groups()["logGroups"]),
+            "endpoints": len(ec2.describe_vpc_endpoints()["VpcEndpoints"]),
+            "file systems": len(self.aws.client("efs").describe_file_systems()["FileSystems"]),
+            "load balancers": len(self.aws.client("elbv2").describe_load_balancers()["LoadBalancers"]),
+            "projects": len(self.aws.client("codebuild").list_projects()["projects"]),
+            "topics": len(self.aws.client("sns").list_topics()["Topics"]),
+            "alarms": len(self.aws.client("cloudwatch").describe_alarms()["MetricAlarms"]),
             "rules": len(self.aws.client("events").list_rules()["Rules"]),
             "templates": len(ec2.describe_launch_templates()["LaunchTemplates"]),
         }
@@ -71,9 +83,38 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield Platform(aws, tmp_path_factory.mktemp("clone"), project="t-infra")
 
 
+# Every switch of both roots. What is off by default is on, and the other way round.
+EVERYTHING = """\
+terraform:
+  cluster_admin_arns: ["arn:aws:iam::123456789012:role/admin"]
+  nat: per_az
+  interface_endpoints: true
+  image_mirror: 123456789012.dkr.ecr.us-west-2.amazonaws.com/mirror
+  mount_outputs: true
+  efs: true
+  queue_kms_key: true
+  alarm_email: ops@example.com
+  monthly_budget_usd: 500
+  load_balancer_allowed_cidrs: [10.0.0.0/8]
+  domain_name: comfyui.example.com
+  certificate_arn: arn:aws:acm:us-west-2:123456789012:certificate/00000000-0000-0000-0000-000000000000
+  cloudfront_certificate_arn: arn:aws:acm:us-east-1:123456789012:certificate/00000000-0000-0000-0000-000000000000
+  sign_in: cognito
+  cloudfront: true
+  cloudfront_allowed_cidrs: [198.51.100.0/24]
+  privatelink_allowed_principals: ["arn:aws:iam::111122223333:root"]
+data:
+  inputs_expiry_days: 30
+  outputs_expiry_days: 90
+  access_logs: true
+"""
+DEFAULTS = "terraform: {load_balancer: false}\n"
+
+
 @pytest.fixture(scope="module")
 def up(platform: Platform) -> subprocess.CompletedProcess[str]:
     begun = time.monotonic()
+    platform.decide(EVERYTHING)
     answer = platform.run("apply")
     print(f"apply from nothing: {time.monotonic() - begun:.0f} s\n{answer.stderr}")
     assert answer.returncode == 0, answer.stderr
@@ -104,12 +145,11 @@ class TestLifecycle:
         assert answer.stderr.count("No changes") == 2, answer.stderr
 
     def test_apply_that_would_replace_the_network_is_refused(self, platform: Platform) -> None:
-        settings = platform.dir / "settings.yaml"
-        settings.write_text("terraform: {vpc_cidr: 10.9.0.0/16}\n")
+        platform.decide("terraform: {vpc_cidr: 10.9.0.0/16}\n")
         answer = platform.run("apply")
-        settings.unlink()
+        platform.decide(EVERYTHING)
         assert answer.returncode == 2, answer.stderr
-        assert "aws_vpc.this (new cidr_block)" in answer.stderr
+        assert "aws_vpc.this[0] (new cidr_block)" in answer.stderr
         assert "--allow-replacement" in answer.stderr
 
     def test_outputs_are_the_generated_ones(self, platform: Platform) -> None:
@@ -135,6 +175,18 @@ class TestLifecycle:
         while time.monotonic() < deadline and len(events) < 3:
             events += [r["eventName"] for body in receive(platform, url) for r in body.get("Records", [])]
         assert sorted(event.split(":")[0] for event in events) == ["ObjectCreated", "ObjectCreated", "ObjectRemoved"]
+
+    def test_every_switch_turned_back_leaves_the_plain_platform(self, platform: Platform) -> None:
+        before = platform.inventory()
+        platform.decide(DEFAULTS)
+        answer = platform.run("apply")
+        assert answer.returncode == 0, answer.stderr
+        plain = platform.inventory()
+        assert (before["gateways"], plain["gateways"]) == (3, 1)
+        assert (before["endpoints"], plain["endpoints"]) == (13, 1)
+        assert (before["file systems"], plain["file systems"]) == (1, 0)
+        assert (before["load balancers"], plain["load balancers"]) == (2, 0)
+        assert platform.run("apply").stderr.count("No changes") == 2
 
     def test_destroy_is_refused_while_a_gpu_node_runs(self, platform: Platform) -> None:
         ec2 = platform.aws.client("ec2")
@@ -175,22 +227,26 @@ class TestLifecycle:
         assert "make infra" in answer.stderr
 
     def test_apply_again_finds_the_models_that_stayed(self, platform: Platform) -> None:
-        """Begun by a command that is killed; Terraform works on, and the next command waits for it."""
+        """Begun by an apply that is killed with its Terraform while the cluster is made; the next one finishes."""
         logs = platform.dir / "logs"
         earlier = set(logs.glob("*-platform-apply.log"))
-        killed = platform.start("apply")
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+        doomed = platform.start("apply")
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and doomed.poll() is None:
             new = set(logs.glob("*-platform-apply.log")) - earlier
-            if any("Creating..." in log.read_text() for log in new):  # the plan is made, the apply is at work
+            if any("aws_eks_cluster.this: Creating..." in log.read_text() for log in new):
                 break
-            time.sleep(0.2)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+            time.sleep(0.1)
+        os.killpg(doomed.pid, signal.SIGKILL)
+        doomed.wait()
         answer = platform.run("apply")
         assert answer.returncode == 0, answer.stderr
-        assert "an earlier run is still at work" in answer.stderr
-        assert platform.inventory()["clusters"] == 1
+        assert "a killed run may have left" in answer.stderr
+        inventory = platform.inventory()
+        assert (inventory["clusters"], inventory["vpcs"], inventory["gateways"]) == (1, 1, 1), (
+            "something was made twice"
+        )
+        assert platform.run("apply").stderr.count("No changes") == 2
         kept = platform.aws.client("s3").list_objects_v2(Bucket=platform.names.bucket("models"))["Contents"]
         assert [o["Key"] for o in kept] == ["checkpoints/kept.safetensors"]
 
