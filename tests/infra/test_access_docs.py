@@ -1,4 +1,4 @@
-"""Commands and settings of docs/how-to/access-from-other-vpcs.md exist, says the SDK's model of each service and Terraform."""
+"""Commands and settings of docs/how-to/access-from-other-vpcs.md exist: asked of SDK models and Terraform."""
 
 from __future__ import annotations
 
