@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import botocore.session
 import pytest
@@ -33,6 +34,17 @@ def aws_commands() -> list[str]:
     return found
 
 
+def flags(service: str, operation: str) -> tuple[set[str], set[str]]:
+    """(all, required) flags of an operation, by the SDK's model; KeyError when there is no such operation."""
+    model = botocore.session.Session().get_service_model(service)
+    name = {xform_name(name, "-"): name for name in model.operation_names}[operation]
+    shape: Any = model.operation_model(name).input_shape
+    every, required = (
+        {f"--{xform_name(m, '-')}" for m in members} for members in (shape.members, shape.required_members)
+    )
+    return every, required
+
+
 def outputs_read() -> set[str]:
     return set(re.findall(r"(?<=['\s])\.(\w+\.\w+)", " ".join(line for b in blocks("bash") for line in b.splitlines())))
 
@@ -45,22 +57,13 @@ def test_page_has_commands_for_each_way() -> None:
 @pytest.mark.parametrize("command", aws_commands(), ids=lambda c: c.split()[2])
 def test_command_and_its_flags_exist(command: str) -> None:
     _, service, operation, *_ = command.split()
-    model = botocore.session.Session().get_service_model(service)
-    shapes = {xform_name(name, "-"): model.operation_model(name).input_shape for name in model.operation_names}
-    assert operation in shapes
-    known = {f"--{xform_name(member, '-')}" for member in shapes[operation].members}
+    known, required = flags(service, operation)
     given = set(re.findall(r"(?<=\s)--[a-z0-9-]+", command))
-    assert given
-    assert given <= known | GLOBAL_FLAGS
-    required = {f"--{xform_name(member, '-')}" for member in shapes[operation].required_members}
-    assert required <= given
+    assert required <= given <= known | GLOBAL_FLAGS
 
 
 def test_flags_named_in_the_text_exist() -> None:
-    shape = (
-        botocore.session.Session().get_service_model("ec2").operation_model("CreateVpcPeeringConnection").input_shape
-    )
-    known = {f"--{xform_name(member, '-')}" for member in shape.members}
+    known, _ = flags("ec2", "create-vpc-peering-connection")
     prose = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`(--[a-z-]+)`", prose)) <= known
 
