@@ -106,9 +106,11 @@ resource "aws_cloudfront_distribution" "this" {
   #checkov:skip=CKV2_AWS_47:The known-bad-inputs rules are in waf.tf, unless cloudfront_managed_rules = false.
   count = var.cloudfront ? 1 : 0
 
-  comment         = "ComfyUI of ${local.name} in ${var.region}"
-  enabled         = true
-  is_ipv6_enabled = true
+  comment = "ComfyUI of ${local.name} in ${var.region}"
+  enabled = true
+
+  # Browsers prefer IPv6, where a list of IPv4 ranges alone would refuse them.
+  is_ipv6_enabled = length(var.cloudfront_allowed_cidrs) == 0 || length(local.allowed_viewers.IPV6) > 0
   http_version    = "http2and3"
   aliases         = var.domain_name != null ? [var.domain_name] : []
   web_acl_id      = aws_wafv2_web_acl.this[0].arn
@@ -151,7 +153,7 @@ resource "aws_cloudfront_distribution" "this" {
   lifecycle {
     precondition {
       condition     = local.partition == "aws"
-      error_message = "cloudfront = true: partition ${local.partition} has no CloudFront with VPC origins. Set cloudfront = false and reach the load balancer from inside (docs/access-from-other-vpcs.md)."
+      error_message = "cloudfront = true: partition ${local.partition} has no CloudFront with VPC origins. Set cloudfront = false and reach the load balancer from inside (docs/how-to/access-from-other-vpcs.md)."
     }
   }
 }

@@ -1,5 +1,5 @@
 # An address in other VPCs, of whatever account and with whatever address ranges: an endpoint service. It takes network load
-# balancers only, so one stands in front of the other. How to use it: docs/access-from-other-vpcs.md
+# balancers only, so one stands in front of the other. How to use it: docs/how-to/access-from-other-vpcs.md
 
 locals {
   privatelink = length(var.privatelink_allowed_principals) > 0

@@ -1,4 +1,4 @@
-"""Commands and settings of docs/access-from-other-vpcs.md exist, says the SDK's model of each service and Terraform."""
+"""Commands and settings of docs/how-to/access-from-other-vpcs.md exist: asked of SDK models and Terraform."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from comfyeks.paths import REPO_ROOT
 
 from .conftest import Plan
 
-TEXT = (REPO_ROOT / "docs" / "access-from-other-vpcs.md").read_text(encoding="utf-8")
+TEXT = (REPO_ROOT / "docs" / "how-to" / "access-from-other-vpcs.md").read_text(encoding="utf-8")
 GLOBAL_FLAGS = {"--query", "--output", "--region", "--profile"}
 
 
@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
 def aws_commands() -> list[str]:
     """Each `aws SERVICE OPERATION --flag …` of the page, on one line."""
     found = []
-    for block in blocks("bash"):
+    for block in blocks("sh"):
         for line in block.replace("\\\n", " ").splitlines():
             found += re.findall(r"(?:^|\$\()\s*(aws [^)]*)", line) if "aws " in line else []
     return found
@@ -46,7 +46,7 @@ def flags(service: str, operation: str) -> tuple[set[str], set[str]]:
 
 
 def outputs_read() -> set[str]:
-    return set(re.findall(r"(?<=['\s])\.(\w+\.\w+)", " ".join(line for b in blocks("bash") for line in b.splitlines())))
+    return set(re.findall(r"(?<=['\s])\.(\w+\.\w+)", " ".join(line for b in blocks("sh") for line in b.splitlines())))
 
 
 def test_page_has_commands_for_each_way() -> None:
@@ -69,7 +69,7 @@ def test_flags_named_in_the_text_exist() -> None:
 
 
 def test_shell_blocks_are_well_formed() -> None:
-    for block in blocks("bash"):
+    for block in blocks("sh"):
         assert shlex.split(block, comments=True)
 
 
