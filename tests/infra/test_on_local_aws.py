@@ -259,13 +259,14 @@ class TestLifecycle:
         assert "nothing was deleted" in answer.stderr
         assert len(platform.buckets()) == 4
 
-    def test_data_destroy_leaves_nothing(self, platform: Platform) -> None:
-        answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+    def test_data_destroy_from_another_clone_leaves_nothing(self, platform: Platform, tmp_path: Path) -> None:
+        clone = make_clone(tmp_path, platform.clone.env)
+        answer = clone.comfyeks("infra", "destroy", "--data", "--confirm", platform.names.name, check=False)
         assert answer.returncode == 0, answer.stderr
         assert set(platform.inventory().values()) == {0}, platform.inventory()
         assert platform.buckets() == set()
         assert platform.aws.client("ecr").describe_repositories()["repositories"] == []
-        assert not (platform.dir / "terraform").exists()
+        assert not (clone.root / STATE.name / platform.names.name / "terraform").exists()
 
     def test_destroy_of_what_is_not_there_is_done(self, platform: Platform) -> None:
         answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
