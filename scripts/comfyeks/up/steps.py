@@ -11,7 +11,7 @@ from comfyeks.doctor.findings import ERROR, WARNING, Finding
 from comfyeks.doctor.pods import explain
 from comfyeks.errors import Failure, UserError
 from comfyeks.infra import deploy
-from comfyeks.infra.pending import pending
+from comfyeks.infra.pending import GENERATED, pending
 from comfyeks.kubernetes_api import Object
 from comfyeks.models import catalogue, pulling
 from comfyeks.models.store import open_store
@@ -40,12 +40,15 @@ def refuse(findings: list[Finding]) -> None:
 
 
 def aws_left(work: Work) -> str | None:
-    found = pending(work.deployment, work.flags)
-    return ", ".join(f"{root}: {what}" for root, what in found.items()) or None
+    work.pending = pending(work.deployment, work.flags)
+    return ", ".join(f"{root}: {what}" for root, what in work.pending.items()) or None
 
 
 def aws(work: Work) -> None:
-    deploy.apply(work.deployment, work.flags)
+    if set(work.pending.values()) == {GENERATED}:
+        deploy.write_generated(work.deployment, work.outputs)
+    else:
+        deploy.apply(work.deployment, work.flags)
 
 
 def context_left(work: Work) -> str | None:

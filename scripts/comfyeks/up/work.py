@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Work:
     context: str | None
     lock: int | None = None
     wait: bool = True
+    pending: dict[str, str] = field(default_factory=dict)  # of Terraform's roots, once asked
 
     @property
     def release(self) -> str:
