@@ -94,7 +94,7 @@ resource "aws_vpc" "this" {
 resource "aws_default_security_group" "this" {
   count = local.own_vpc ? 1 : 0
 
-  vpc_id = local.vpc_id
+  vpc_id = aws_vpc.this[0].id # not the local: checkov does not see through it
 
   tags = { Name = "${local.name}-unused" }
 }
@@ -274,13 +274,4 @@ resource "aws_vpc_endpoint" "interface" {
   security_group_ids  = [aws_security_group.endpoints[0].id]
 
   tags = { Name = "${local.name}-${each.key}" }
-}
-
-# What joins no group lands in the VPC's default one, which AWS makes open to itself and to the world. Ours lets nothing through.
-resource "aws_default_security_group" "this" {
-  count = local.own_vpc ? 1 : 0
-
-  vpc_id = aws_vpc.this[0].id
-
-  tags = { Name = "${local.name}-default-closed" }
 }

@@ -46,7 +46,7 @@ output "dns_record" {
 }
 
 output "load_balancer" {
-  description = "What another network needs for a way to the load balancer (docs/access-from-other-vpcs.md); null without one."
+  description = "What another network needs for a way to the load balancer (docs/how-to/access-from-other-vpcs.md); null without one."
   value = !var.load_balancer ? null : {
     dns_name         = aws_lb.this[0].dns_name
     port             = local.listener_port

@@ -20,7 +20,7 @@ from comfyeks.status import Node, Pod, Status, screen
 FOLDER = REPO_ROOT / "docs" / "pictures"
 COLUMNS = 110
 
-_STATUS = Status(
+STATUS = Status(
     deployment="comfyui-film",
     account="111122223333",
     region="us-west-2",
@@ -38,7 +38,7 @@ _STATUS = Status(
     month_to_date_usd="214.06",
     hour_usd="2.641",
 )
-_FINDINGS = [
+FINDINGS = [
     Finding("pods", ERROR, "comfyui-7c9d8b6f5-m8w7q does not run: the pool's own limit of GPUs is reached",
             "raise pools.default.maxGpus of charts/karpenter-gpu, or scale something else down"),
     Finding("quota", WARNING, "All G and VT Spot Instance Requests: 0 vCPUs, 1 × g5.2xlarge needs 8",
@@ -60,8 +60,8 @@ def pictures() -> dict[Path, str]:
             Text(),
             cost.plans_table(usage, plans(Usage(seconds_per_image=price_table.amount("8", "example"))), prices),
         ),
-        FOLDER / "doctor.svg": draw("comfyeks doctor --project film", doctor.table(_FINDINGS)),
-        FOLDER / "status.svg": draw("comfyeks status --project film", screen(_STATUS)),
+        FOLDER / "doctor.svg": draw("comfyeks doctor --project film", doctor.table(FINDINGS)),
+        FOLDER / "status.svg": draw("comfyeks status --project film", screen(STATUS)),
     }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,7 +55,25 @@ def default_ports_taken() -> Iterator[None]:
         yield
 
 
-def test_the_demo_survives_a_kill_in_the_middle_and_ends_clean(
+def newcomer(clone: Clone) -> subprocess.CompletedProcess[str]:
+    """Type what docs/start-here.md shows after `make setup`, in a shell that ends at the first line that fails."""
+    [_, transcript] = re.findall(r"```console\n(.*?)```", (clone.root / "docs/start-here.md").read_text(), re.DOTALL)
+    lines = [line.removeprefix("$ ") for line in transcript.splitlines()]
+    assert lines[0] == "make demo KEEP=1"
+    assert lines[-1] == "comfyeks local down"
+    # As `make setup` would have made it, and `make demo` calls it.
+    program = clone.root / ".venv" / "bin" / "comfyeks"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m comfyeks "$@"\n')
+    program.chmod(0o755)
+    script = "\n".join(["set -e", ".venv/bin/comfyeks demo --keep --no-cluster", *lines[1:]])
+    answer = subprocess.run(["bash", "-c", script], cwd=clone.root, env=clone.env, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "comfyui-demo, account 123456789012" in answer.stdout  # of `comfyeks status`
+    return answer
+
+
+def test_the_demo_and_the_documents_transcript_survive_a_kill_and_end_clean(
     clone: Clone, default_ports_taken: None, measured: Callable[[str], None]
 ) -> None:
     killed = subprocess.Popen(
@@ -65,7 +85,7 @@ def test_the_demo_survives_a_kill_in_the_middle_and_ends_clean(
     killed.wait()
 
     began = time.monotonic()
-    answer = clone.comfyeks("demo", "--no-cluster")
+    answer = newcomer(clone)
     measured(f"a demo, while other tests run: {time.monotonic() - began:.0f} s")
     [image] = list((clone.root / ".comfyeks/demo/results").rglob("*.png"))
     with Image.open(image) as picture:

@@ -75,18 +75,23 @@ def import_ids(planned: Iterable[Mapping[str, Any]], begun: frozenset[str], regi
     return found
 
 
+def folder(root: Path, shadow: Path) -> Path:
+    """Where the copy of a root lies in a shadow: as deep as the root, which reads files by relative paths."""
+    return shadow / root.relative_to(REPO_ROOT)
+
+
 def write_shadow(root: Path, shadow: Path, imports: Mapping[str, ImportId]) -> Path:
     """A root in links, with import blocks, so that tracked folders stay as they are; the folder to run Terraform in."""
     shutil.rmtree(shadow, ignore_errors=True)
-    folder = shadow / root.relative_to(REPO_ROOT)
-    folder.mkdir(parents=True)
+    copy = folder(root, shadow)
+    copy.mkdir(parents=True)
     (shadow / "versions.yaml").symlink_to(REPO_ROOT / "versions.yaml")  # read by the roots
     for path in root.iterdir():
         if path.is_file():
-            (folder / path.name).symlink_to(path)
+            (copy / path.name).symlink_to(path)
     blocks = [f"import {{\n  to = {address}\n  id = {_quoted(name)}\n}}\n" for address, name in imports.items()]
-    (folder / "adopted.tf").write_text("\n".join(blocks))
-    return folder
+    (copy / "adopted.tf").write_text("\n".join(blocks))
+    return copy
 
 
 def wait(imports: Mapping[str, ImportId], region: str) -> None:

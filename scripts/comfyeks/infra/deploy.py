@@ -68,11 +68,16 @@ def apply(
         )
         wait(data_run, platform_run)
     outputs = platform.outputs()
-    files = generated.write(deployment, outputs)
-    progress.say("values", f"{len(files)} values files written to {deployment.dir}")
-    lambda_app.configure(deployment, outputs["chalice"])
+    progress.say("values", f"{write_generated(deployment, outputs)} values files written to {deployment.dir}")
     progress.say("done", f"{deployment.name} is up in account {deployment.account}, {deployment.region}")
     return outputs
+
+
+def write_generated(deployment: Deployment, outputs: dict[str, Any]) -> int:
+    """Write what other rooms read of the platform's outputs; how many values files."""
+    files = generated.write(deployment, outputs)
+    lambda_app.configure(deployment, outputs["chalice"])
+    return len(files)
 
 
 def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = False) -> None:

@@ -13,6 +13,9 @@ from comfyeks.infra.remembered import Remembered
 from comfyeks.infra.terraform import ROOTS, Root
 from comfyeks.infra.variables import Settings, arguments
 
+# Nothing is left in the account, only here.
+GENERATED = "generated files of this checkout"
+
 
 def resources(root: str) -> int:
     """Resource blocks of a root; with `count` and `for_each` there are more resources than that."""
@@ -40,7 +43,7 @@ def pending(deployment: Deployment, given: Settings) -> dict[str, str]:
         plans = dict(zip(ROOTS, pool.map(lambda name: roots[name].preview(variables[name]), ROOTS), strict=True))
     found = {name: plan for name, plan in plans.items() if plan is not None}
     if not found and not _written(deployment, roots["platform"]):
-        found["platform"] = "generated files of this checkout"
+        found["platform"] = GENERATED
     return found
 
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from comfyeks.errors import UserError
-from comfyeks.infra.terraform import Plan
+
+if TYPE_CHECKING:
+    from comfyeks.infra.terraform import Plan
 
 PRECIOUS = ("aws_cognito_user_pool", "aws_eks_cluster", "aws_s3_bucket", "aws_vpc")
 
 
 def refuse(root: str, plan: Plan) -> None:
     """Raise UserError naming what the plan of a root would delete or replace, and which settings ask for it."""
-    lost = [
-        f"{change['address']}{_reason(change['change'].get('replace_paths', []))}"
-        for change in plan.get("resource_changes", [])
-        if change["type"] in PRECIOUS and "delete" in change["change"]["actions"]
-    ]
-    if lost:
+    if lost := precious(plan):
         raise UserError(
             f"this would delete or replace {', '.join(lost)}, and all that is in it: nothing of the {root} root was "
             "changed. Bring the old settings back, or give --allow-replacement to do it all the same"
         )
+
+
+def precious(plan: Plan) -> list[str]:
+    """Addresses, with the reason, of what a plan would delete or replace and nobody can bring back."""
+    return [
+        f"{change['address']}{_reason(change['change'].get('replace_paths', []))}"
+        for change in plan.get("resource_changes", [])
+        if change["type"] in PRECIOUS and "delete" in change["change"]["actions"]
+    ]
 
 
 def _reason(paths: list[list[str | int]]) -> str:

@@ -29,7 +29,7 @@ from comfyeks import tools
 from comfyeks.console import err, note
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import adoption, provider
+from comfyeks.infra import adoption, provider, replacement
 from comfyeks.paths import REPO_ROOT, STATE
 
 ROOTS = {"data": REPO_ROOT / "infra" / "terraform" / "data", "platform": REPO_ROOT / "infra" / "terraform"}
@@ -242,6 +242,10 @@ class Root:
                 lock.truncate(0)  # ended in order: no lock can be left
 
     @property
+    def _adoption(self) -> Path:
+        return self.scratch / "adoption"
+
+    @property
     def _plan_file(self) -> Path:
         return self.scratch / "plan"
 
@@ -265,35 +269,44 @@ class Root:
         if not left:
             return
         progress.say(self.name, f"a killed run may have left {len(left.made) + len(left.begun)} resources: adopting")
-        adopted = self._import(left.made, variables, lock)
-        if left.begun:
-            # Now that the state knows what those under way depend on, a plan knows their names.
-            self._quick("plan", "-input=false", "-no-color", f"-out={self._plan_file}", *variables)
-            plan = json.loads(self._quick("show", "-json", str(self._plan_file)))
-            wanted = adoption.import_ids(plan.get("resource_changes", []), left.begun, self.deployment.region)
-            adopted += self._import(wanted, variables, lock)
-        progress.say(self.name, f"adopted {len(adopted)}: {', '.join(adopted)}" if adopted else "nothing was left")
+        # A plan in which the others are imported knows the names of those that were under way.
+        made, plan = self._plan_imports(left.made, variables, lock, targeted=False)
+        wanted = made | adoption.import_ids(plan["resource_changes"], left.begun, self.deployment.region)
+        # All at once: a target brings what it depends on, which would be made anew if it were not imported too.
+        adopted, plan = self._plan_imports(wanted, variables, lock, targeted=True) if wanted else ({}, {})
+        if not adopted:
+            progress.say(self.name, "nothing was left")
+            return
+        # Some are made anew: an import does not know all arguments. Not so what holds others.
+        lost = replacement.precious(plan)
+        log = self._log("adopt")
+        if (
+            lost
+            or self._spawn(
+                ["apply", str(self._plan_file)], log, lock, adoption.folder(self.folder, self._adoption)
+            ).wait()
+            != 0
+        ):
+            what = f"{', '.join(lost)} would be replaced" if lost else "Terraform failed"
+            raise Failure(f"what a killed run left could not be adopted: {what}; full log: {log}")
+        self._await(adopted)
+        progress.say(self.name, f"adopted {len(adopted)} resources; which: {log}")
 
-    def _import(self, wanted: dict[str, str], variables: list[str], lock: IO[str]) -> list[str]:
-        """Import what of `wanted` (address → import id) is there; the addresses. Raises Failure."""
-        while wanted:
-            folder = adoption.write_shadow(self.folder, self.scratch / "adoption", wanted)
+    def _plan_imports(
+        self, wanted: dict[str, str], variables: list[str], lock: IO[str], *, targeted: bool
+    ) -> tuple[dict[str, str], Plan]:
+        """A plan that imports what of `wanted` (address → import id) is there, and which these are. Raises Failure."""
+        while True:
+            folder = adoption.write_shadow(self.folder, self._adoption, wanted)
             log = self._log("adopt")
-            targets = [f"-target={address}" for address in wanted]
+            targets = [f"-target={address}" for address in wanted] if targeted else []
             words = ["plan", f"-out={self._plan_file}", *targets, *variables]
             if self._spawn(words, log, lock, folder).wait() == 0:
-                plan = json.loads(self._quick("show", "-json", str(self._plan_file)))
-                lost = [c["address"] for c in plan["resource_changes"] if "delete" in c["change"]["actions"]]
-                if lost or self._spawn(["apply", str(self._plan_file)], log, lock, folder).wait() != 0:
-                    what = f"{', '.join(lost)} would be replaced" if lost else "Terraform failed"
-                    raise Failure(f"what a killed run left could not be adopted: {what}; full log: {log}")
-                self._await(wanted)
-                return sorted(wanted)
+                return wanted, json.loads(self._quick("show", "-json", str(self._plan_file)))
             refused = adoption.refused(log.read_text(errors="replace")) & wanted.keys()
             if not refused:
                 raise Failure(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
             wanted = {address: name for address, name in wanted.items() if address not in refused}
-        return []
 
     def _await(self, adopted: dict[str, str]) -> None:
         try:

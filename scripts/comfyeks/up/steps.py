@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 
-import boto3
-from botocore.exceptions import ClientError
-
-from comfyeks import addons, lambda_app
+from comfyeks import addons, image, lambda_app
 from comfyeks.console import note, out
 from comfyeks.doctor import cli as doctor
 from comfyeks.doctor.findings import ERROR, WARNING, Finding
 from comfyeks.doctor.pods import explain
 from comfyeks.errors import Failure, UserError
 from comfyeks.infra import deploy
-from comfyeks.infra.pending import pending
+from comfyeks.infra.pending import GENERATED, pending
 from comfyeks.kubernetes_api import Object
+from comfyeks.models import catalogue, pulling
+from comfyeks.models.store import open_store
 from comfyeks.up.engine import Step
 from comfyeks.up.work import Work, make_context
 
@@ -41,12 +40,15 @@ def refuse(findings: list[Finding]) -> None:
 
 
 def aws_left(work: Work) -> str | None:
-    found = pending(work.deployment, work.flags)
-    return ", ".join(f"{root}: {what}" for root, what in found.items()) or None
+    work.pending = pending(work.deployment, work.flags)
+    return ", ".join(f"{root}: {what}" for root, what in work.pending.items()) or None
 
 
 def aws(work: Work) -> None:
-    deploy.apply(work.deployment, work.flags)
+    if set(work.pending.values()) == {GENERATED}:
+        deploy.write_generated(work.deployment, work.outputs)
+    else:
+        deploy.apply(work.deployment, work.flags)
 
 
 def context_left(work: Work) -> str | None:
@@ -75,25 +77,18 @@ def install_addons(work: Work) -> None:
 
 
 def image_left(work: Work) -> str | None:
-    ecr = boto3.client("ecr", region_name=work.deployment.region)
-    repository, tag = f"{work.deployment.name}-images", work.image_tag()
-    try:
-        ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": tag}])
-    except (ecr.exceptions.ImageNotFoundException, ecr.exceptions.RepositoryNotFoundException):
-        return f"{repository}:{tag} is not in the registry"
-    except ClientError as error:
-        raise Failure(f"ECR did not tell whether {repository}:{tag} exists: {error}") from error
-    return None
+    tag = work.image_tag()
+    return None if image.exists(work.deployment, tag) else f"build {work.deployment.name}-images:{tag}"
 
 
-def image(work: Work) -> None:
-    tag, repository = work.image_tag(), f"{work.deployment.name}-images"
+def build_image(work: Work) -> None:
+    tag = work.image_tag()
     if work.settings.image_tag:
         raise UserError(
-            f"the settings ask for image-tag {tag}, which is not in {repository}: push it, or take image-tag out, then "
-            "what image/ says is built"
+            f"the settings ask for image-tag {tag}, which is not in {work.deployment.name}-images: push it, or take "
+            "image-tag out, then what image/ says is built"
         )
-    raise UserError(f"{repository}:{tag} is not there: build and push it (docs/image.md), or name one with image-tag")
+    image.build(work.deployment, tag)
 
 
 def charts_left(work: Work) -> str | None:
@@ -113,6 +108,23 @@ def events_left(work: Work) -> str | None:
 
 def events(work: Work) -> None:
     lambda_app.deploy(work.deployment)
+
+
+def models_left(work: Work) -> str | None:
+    if not work.settings.models:
+        return None
+    store = open_store(None, work.deployment.project, work.deployment.region)
+    missing = pulling.missing(catalogue.load(), work.settings.models, store)
+    return f"pull {', '.join(entry.id for entry in missing)}" if missing else None
+
+
+def pull_models(work: Work) -> None:
+    known, place = catalogue.load(), work.deployment
+    store = open_store(None, place.project, place.region)
+    wanted = [pulling.from_entry(entry) for entry in pulling.missing(known, work.settings.models, store)]
+    # Of an empty catalogue: it would write hashes that it learns into a file that git tracks.
+    learns = catalogue.Catalogue([], known.path)
+    pulling.run(learns, wanted, bucket=None, project=place.project, region=place.region)
 
 
 def ready_left(work: Work) -> str | None:
@@ -173,9 +185,10 @@ UP: tuple[Step[Work], ...] = (
     Step("aws", "data root, then platform: buckets, registry, network, cluster, queues, roles", aws_left, aws),
     Step("kubeconfig", "a kubectl context for the cluster", context_left, context, cluster=True),
     Step("add-ons", "Karpenter, load balancer controller, device plugin", addons_left, install_addons, cluster=True),
-    Step("image", "ComfyUI and its custom nodes, in the registry", image_left, image),
+    Step("image", "ComfyUI and its custom nodes, in the registry", image_left, build_image),
     Step("charts", "GPU node pools and ComfyUI", charts_left, charts, cluster=True),
     Step("events", "the function that tells nodes of new models", events_left, events),
+    Step("models", "those of the settings file, from the catalogue", models_left, pull_models),
     Step("ready", "the first pod takes work", ready_left, wait_until_ready, cluster=True),
     Step("address", "where it is", lambda work: "look", address),
 )

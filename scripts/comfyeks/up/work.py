@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import boto3
 import yaml
 from botocore.exceptions import ClientError
 
+from comfyeks import image
 from comfyeks.addons import checked_context, leads_to, read_kubeconfig
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure
@@ -25,7 +25,6 @@ from comfyeks.paths import REPO_ROOT
 from comfyeks.settings import DeploymentSettings
 
 POOLS_RELEASE, POOLS_NAMESPACE = "karpenter-gpu", "kube-system"
-TAG_DIGITS = 12
 
 
 @dataclass
@@ -39,6 +38,7 @@ class Work:
     context: str | None
     lock: int | None = None
     wait: bool = True
+    pending: dict[str, str] = field(default_factory=dict)  # of Terraform's roots, once asked
 
     @property
     def release(self) -> str:
@@ -68,7 +68,7 @@ class Work:
 
     def image_tag(self) -> str:
         """The tag of the image that this checkout's image/ makes, unless the settings name one."""
-        return self.settings.image_tag or image_tag()
+        return self.settings.image_tag or image.tag()
 
     def pools(self) -> Release:
         """The release of charts/karpenter-gpu."""
@@ -96,15 +96,6 @@ class Work:
         path = self.deployment.dir / f"{chart}.own.values.yaml"
         write_atomically(path, "# Written from the settings file.\n" + yaml.safe_dump(own, allow_unicode=True))
         return (generated, path)
-
-
-def image_tag(folder: Path = REPO_ROOT / "image") -> str:
-    """Names one content of image/: the same files have the same tag in every checkout."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
-    return f"image-{digest.hexdigest()[:TAG_DIGITS]}"
 
 
 def cluster_arn(deployment: Deployment) -> str | None:

@@ -1,0 +1,132 @@
+"""`comfyeks up` and `down` on the local AWS and a real API server: from nothing, killed at five points, and back.
+
+Half an hour of two cores: only with COMFYEKS_TEST_UP=1 (docs/local.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import yaml
+
+from comfyeks import image
+from comfyeks.local.emulators import LocalAws
+from tests.support.chart_mirror import make_chart_mirror
+from tests.support.clones import Clone, make_clone, plain_environment
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.xdist_group("up"),
+    pytest.mark.timeout(5400),
+    pytest.mark.skipif(os.environ.get("COMFYEKS_TEST_UP") != "1", reason="half an hour; COMFYEKS_TEST_UP=1 runs it"),
+]
+NAME = "comfyui-try"
+STEP = re.compile(r"✓ \d+/\d+  (\S.*?\S) +(done|nothing to do)  \(([\d.]+) s\)")
+
+
+@dataclass
+class Place:
+    """A clone with a local AWS and a local cluster."""
+
+    clone: Clone
+    aws: LocalAws
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.clone.comfyeks(*words, check=False)
+
+    def steps(self, *words: str) -> dict[str, str]:
+        """Step → "done" or "nothing to do" of a run that succeeds; prints the seconds of each."""
+        answer = self.run(*words)
+        assert answer.returncode == 0, answer.stderr[-4000:]
+        found = STEP.findall(answer.stderr)
+        print(f"\ncomfyeks {' '.join(words)}")
+        for name, did, seconds in found:
+            print(f"  {name:<12} {seconds:>7} s  {did}")
+        return {name: did for name, did, _ in found}
+
+    def push_image(self) -> None:
+        """What CodeBuild, which runs nothing here, would have pushed."""
+        manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}
+        self.aws.client("ecr").put_image(
+            repositoryName=f"{NAME}-images", imageTag=image.tag(), imageManifest=json.dumps(manifest)
+        )
+
+    def image_repository_is_there(self) -> bool:
+        ecr = self.aws.client("ecr")
+        try:
+            ecr.describe_repositories(repositoryNames=[f"{NAME}-images"])
+        except ecr.exceptions.RepositoryNotFoundException:
+            return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("up")
+    clone = make_clone(folder / "clone", plain_environment())
+    clone.comfyeks("local", "up", "--cluster")
+    try:
+        aws = LocalAws(clone.root / ".comfyeks" / "local")
+        config = yaml.safe_load((clone.root / ".comfyeks/local/cluster/kubeconfig").read_text())
+        config["clusters"][0]["name"] = config["contexts"][0]["context"]["cluster"] = NAME
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.touch(mode=0o600)
+        kubeconfig.write_text(yaml.safe_dump(config))
+        clone.env = {
+            **aws.environment(clone.env),
+            "KUBECONFIG": str(kubeconfig),
+            "COMFYEKS_CHART_MIRROR": str(make_chart_mirror(folder / "charts", config["clusters"][0]["cluster"])),
+            "COMFYEKS_PROJECT": "try",
+            "COMFYEKS_API_ALLOWED_CIDRS": "198.51.100.7/32",
+        }
+        yield Place(clone, aws)
+    finally:
+        clone.comfyeks("local", "down")
+
+
+def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(place: Place) -> None:
+    rng = random.Random(20261121)
+    for number in range(5):
+        log = place.clone.root / f"killed-{number}.log"
+        with log.open("w") as output:
+            words = place.clone.argv("up")
+            process = subprocess.Popen(words, cwd=place.clone.root, env=place.clone.env, stderr=output)
+            deadline = time.monotonic() + rng.uniform(5, 60) * (number + 1)
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.2)
+                if place.image_repository_is_there():
+                    place.push_image()
+            killed = process.poll() is None
+            process.send_signal(rng.choice([signal.SIGKILL, signal.SIGINT]) if killed else signal.SIGKILL)
+            process.wait(timeout=300)
+        last = log.read_text().strip().splitlines()[-1]
+        print(f"\nkill {number + 1}: {'killed' if killed else 'it had ended'} at: {last}")
+        log.unlink()
+    place.push_image()
+
+    place.steps("up")
+    again = place.steps("up")
+    assert set(again.values()) - {"nothing to do"} == {"done"}  # to look around, and to say the address
+    assert [name for name, did in again.items() if did == "done"] == ["preflight", "address"]
+
+    status = json.loads(place.run("status", "--json").stdout)
+    assert [pod["state"] for pod in status["pods"]] == ["ready"]
+    assert len(status["nodes"]) == 1
+    found = json.loads(place.run("doctor", "--json").stdout)
+    # What this machine lacks, and nothing else.
+    wrong = {finding["said"] for finding in found if finding["severity"] == "error"}
+    assert wrong <= {"the Pod Identity agent is not installed", "the Mountpoint for S3 CSI driver: not in the cluster"}
+
+    place.steps("down", "--confirm", NAME)
+    again = place.steps("down", "--confirm", NAME)
+    assert [name for name, did in again.items() if did == "done"] == ["verify"]
+    assert place.clone.changes() == ""
