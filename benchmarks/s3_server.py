@@ -29,14 +29,18 @@ def versitygw() -> Path:
 
 
 @contextmanager
-def serving(home: Path, buckets: Path, *flags: str, posix: tuple[str, ...] = ()) -> Iterator[dict[str, str]]:
+def serving(
+    home: Path, buckets: Path, *flags: str, posix: tuple[str, ...] = (), port: int | None = None
+) -> Iterator[dict[str, str]]:
     """A server whose buckets are the folders of `buckets`; yields the environment for its clients.
 
-    `flags` go to versitygw itself, `posix` to its back end; `home` takes its accounts and its log.
+    `flags` go to versitygw itself, `posix` to its back end; `home` takes its accounts and its log. It listens on a port
+    of its own unless told which.
     """
     (home / "accounts").mkdir(parents=True)
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port or 0))
         port = probe.getsockname()[1]
     address = f"127.0.0.1:{port}"
     keys = ["--access", "benchmark", "--secret", "benchmark-secret", "--region", REGION]

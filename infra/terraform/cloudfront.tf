@@ -27,6 +27,7 @@ data "aws_ec2_managed_prefix_list" "cloudfront" {
 
 # A group of its own: the list counts as 55 of a group's 60 rules.
 resource "aws_security_group" "cloudfront" {
+  #checkov:skip=CKV2_AWS_5:The load balancer has it, in edge.tf; checkov does not see through concat.
   count = var.cloudfront ? 1 : 0
 
   name        = "${local.name}-cloudfront"
@@ -101,13 +102,15 @@ resource "aws_cloudfront_distribution" "this" {
   #checkov:skip=CKV_AWS_374:Who may connect is decided by address and sign-in, not by country.
   #checkov:skip=CKV_AWS_305:The root is ComfyUI's page, not a file.
   #checkov:skip=CKV_AWS_174:With a domain name it is TLS 1.2 and later; CloudFront's own certificate does not let one choose.
-  #checkov:skip=CKV2_AWS_42:As above: a certificate of one's own needs a domain name.
+  #checkov:skip=CKV2_AWS_42:A certificate of one's own needs a domain name.
   #checkov:skip=CKV2_AWS_47:The known-bad-inputs rules are in waf.tf, unless cloudfront_managed_rules = false.
   count = var.cloudfront ? 1 : 0
 
-  comment         = "ComfyUI of ${local.name} in ${var.region}"
-  enabled         = true
-  is_ipv6_enabled = true
+  comment = "ComfyUI of ${local.name} in ${var.region}"
+  enabled = true
+
+  # Browsers prefer IPv6, where a list of IPv4 ranges alone would refuse them.
+  is_ipv6_enabled = length(var.cloudfront_allowed_cidrs) == 0 || length(local.allowed_viewers.IPV6) > 0
   http_version    = "http2and3"
   aliases         = var.domain_name != null ? [var.domain_name] : []
   web_acl_id      = aws_wafv2_web_acl.this[0].arn

@@ -174,7 +174,7 @@ resource "aws_lb_target_group" "pods" {
 
 resource "aws_lb_listener" "http" {
   #checkov:skip=CKV_AWS_2:With a certificate it does nothing but redirect to HTTPS; without one HTTP inside the VPC is all there is.
-  #checkov:skip=CKV_AWS_103:As above.
+  #checkov:skip=CKV_AWS_103:With a certificate it does nothing but redirect to HTTPS.
   count = var.load_balancer ? 1 : 0
 
   load_balancer_arn = aws_lb.this[0].arn

@@ -80,8 +80,11 @@ resource "aws_sqs_queue" "interruption" {
         Principal = { Service = "events.amazonaws.com" }
         Action    = "sqs:SendMessage"
         Resource  = local.interruption_queue_arn
-        Condition = { ArnLike = {
-          "aws:SourceArn" = "arn:${local.partition}:events:${var.region}:${local.account_id}:rule/${local.name}-*"
+        Condition = { ArnEquals = {
+          "aws:SourceArn" = [
+            for rule in keys(local.interruption_events) :
+            "arn:${local.partition}:events:${var.region}:${local.account_id}:rule/${local.name}-${rule}"
+          ]
         } }
       },
       merge(local.refuse_plain_http, { Resource = local.interruption_queue_arn }),

@@ -89,7 +89,7 @@ resource "aws_lb_target_group_attachment" "privatelink" {
 
 resource "aws_lb_listener" "privatelink" {
   #checkov:skip=CKV_AWS_2:TCP: the load balancer behind it ends TLS.
-  #checkov:skip=CKV_AWS_103:As above.
+  #checkov:skip=CKV_AWS_103:TCP: the load balancer behind it ends TLS.
   count = local.privatelink ? 1 : 0
 
   load_balancer_arn        = aws_lb.privatelink[0].arn

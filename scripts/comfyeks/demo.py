@@ -57,7 +57,7 @@ class Demo:
         self.key = f"checkpoints/{self.model.name}"
         self.image: Path | None = None
 
-    def run(self) -> None:
+    def run(self, keep: bool = False) -> None:
         self.start_aws()
         self.make_infra()
         self.deploy_events()
@@ -66,7 +66,8 @@ class Demo:
         self.start_pod()
         self.run_workflow()
         self.refuse_unknown_model()
-        self.remove_model()
+        if not keep:  # whoever stays wants to use it
+            self.remove_model()
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -298,7 +299,7 @@ def run(
     try:
         with termination_as_interrupt():
             try:
-                demo.run()
+                demo.run(keep)
                 demo.summary(kept=keep)
                 done = True
             finally:

@@ -23,7 +23,7 @@ from comfyeks.console import err, note
 from comfyeks.demo import HOME, WORKFLOW, Demo
 from comfyeks.errors import Failure
 from comfyeks.local.cluster import launch_template
-from comfyeks.local.cluster.api import Api, Object
+from comfyeks.local.cluster.api import Api, Object, condition
 from comfyeks.local.cluster.local_cluster import LocalCluster, given_kubeconfig, wait_for
 from comfyeks.local.node import LocalNode
 from comfyeks.local.processes import Process
@@ -77,7 +77,7 @@ class ClusterDemo(Demo):
             self._peak.start()
             self.api = self.cluster.api()
             detail(f"export KUBECONFIG={self.cluster.kubeconfig}")
-            self.cluster.install_addons(self.deployment)
+            self.cluster.install_addons(self.deployment.dir)
             detail("Karpenter is ready, with the values that `make infra` wrote")
 
     def add_model(self) -> None:
@@ -89,11 +89,14 @@ class ClusterDemo(Demo):
         with self.timeline.step("helm upgrade --install: karpenter-gpu, comfyui → the pod is pending") as detail:
             self.cluster.namespace(NAMESPACE)
             self.cluster.install_chart(
-                "karpenter-gpu", self.deployment, "kube-system", f"poolDefaults.consolidateAfter={CONSOLIDATE_AFTER}"
+                "karpenter-gpu",
+                self.deployment.dir,
+                "kube-system",
+                f"poolDefaults.consolidateAfter={CONSOLIDATE_AFTER}",
             )
             self._wait("EC2NodeClass and NodePool ready", self._pools_ready, 60)
             detail("Karpenter found subnets, security group, role and AMI that Terraform made")
-            self.cluster.install_chart(RELEASE, self.deployment, NAMESPACE)
+            self.cluster.install_chart(RELEASE, self.deployment.dir, NAMESPACE)
             self._wait("a pod", lambda: bool(self._pods()), 30)
             detail(f"{self._pods()[0]['metadata']['name']} is {self._pods()[0]['status']['phase']}")
 
@@ -206,7 +209,7 @@ class ClusterDemo(Demo):
         return self.api.list("Pod", NAMESPACE, label_selector=f"app.kubernetes.io/instance={RELEASE}")
 
     def _pools_ready(self) -> bool:
-        return all(_condition(item, "Ready") for kind in ("EC2NodeClass", "NodePool") for item in self.api.list(kind))
+        return all(condition(item, "Ready") for kind in ("EC2NodeClass", "NodePool") for item in self.api.list(kind))
 
     def _node(self) -> Object | None:
         found = self.api.list("Node", label_selector="karpenter.sh/nodepool")
@@ -332,10 +335,5 @@ def _family_memory(pid: int) -> int:
     return total
 
 
-def _condition(item: Object, kind: str) -> bool:
-    conditions = item.get("status", {}).get("conditions", [])
-    return any(each["type"] == kind and each["status"] == "True" for each in conditions)
-
-
 def _is_ready(pod: Object) -> bool:
-    return "deletionTimestamp" not in pod["metadata"] and _condition(pod, "Ready")
+    return "deletionTimestamp" not in pod["metadata"] and condition(pod, "Ready")

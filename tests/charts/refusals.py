@@ -99,7 +99,6 @@ COMFYUI = [
     *[
         Refusal({where: {key: "x"}}, f"{where} holds {key}", {where: {f"{key}-2": "x"}})
         for where, key in (
-            ("podAnnotations", "karpenter.sh/do-not-disrupt"),
             ("podAnnotations", "checksum/scripts"),
             ("podAnnotations", "kubectl.kubernetes.io/default-container"),
             ("podLabels", "app.kubernetes.io/name"),

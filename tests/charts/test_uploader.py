@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import os
@@ -42,6 +44,10 @@ def refuse(code: str, status: int) -> None:
     raise refusal(code, status, "PutObject")
 
 
+def checksum(body: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
 class Bucket:
     """An S3 client as far as the uploader uses one. `fail` holds what the next calls do instead of working."""
 
@@ -69,6 +75,7 @@ class Bucket:
 
     def put_object(self, **request: Any) -> dict[str, Any]:
         self._called("put_object", request)
+        assert request["ChecksumSHA256"] == checksum(request["Body"])
         self._publish(request, request["Body"], "PutObject")
         self.facts[request["Key"]] = request
         return {}
@@ -85,6 +92,7 @@ class Bucket:
 
     def upload_part(self, **request: Any) -> dict[str, Any]:
         self._called("upload_part", request)
+        assert request["ChecksumSHA256"] == checksum(request["Body"])
         self.pending[request["UploadId"]][1][request["PartNumber"]] = request["Body"]
         return {"ETag": str(request["PartNumber"])}
 
@@ -93,6 +101,8 @@ class Bucket:
         created, parts = self.pending[request["UploadId"]]
         numbers = [part["PartNumber"] for part in request["MultipartUpload"]["Parts"]]
         assert numbers == sorted(parts) == list(range(1, len(parts) + 1))
+        for part in request["MultipartUpload"]["Parts"]:
+            assert part["ChecksumSHA256"] == checksum(parts[part["PartNumber"]])
         self._publish(request, b"".join(parts[number] for number in numbers), "CompleteMultipartUpload")
         self.facts[request["Key"]] = created
         del self.pending[request["UploadId"]]

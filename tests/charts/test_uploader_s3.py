@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,11 +134,17 @@ def write_video(path: Path) -> None:
 
 
 def write_sound(path: Path) -> None:
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8000)
-        sound.writeframes(os.urandom(16000))
+    """By the writer of ComfyUI's own SaveAudio nodes, which seeks back to fill its header in."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame"}[path.suffix], rate=44100
+        )
+        frame = av.AudioFrame(format="s16", layout="mono", samples=44100)
+        frame.planes[0].update(os.urandom(2 * 44100))
+        frame.sample_rate = 44100
+        for resampled in av.AudioResampler(format=stream.format, layout=stream.layout, rate=44100).resample(frame):
+            container.mux(stream.encode(resampled))
+        container.mux(stream.encode())
 
 
 def test_every_kind_of_media_arrives_as_it_is(pod: Pod) -> None:
@@ -147,10 +152,11 @@ def test_every_kind_of_media_arrives_as_it_is(pod: Pod) -> None:
     Image.effect_noise((512, 512), 90).save(pod.output / "日本語 + (1).png")
     write_video(pod.output / "video" / "clip.mp4")
     write_video(pod.output / "video" / "clip.webm")
-    write_sound(pod.output / "sound.wav")
+    for suffix in (".wav", ".flac", ".mp3"):
+        write_sound(pod.output / f"sound{suffix}")
     pod.drain()
     assert pod.in_bucket() == pod.hashes()
-    assert len(pod.in_bucket()) == 4
+    assert len(pod.in_bucket()) == 6
 
 
 def test_a_large_file_arrives_in_parts_while_small_ones_do_not_wait_for_it(pod: Pod) -> None:
@@ -215,6 +221,16 @@ def test_killed_in_the_middle_and_started_again_nothing_is_lost_or_twice(pod: Po
     pod.start()
     pod.drain()
     assert pod.in_bucket() == pod.hashes()
+
+
+def test_told_to_end_in_the_middle_it_uploads_the_rest_first(pod: Pod) -> None:
+    for number in range(300):
+        (pod.output / f"{number:03}.png").write_bytes(os.urandom(5000))
+    wait_until(lambda: len(pod.events("uploaded")) >= 20, pod)
+    assert len(pod.events("uploaded")) < 300, "too late to be in the middle"
+    pod.drain()
+    assert pod.in_bucket() == pod.hashes()
+    assert len(pod.in_bucket()) == 300
 
 
 def test_a_bucket_that_is_away_for_a_while_loses_nothing(pod: Pod, aws: LocalAws) -> None:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from comfyeks.client import cli
 from comfyeks.errors import ComfyeksError
+from comfyeks.local.comfyui.media import read_video, write_video
 from tests.client.conftest import WORKFLOW, sleeping, text_to_image
 from tests.support.comfyui import RunningServer
 from tests.support.proxy import proxying
@@ -108,6 +109,39 @@ def test_an_input_file_is_uploaded_and_used(
     result = run(workflow(graph), "--url", server.url, "--out", tmp_path / "got", "--input", tmp_path / "photo.png")
     assert result.exit_code == 0, result.stderr
     assert Image.open(result.stdout.strip()).getpixel((0, 0)) == (0, 200, 0)
+
+
+def test_masks_and_videos_are_uploaded_too(
+    server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path
+) -> None:
+    Image.new("RGBA", (16, 16), (200, 0, 0, 255)).save(tmp_path / "mask.png")
+    write_video(tmp_path / "clip.webm", [Image.new("RGB", (64, 64))] * 4, 8.0, "libvpx-vp9", {})
+    graph = {
+        "1": {"class_type": "LoadImageMask", "inputs": {"image": "mask.png", "channel": "red"}},
+        "2": {"class_type": "MaskToImage", "inputs": {"mask": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "mask"}},
+        "4": {"class_type": "LoadVideo", "inputs": {"file": "any.webm"}},
+        "5": {
+            "class_type": "SaveVideo",
+            "inputs": {"video": ["4", 0], "filename_prefix": "clip", "format": "auto", "codec": "auto"},
+        },
+    }
+    flags = ["--input", tmp_path / "mask.png", "--set", f"4.file=@{tmp_path / 'clip.webm'}"]
+    result = run(workflow(graph), "--url", server.url, "--out", tmp_path / "got", *flags)
+    assert result.exit_code == 0, result.exception
+    picture, video = sorted(result.stdout.splitlines(), key=lambda line: line.endswith(".mp4"))
+    assert Image.open(picture).getpixel((0, 0)) == (200, 200, 200)
+    assert len(read_video(Path(video))[0]) == 4
+
+
+def test_show_opens_every_result(
+    server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", lambda path: len(opened.append(path) or [1]))  # type: ignore[func-returns-value]
+    result = run(workflow(text_to_image(seed=811)), "--url", server.url, "--out", tmp_path / "got", "--show")
+    assert opened == result.stdout.splitlines()
+    assert "--show: nothing on this machine opens" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def newcomer(clone: Clone) -> subprocess.CompletedProcess[str]:
     program.parent.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m comfyeks "$@"\n')
     program.chmod(0o755)
-    script = "\n".join(["set -e", ".venv/bin/comfyeks demo --keep", *lines[1:]])
+    script = "\n".join(["set -e", ".venv/bin/comfyeks demo --keep --no-cluster", *lines[1:]])
     answer = subprocess.run(["bash", "-c", script], cwd=clone.root, env=clone.env, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "comfyui-demo, account 123456789012" in answer.stdout  # of `comfyeks status`
@@ -76,7 +76,9 @@ def newcomer(clone: Clone) -> subprocess.CompletedProcess[str]:
 def test_the_demo_and_the_documents_transcript_survive_a_kill_and_end_clean(
     clone: Clone, default_ports_taken: None, measured: Callable[[str], None]
 ) -> None:
-    killed = subprocess.Popen(clone.argv("demo"), cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(
+        clone.argv("demo", "--no-cluster"), cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL
+    )
     time.sleep(20)
     assert killed.poll() is None, "the demo ended before it could be killed"
     killed.send_signal(signal.SIGKILL)

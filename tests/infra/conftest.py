@@ -58,7 +58,8 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
     def run(root: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         env = {**provider.environment(scratch), "TF_DATA_DIR": str(scratch / root)}
         if root not in initialised:
-            call(env, root, "init", "-backend=false", "-input=false", "-no-color").check_returncode()
+            answer = call(env, root, "init", "-backend=false", "-input=false", "-no-color")
+            assert answer.returncode == 0, answer.stderr
             initialised.add(root)
         return call(env, root, *arguments)
 

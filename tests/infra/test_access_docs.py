@@ -1,9 +1,10 @@
-"""Commands and settings of docs/how-to/access-from-other-vpcs.md exist: asked of SDK models and Terraform."""
+"""What docs/how-to/access-from-other-vpcs.md shows exists, says the SDK's model of each service and Terraform."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import botocore.session
 import pytest
@@ -27,14 +28,25 @@ def blocks(language: str) -> list[str]:
 def aws_commands() -> list[str]:
     """Each `aws SERVICE OPERATION --flag …` of the page, on one line."""
     found = []
-    for block in blocks("bash"):
+    for block in blocks("sh"):
         for line in block.replace("\\\n", " ").splitlines():
             found += re.findall(r"(?:^|\$\()\s*(aws [^)]*)", line) if "aws " in line else []
     return found
 
 
+def flags(service: str, operation: str) -> tuple[set[str], set[str]]:
+    """(all, required) flags of an operation, by the SDK's model; KeyError when there is no such operation."""
+    model = botocore.session.Session().get_service_model(service)
+    name = {xform_name(name, "-"): name for name in model.operation_names}[operation]
+    shape: Any = model.operation_model(name).input_shape
+    every, required = (
+        {f"--{xform_name(m, '-')}" for m in members} for members in (shape.members, shape.required_members)
+    )
+    return every, required
+
+
 def outputs_read() -> set[str]:
-    return set(re.findall(r"(?<=['\s])\.(\w+\.\w+)", " ".join(line for b in blocks("bash") for line in b.splitlines())))
+    return set(re.findall(r"(?<=['\s])\.(\w+\.\w+)", " ".join(line for b in blocks("sh") for line in b.splitlines())))
 
 
 def test_page_has_commands_for_each_way() -> None:
@@ -45,28 +57,19 @@ def test_page_has_commands_for_each_way() -> None:
 @pytest.mark.parametrize("command", aws_commands(), ids=lambda c: c.split()[2])
 def test_command_and_its_flags_exist(command: str) -> None:
     _, service, operation, *_ = command.split()
-    model = botocore.session.Session().get_service_model(service)
-    shapes = {xform_name(name, "-"): model.operation_model(name).input_shape for name in model.operation_names}
-    assert operation in shapes
-    known = {f"--{xform_name(member, '-')}" for member in shapes[operation].members}
+    known, required = flags(service, operation)
     given = set(re.findall(r"(?<=\s)--[a-z0-9-]+", command))
-    assert given
-    assert given <= known | GLOBAL_FLAGS
-    required = {f"--{xform_name(member, '-')}" for member in shapes[operation].required_members}
-    assert required <= given
+    assert required <= given <= known | GLOBAL_FLAGS
 
 
 def test_flags_named_in_the_text_exist() -> None:
-    shape = (
-        botocore.session.Session().get_service_model("ec2").operation_model("CreateVpcPeeringConnection").input_shape
-    )
-    known = {f"--{xform_name(member, '-')}" for member in shape.members}
+    known, _ = flags("ec2", "create-vpc-peering-connection")
     prose = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`(--[a-z-]+)`", prose)) <= known
 
 
 def test_shell_blocks_are_well_formed() -> None:
-    for block in blocks("bash"):
+    for block in blocks("sh"):
         assert shlex.split(block, comments=True)
 
 

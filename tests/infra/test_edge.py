@@ -104,18 +104,6 @@ def test_chart_registers_the_pods_and_lets_only_the_load_balancer_in(plan: str, 
     assert [peer["ipBlock"]["cidr"] for peer in rule["from"]] == values["networkPolicy"]["loadBalancerCidrs"]
 
 
-def test_nothing_has_a_public_address(everything_plan: Plan) -> None:
-    for balancer in everything_plan.of_type("aws_lb").values():
-        assert balancer["internal"]
-    assert not [s for s in everything_plan.of_type("aws_subnet").values() if s["map_public_ip_on_launch"]]
-
-
-def test_no_rule_of_the_edge_opens_a_port_to_everybody(everything_plan: Plan) -> None:
-    rules = everything_plan.of_type("aws_vpc_security_group_ingress_rule").values()
-    assert not [rule for rule in rules if rule["cidr_ipv4"] == "0.0.0.0/0" or rule["cidr_ipv6"]]
-    assert all(rule["description"] for rule in rules)
-
-
 def test_everything_in_front_of_cloudfront_is_in_its_region(everything_plan: Plan) -> None:
     [log_group] = everything_plan.of_type("aws_cloudwatch_log_group").keys() & {"aws_cloudwatch_log_group.waf[0]"}
     assert everything_plan.resources[log_group]["name"].startswith("aws-waf-logs-")

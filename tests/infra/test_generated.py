@@ -15,7 +15,7 @@ OUTPUTS: dict[str, Any] = {
     "cluster_name": "comfyui",
     "helm_values": {
         "karpenter_gpu": {"cluster": {"name": "comfyui"}},
-        "comfyui": {"outputs": {"bucket": "comfyui-outputs-1"}},
+        "comfyui": {"image": {"repository": "r"}, "outputs": {"bucket": "comfyui-outputs-1"}},
         "addons": {"karpenter": {"settings": {"clusterName": "comfyui"}}, "keda": {}},
     },
 }

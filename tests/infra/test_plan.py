@@ -33,16 +33,6 @@ def test_bucket_is_closed_to_the_public(data_plan: Plan, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DATA_KINDS)
-def test_bucket_refuses_plain_http_for_itself_and_all_it_holds(data_plan: Plan, kind: str) -> None:
-    [(_, refusal)] = data_plan.statements(f'aws_s3_bucket_policy.this["{kind}"]').items()
-    arn = f"arn:aws:s3:::{NAMES.bucket(kind)}"
-    assert refusal["Effect"] == "Deny"
-    assert refusal["Principal"] == "*"
-    assert refusal["Resource"] == [arn, f"{arn}/*"]
-    assert refusal["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
-
-
-@pytest.mark.parametrize("kind", DATA_KINDS)
 def test_bucket_removes_what_a_broken_upload_left(data_plan: Plan, kind: str) -> None:
     rules = data_plan.resources[f'aws_s3_bucket_lifecycle_configuration.this["{kind}"]']["rule"]
     assert any(rule["abort_incomplete_multipart_upload"] for rule in rules)
@@ -190,20 +180,6 @@ def test_dead_letters_take_only_the_model_events_and_stay_longest(platform_plan:
 def test_queues_are_encrypted_with_a_key_that_s3_can_use(platform_plan: Plan) -> None:
     for queue in platform_plan.of_type("aws_sqs_queue").values():
         assert queue["sqs_managed_sse_enabled"]
-
-
-def test_every_interruption_event_reaches_karpenters_queue(platform_plan: Plan) -> None:
-    patterns = [
-        json.loads(rule["event_pattern"]) for rule in platform_plan.of_type("aws_cloudwatch_event_rule").values()
-    ]
-    assert len(platform_plan.of_type("aws_cloudwatch_event_target")) == len(patterns) == 5
-    assert {pattern["detail-type"][0] for pattern in patterns} == {
-        "AWS Health Event",
-        "EC2 Capacity Reservation Instance Interruption Warning",
-        "EC2 Instance Rebalance Recommendation",
-        "EC2 Instance State-change Notification",
-        "EC2 Spot Instance Interruption Warning",
-    }
 
 
 ALARMS = {

@@ -82,7 +82,11 @@ def test_the_deployments_own_rules_alone_may_send_interruptions(platform_plan: P
     for rule in platform_plan.of_type("aws_cloudwatch_event_rule").values():
         source = {"aws:SourceArn": f"{rules}/{rule['name']}", **TLS}
         assert queue.lets_service("events.amazonaws.com", "sqs:SendMessage", source)
-    for wrong in (f"{rules}/somebody-elses", f"arn:aws:events:{REGION}:{OTHER_ACCOUNT}:rule/comfyui-spot-interruption"):
+    for wrong in (
+        f"{rules}/somebody-elses",
+        f"{rules}/comfyui-film-health",
+        f"arn:aws:events:{REGION}:{OTHER_ACCOUNT}:rule/comfyui-spot-interruption",
+    ):
         assert not queue.lets_service("events.amazonaws.com", "sqs:SendMessage", {"aws:SourceArn": wrong, **TLS})
     assert not queue.lets_service("events.amazonaws.com", "sqs:SendMessage", TLS)
 
@@ -176,7 +180,32 @@ def test_no_bucket_of_either_root_answers_plain_http_or_another_account(
 
 @pytest.mark.usefixtures("aws")
 def test_the_state_bucket_answers_neither_plain_http_nor_another_account(deployment: Deployment, iam: Iam) -> None:
+    refuses_plain_http_and_other_accounts(artifacts_bucket(deployment, iam))
+
+
+@pytest.mark.usefixtures("aws")
+def test_access_logs_of_this_accounts_buckets_land_beside_the_state_and_not_on_it(
+    deployment: Deployment, data_everything_plan: Plan, iam: Iam
+) -> None:
+    bucket = artifacts_bucket(deployment, iam)
+
+    def delivered(prefix: str, account: str) -> bool:
+        context = {"aws:SourceAccount": account, **TLS}
+        log = Resource(iam, f"{bucket.arn}/{prefix}2026-11-21", bucket.policy)
+        return log.lets_service("logging.s3.amazonaws.com", "s3:PutObject", context)
+
+    targets = [logging["target_prefix"] for logging in data_everything_plan.of_type("aws_s3_bucket_logging").values()]
+    assert len(targets) == 3
+    for prefix in targets:
+        assert delivered(prefix, ACCOUNT)
+        assert not delivered(prefix, OTHER_ACCOUNT)
+    for prefix in ("terraform/", "node/", "settings/"):
+        assert not delivered(prefix, ACCOUNT)
+
+
+def artifacts_bucket(deployment: Deployment, iam: Iam) -> Resource:
+    """The bucket as `comfyeks` makes it, in moto."""
     state_bucket.ensure(deployment)
     name = deployment.bucket("artifacts")
     policy = boto3.client("s3", region_name=REGION).get_bucket_policy(Bucket=name)["Policy"]
-    refuses_plain_http_and_other_accounts(Resource(iam, f"arn:aws:s3:::{name}", json.loads(policy)))
+    return Resource(iam, f"arn:aws:s3:::{name}", json.loads(policy))

@@ -261,7 +261,8 @@ def test_load_balancer_controller_registers_our_targets_and_changes_nothing_else
     groups = f"arn:aws:elasticloadbalancing:{REGION}:{ACCOUNT}:targetgroup"
     for action in ("RegisterTargets", "DeregisterTargets"):
         assert controller.may(f"elasticloadbalancing:{action}", f"{groups}/comfyui-pods/0123456789abcdef")
-        assert not controller.may(f"elasticloadbalancing:{action}", f"{groups}/somebody-elses/0123456789abcdef")
+        for other in ("somebody-elses", "comfyui-film-pods"):
+            assert not controller.may(f"elasticloadbalancing:{action}", f"{groups}/{other}/0123456789abcdef")
     assert controller.may("elasticloadbalancing:DescribeTargetHealth")
     for action in ("ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeNetworkInterfaces"):
         assert controller.may(action)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import boto3
 import pytest
 from botocore.stub import Stubber
@@ -26,9 +24,11 @@ def test_bucket_is_made_closed_encrypted_and_versioned(deployment: Deployment) -
     assert all(s3.get_public_access_block(Bucket=name)["PublicAccessBlockConfiguration"].values())
     assert s3.get_bucket_versioning(Bucket=name)["Status"] == "Enabled"
     assert s3.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]["Rules"]
-    [statement] = json.loads(s3.get_bucket_policy(Bucket=name)["Policy"])["Statement"]
-    assert statement["Effect"] == "Deny"
-    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    rules = s3.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
+    # Terraform's state and the node program stay; what expires is logs, and versions that were replaced.
+    assert [(rule["Filter"]["Prefix"], rule["Expiration"]["Days"]) for rule in rules if "Expiration" in rule] == [
+        ("access-logs/", 90)
+    ]
 
 
 @pytest.mark.usefixtures("aws")

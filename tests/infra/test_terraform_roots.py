@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 import pytest
 import yaml
@@ -43,10 +44,12 @@ def test_root_is_valid(terraform: Terraform, root: str) -> None:
 
 @pytest.mark.local
 @pytest.mark.parametrize(("root", "suite"), SUITES, ids="-".join)
-def test_every_variable_switches_and_refuses_what_it_says(terraform: Terraform, root: str, suite: str) -> None:
+def test_every_variable_switches_and_refuses_what_it_says(
+    terraform: Terraform, root: str, suite: str, measured: Callable[[str], None]
+) -> None:
     answer = terraform(root, "test", "-no-color", f"-filter=tests/{suite}.tftest.hcl")
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    print(f"{root}, {suite}: {answer.stdout.strip().splitlines()[-1]}")
+    measured(f"terraform test, {root}, {suite}: {answer.stdout.strip().splitlines()[-1]}")
 
 
 @pytest.mark.parametrize("name", blocks("variable"))

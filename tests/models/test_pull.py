@@ -24,6 +24,8 @@ from tests.models.conftest import BUCKET, DEPLOYMENT
 from tests.models.web import TOKEN, Web, serving_models
 from tests.support.safetensors import BROKEN, safetensors
 
+pytestmark = pytest.mark.local
+
 NAME = "model.safetensors"
 KEY = f"checkpoints/{NAME}"
 PART = 64 << 10  # as small as the S3 in this process can be made to take
@@ -340,7 +342,7 @@ def test_memory_holds_a_few_parts_however_big_the_file(session: boto3.Session, w
         upload = make(*arguments)
         put = upload.put
 
-        def counting(number: int, data: bytearray) -> None:
+        def counting(number: int, data: memoryview) -> None:
             nonlocal most
             with lock:
                 held.add(number)

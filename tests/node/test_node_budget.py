@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 from collections.abc import Iterator
+from email import message_from_string
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from comfyeks.charts.render import render
 from tests.node.s3_stub import Fault, S3Stub
 from tests.node.support import ProgramNode, eventually, fill_up, tmpfs
 
@@ -130,6 +134,42 @@ def test_a_pool_holds_only_its_prefixes_and_drops_what_it_no_longer_takes(node: 
     node.run()
     assert on_disk(node) == {"video/a"}
     assert (node.status()["unselected"], node.status()["skipped_count"]) == (1, 0)
+
+
+def settings_of(node_class: dict[str, Any]) -> str:
+    """What a node of this class finds in its settings file: the shell's own reading of the user data's assignments."""
+    parts = message_from_string(node_class["spec"]["userData"]).walk()
+    [part] = [part for part in parts if part.get_content_type() == "text/x-shellscript"]
+    assignments = bytes(part.get_payload(decode=True)).decode().partition("set -euo pipefail")[0]
+    script = f"{assignments}\nprintf '%s\\n' \"$MODEL_SYNC_SETTINGS\""
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_pools_chart_values_decide_what_its_nodes_hold(node: ProgramNode, s3: S3Stub) -> None:
+    for key in ("video/it's 字/a", "image/b", "vae/c"):
+        s3.put(key, key.encode())
+    file = {"key": "node/h/x", "sha256": "0" * 64}
+    values: dict[str, Any] = {
+        "cluster": {"name": "c"},
+        "nodeRole": "r",
+        "modelSync": {
+            "bucket": "models", "region": "us-west-2", "artifactsBucket": "artifacts",
+            "files": dict.fromkeys(("program", "service", "timer", "path"), file),
+            "settings": {"KEEP": '["mine/"]'},
+        },
+        "pools": {"default": {}, "video": {"instanceTypes": ["g6e.2xlarge"], "nodeClass": "video"}},
+        "nodeClasses": {"default": {}, "video": {"modelSettings": {"PREFIXES": '["video/it\'s 字/", "vae/c"]'}}},
+    }  # fmt: skip
+    classes = {
+        found["metadata"]["name"]: found for found in render("karpenter-gpu", values=values).of_kind("EC2NodeClass")
+    }
+    held = {}
+    for name, node_class in classes.items():
+        node.settings.write_text(settings_of(node_class))
+        node.run()
+        held[name.rpartition("-")[2]] = on_disk(node)
+    assert held == {"default": {"video/it's 字/a", "image/b", "vae/c"}, "video": {"video/it's 字/a", "vae/c"}}
+    assert node.status()["unselected"] == 1
 
 
 def test_a_keep_list_stays_and_is_no_part_of_the_budget(node: ProgramNode, s3: S3Stub) -> None:

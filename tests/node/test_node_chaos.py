@@ -30,7 +30,7 @@ SEEDS = range(FIRST_SEED, FIRST_SEED + int(os.environ.get("CHAOS_RUNS", "5")))
 KEYS = [
     f"{folder}/{name}" for folder in ("loras", "vae", "unet/deep") for name in ("a", "b", "a/b", "it's c", "字", "d")
 ]
-PATIENCE = "RETRY_AFTER = REQUEST_RETRY_AFTER = (0.01,) * 4; STALL_TIMEOUT = 3.0; BATCH_FILES = 3; PART = 16_384"
+PATIENCE = "RETRY_AFTER = REQUEST_RETRY_AFTER = (0.01,) * 4; STALL_TIMEOUT = 20.0; BATCH_FILES = 3; PART = 16_384"
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Life:
             self.change_bucket()
             self.event()
         if end == "finish":
-            process.wait(60)
+            process.wait(120)
         else:
             time.sleep(self.dice.uniform(0, 0.6))
             process.kill()
@@ -179,7 +179,7 @@ def test_in_the_end_the_disk_equals_the_bucket(sync: ModuleType, node: ProgramNo
             life.live()
         s3.fault = lambda verb, key: None
         last = node.start()
-        _, stderr = last.communicate(timeout=60)
+        _, stderr = last.communicate(timeout=120)
         assert last.returncode == 0, f"{life}\n{stderr}"
         listing = [(sync.RemoteObject(key, "", stored.size, 0), "") for key, stored in s3.objects.items()]
         expected = {key: s3.objects[key].body for key in sync.select(listing).wanted}

@@ -296,6 +296,32 @@ def test_a_requested_run_carries_the_id_that_the_caller_got(node: ProgramNode, s
     assert node.status()["run_id"] > run_id
 
 
+def test_a_request_whose_run_failed_is_not_forgotten(node: ProgramNode, s3: S3Stub) -> None:
+    s3.put("vae/a", b"a")
+    s3.fault = lambda verb, key: Fault(status=403)
+    with_constants(node, "RETRY_AFTER = ()")
+    run_id = json.loads(node.run("sync"))["run_id"]
+    node.run(code=1)
+    assert (node.status()["state"], node.status()["requested_run_id"]) == ("failed", run_id)
+    s3.fault = lambda verb, key: None
+    node.run()  # as systemd starts it again
+    assert (node.status()["state"], node.status()["requested_run_id"]) == ("idle", run_id)
+
+
+def test_a_worker_that_dies_costs_one_attempt(node: ProgramNode, s3: S3Stub) -> None:
+    bodies = fill(s3, 5)
+    s3.fault = lambda verb, key: Fault(delay=1) if verb == "get" else None
+    with_constants(node, "RETRY_AFTER = (0.1,)")
+    process = node.start()
+    eventually(lambda: s3.calls["get"] > 0)
+    [worker] = [child for child in node.processes() if "work" in child.cmdline()]
+    worker.kill()
+    assert process.wait(30) == 0
+    assert process.stderr is not None
+    assert "a worker ended with code -9; trying again" in process.stderr.read()
+    assert node.files() == bodies
+
+
 def test_a_request_during_a_run_is_served_by_another_round(node: ProgramNode, s3: S3Stub) -> None:
     fill(s3, 5)
     s3.fault = lambda verb, key: Fault(delay=1) if verb == "get" else None
@@ -336,6 +362,7 @@ def test_models_wait_for_an_array_that_comes_late(node: ProgramNode, s3: S3Stub)
     (node.root / "proc/self/mountinfo").write_text("20 1 9:20 / / rw - xfs /dev/nvme0n1p1 rw\n")
     shutil.rmtree(node.root / "mnt")
     process = node.start()
+    eventually((node.root / "var/lib/comfyui-model-sync/status.json").exists)
     time.sleep(1)
     assert process.poll() is None
     assert node.status()["state"] == "waiting_for_storage"

@@ -54,6 +54,7 @@ def test_policy_tools_are_locked_at_those_versions() -> None:
 
 def test_go_modules_have_those_versions() -> None:
     assert f"helm.sh/helm/v4 v{VERSIONS['go_tools']['helm']}" in go_mod("tools/go.mod")
+    assert f"helm.sh/helm/v3 v{VERSIONS['go_tools']['helm3']}" in go_mod("tools/helm3/go.mod")
     kubernetes = VERSIONS["go_tools"]["kubernetes"]
     assert f"k8s.io/kubernetes v{kubernetes}" in go_mod("tools/kubernetes/go.mod")
     assert f"k8s.io/apiserver => k8s.io/apiserver v0.{kubernetes.partition('.')[2]}" in go_mod(
@@ -61,7 +62,6 @@ def test_go_modules_have_those_versions() -> None:
     )
     controller = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter']}"
     assert controller in go_mod("tools/karpenter/go.mod")
-    assert f"helm.sh/helm/v3 v{VERSIONS['go_tools']['helm3']}" in go_mod("tools/helm3/go.mod")
     crds = f"github.com/aws/karpenter-provider-aws v{VERSIONS['go_tools']['karpenter_crds']}"
     assert crds in go_mod("tools/crds/go.mod")
     prometheus = f"prometheus-operator v{VERSIONS['go_tools']['prometheus_operator_crds']}"

@@ -16,6 +16,7 @@ Logs one line of JSON per event to stdout.
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import hashlib
@@ -31,7 +32,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -50,11 +51,12 @@ POLL_SECONDS = 0.5
 QUIET_SECONDS = 2.0
 # Where the kernel does not tell who writes, only time can.
 QUIET_SECONDS_BLIND = 10.0
-# Memory: WORKERS × max(SNAPSHOT_BYTES, (PARTS_AHEAD + 1) × PART_BYTES) = 160 MiB at most, beside the interpreter.
-WORKERS = 4
+# Files at a time, and requests of large ones.
+WORKERS = 10
+# What has been read and is not sent yet, of all files together.
+MEMORY_BYTES = 160 * MIB
 SNAPSHOT_BYTES = 32 * MIB
 PART_BYTES = 8 * MIB
-PARTS_AHEAD = 4
 MAX_PARTS = 10_000
 MAX_KEY_BYTES = 1024
 RETRY_SECONDS = 30.0
@@ -92,6 +94,23 @@ class Stamp(NamedTuple):
         return "-".join(map(str, self))
 
 
+class Memory:
+    """Lets threads hold so many bytes together, or one of them more when nobody else holds any."""
+
+    def __init__(self, limit: int):
+        self._limit, self._held, self._changed = limit, 0, threading.Condition()
+
+    def acquire(self, size: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + size <= self._limit)
+            self._held += size
+
+    def release(self, size: int) -> None:
+        with self._changed:
+            self._held -= size
+            self._changed.notify_all()
+
+
 class FileChangedError(Exception):
     """The file was written while it was read: it is not finished, and nothing of it was published."""
 
@@ -124,10 +143,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Upload:
-    """The newest upload of one path."""
+    """The newest upload of one path. `digest` is what `_digest` says of its bytes."""
 
     stamp: Stamp
-    sha256: str
+    digest: str
     version: int
     at: float
 
@@ -148,8 +167,8 @@ class Journal:
             for line in self._lines.read_text().splitlines():
                 # The last line is half a line when the container was killed while writing it; S3 then says 412.
                 with suppress(ValueError):
-                    path, stamp, sha256, version, at = json.loads(line)
-                    self.uploads[path] = Upload(Stamp(*stamp), sha256, version, at)
+                    path, stamp, digest, version, at = json.loads(line)
+                    self.uploads[path] = Upload(Stamp(*stamp), digest, version, at)
 
     def _start_id(self) -> str:
         """When this pod's volume was made, and a few random letters for two that were made at once."""
@@ -294,11 +313,15 @@ class Uploader:
         self._draining = draining
         self._lock = threading.Lock()
         self._busy: set[str] = set()
+        # Set when the last one of what was handed out is done: then it is worth while to look again.
+        self._idle = threading.Event()
         # Path → attempts so far, and the monotonic time of the next one.
         self._failures: dict[str, tuple[int, float]] = {}
         self._truncated: dict[str, Stamp] = {}
         self._failed_attempts = 0
         self._told: dict[str, int] = {}
+        self._told_at = 0.0
+        self._memory = Memory(MEMORY_BYTES)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="file")
         self._parts = ThreadPoolExecutor(WORKERS, thread_name_prefix="part")
 
@@ -308,11 +331,17 @@ class Uploader:
             draining = self._draining.is_set()
             files = list(files_below(self._settings.output))
             left = self._submit_due(files, draining)
-            self._tell(left)
+            if not left or time.monotonic() - self._told_at >= POLL_SECONDS:
+                self._tell(left)
             if draining and not left:
                 break
             self._make_room(files)
-            self._draining.wait(POLL_SECONDS) if not draining else time.sleep(POLL_SECONDS / 5)
+            if draining:
+                self._idle.wait(POLL_SECONDS)
+                self._idle.clear()
+                time.sleep(POLL_SECONDS / 5)  # for a file whose writer is still there
+            else:
+                self._draining.wait(POLL_SECONDS)
         self._workers.shutdown()
         self._parts.shutdown()
         log("drained", uploads=len(self._journal.uploads))
@@ -345,6 +374,7 @@ class Uploader:
             "failed_attempts": self._failed_attempts,
             "uploads": len(self._journal.uploads),
         }
+        self._told_at = time.monotonic()
         if facts == self._told:
             return
         file = self._settings.state / "status.json"
@@ -376,6 +406,8 @@ class Uploader:
         finally:
             with self._lock:
                 self._busy.discard(path)
+                if not self._busy:
+                    self._idle.set()
 
     def _failed(self, path: str, attempts: int, reason: str) -> None:
         limit = RETRY_SECONDS_DRAINING if self._draining.is_set() else RETRY_SECONDS
@@ -400,8 +432,8 @@ class Uploader:
                 return
             before = self._journal.uploads.get(path)
             version = before.version if before else 0
-            if before and before.stamp.size == stamp.size and before.sha256 == _sha256(file, stamp):
-                self._done(path, Upload(stamp, before.sha256, version, time.time()))
+            if before and before.stamp.size == stamp.size and before.digest == _digest(file, stamp):
+                self._done(path, Upload(stamp, before.digest, version, time.time()))
                 return
             digest, version, key = self._put(file, path, stamp, version + 1)
         self._done(path, Upload(stamp, digest, version, time.time()))
@@ -413,7 +445,7 @@ class Uploader:
             self._journal.add(path, upload)
 
     def _put(self, file: BinaryIO, path: str, stamp: Stamp, version: int) -> tuple[str, int, str]:
-        """SHA-256, version and key of what was put; the first version from the given one whose key is free."""
+        """Digest, version and key of what was put; the first version from the given one whose key is free."""
         put = self._put_snapshot if stamp.size <= SNAPSHOT_BYTES else self._put_parts
         while True:
             key = object_key(self._prefix, path, version)
@@ -432,31 +464,39 @@ class Uploader:
             found = self._client.head_object(Bucket=self._settings.bucket, Key=key)
             if found["Metadata"].get("source") == str(stamp):
                 # An earlier attempt came through and only its answer was lost.
-                return _sha256(file, stamp), version, key
+                return _digest(file, stamp), version, key
             version += 1
 
     def _put_snapshot(self, file: BinaryIO, stamp: Stamp, described: Mapping[str, Any]) -> str:
-        body = file.read(stamp.size + 1)
-        _check_unchanged(file, stamp, len(body))
-        self._client.put_object(**described, Body=body, IfNoneMatch="*")
-        return hashlib.sha256(body).hexdigest()
+        self._memory.acquire(stamp.size)
+        try:
+            body = file.read(stamp.size + 1)
+            _check_unchanged(file, stamp, len(body))
+            digest = hashlib.sha256(body)
+            self._client.put_object(**described, Body=body, ChecksumSHA256=_base64(digest), IfNoneMatch="*")
+        finally:
+            self._memory.release(stamp.size)
+        return digest.hexdigest()
 
     def _put_parts(self, file: BinaryIO, stamp: Stamp, described: Mapping[str, Any]) -> str:
         where = {name: described[name] for name in ("Bucket", "Key")}
-        upload_id = self._client.create_multipart_upload(**described)["UploadId"]
-        sending: deque[Future[CompletedPartTypeDef]] = deque()
+        upload_id = self._client.create_multipart_upload(**described, ChecksumAlgorithm="SHA256")["UploadId"]
+        sending: list[Future[CompletedPartTypeDef]] = []
         try:
-            digest = hashlib.sha256()
-            parts = []
-            size = max(PART_BYTES, -(-stamp.size // MAX_PARTS))
-            total = 0
-            for number, body in enumerate(_chunks(file, size), start=1):
-                digest.update(body)
+            whole = hashlib.sha256()
+            total, size = 0, _part_bytes(stamp)
+            while body := self._read(file, size):
                 total += len(body)
-                if len(sending) == PARTS_AHEAD:
-                    parts.append(sending.popleft().result())
-                sending.append(self._parts.submit(self._put_part, where, upload_id, number, body))
-            parts += [part.result() for part in sending]
+                digest = hashlib.sha256(body)
+                whole.update(digest.digest())
+                part = self._parts.submit(self._put_part, where, upload_id, len(sending) + 1, body, _base64(digest))
+                # Also of one that is cancelled before it began.
+                part.add_done_callback(lambda _: self._memory.release(size))
+                sending.append(part)
+                # No more than these can be under way.
+                if any(part.done() and part.exception() for part in sending[-MEMORY_BYTES // PART_BYTES :]):
+                    break
+            parts = [part.result() for part in sending]
             _check_unchanged(file, stamp, total)
             self._client.complete_multipart_upload(
                 **where, UploadId=upload_id, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
@@ -464,17 +504,36 @@ class Uploader:
         except BaseException:
             for part in sending:
                 part.cancel()
+            wait(sending)  # a part that arrives after the abort would stay
             # What this leaves behind, the bucket's lifecycle rule for incomplete uploads removes.
             with suppress(BotoCoreError, ClientError):
                 self._client.abort_multipart_upload(**where, UploadId=upload_id)
             raise
-        return digest.hexdigest()
+        return whole.hexdigest()
 
-    def _put_part(self, where: Mapping[str, str], upload_id: str, number: int, body: bytes) -> CompletedPartTypeDef:
+    def _read(self, file: BinaryIO, size: int) -> bytes:
+        """The next bytes of a file, which hold `size` of the memory until somebody releases it; none at its end."""
+        self._memory.acquire(size)
+        body = b""
+        try:
+            body = file.read(size)
+        finally:
+            if not body:
+                self._memory.release(size)
+        return body
+
+    def _put_part(
+        self, where: Mapping[str, str], upload_id: str, number: int, body: bytes, checksum: str
+    ) -> CompletedPartTypeDef:
         answer = self._client.upload_part(
-            Bucket=where["Bucket"], Key=where["Key"], UploadId=upload_id, PartNumber=number, Body=body
+            Bucket=where["Bucket"],
+            Key=where["Key"],
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=body,
+            ChecksumSHA256=checksum,
         )
-        return {"PartNumber": number, "ETag": answer["ETag"]}
+        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     def _make_room(self, files: Iterable[tuple[str, os.stat_result]]) -> None:
         """Remove the oldest uploaded files while all of them hold more than the pod may keep."""
@@ -494,21 +553,30 @@ class Uploader:
             log("removed", file=path, bytes=stamp.size)
 
 
-def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    while body := file.read(size):
-        yield body
+def _part_bytes(stamp: Stamp) -> int:
+    return max(PART_BYTES, -(-stamp.size // MAX_PARTS))
 
 
-def _sha256(file: BinaryIO, stamp: Stamp) -> str:
+def _base64(digest: hashlib._Hash) -> str:
+    return base64.b64encode(digest.digest()).decode()
+
+
+def _digest(file: BinaryIO, stamp: Stamp) -> str:
+    """SHA-256 of a small file; of a large one the SHA-256 of those of its parts, as S3 keeps it."""
     file.seek(0)
-    digest = hashlib.sha256()
     total = 0
-    for body in _chunks(file, PART_BYTES):
-        digest.update(body)
-        total += len(body)
+    whole = hashlib.sha256()
+    if stamp.size <= SNAPSHOT_BYTES:
+        while body := file.read(PART_BYTES):
+            total += len(body)
+            whole.update(body)
+    else:
+        while body := file.read(_part_bytes(stamp)):
+            total += len(body)
+            whole.update(hashlib.sha256(body).digest())
     _check_unchanged(file, stamp, total)
     file.seek(0)
-    return digest.hexdigest()
+    return whole.hexdigest()
 
 
 def _check_unchanged(file: BinaryIO, stamp: Stamp, read: int) -> None:

@@ -10,7 +10,7 @@ locals {
 }
 
 resource "aws_s3_bucket" "this" {
-  #checkov:skip=CKV_AWS_18:access logs are paid by request, and a node asks for every part of every model
+  #checkov:skip=CKV_AWS_18:access_logs switches them on; they are paid by request, and a node asks for each part of a model
   #checkov:skip=CKV_AWS_21:models are versioned; no output reuses a key, and inputs are copies of what people have
   #checkov:skip=CKV_AWS_144:a copy in another region is the team's own choice: models can be fetched again
   #checkov:skip=CKV_AWS_145:encrypted by S3 itself; a KMS key would be asked, and paid, for each part of each model

@@ -372,8 +372,8 @@ run "public_for_named_addresses" {
   }
 
   assert {
-    condition     = aws_wafv2_ip_set.allowed["IPV4"].addresses == toset(["198.51.100.0/24", "203.0.113.7/32"]) && aws_wafv2_ip_set.allowed["IPV6"].addresses == toset(["2001:db8::/32"])
-    error_message = "Each kind of address is in its list."
+    condition     = aws_wafv2_ip_set.allowed["IPV4"].addresses == toset(["198.51.100.0/24", "203.0.113.7/32"]) && aws_wafv2_ip_set.allowed["IPV6"].addresses == toset(["2001:db8::/32"]) && aws_cloudfront_distribution.this[0].is_ipv6_enabled
+    error_message = "Each kind of address is in its list, and can be used."
   }
 
   assert {
@@ -464,16 +464,22 @@ run "public_name_in_the_region_of_cloudfront" {
   command = plan
 
   variables {
-    region          = "us-east-1"
-    domain_name     = "comfyui.example.com"
-    certificate_arn = "arn:aws:acm:us-east-1:111122223333:certificate/1"
-    sign_in         = "cognito"
-    cloudfront      = true
+    cloudfront_allowed_cidrs = ["198.51.100.0/24"]
+    region                   = "us-east-1"
+    domain_name              = "comfyui.example.com"
+    certificate_arn          = "arn:aws:acm:us-east-1:111122223333:certificate/1"
+    sign_in                  = "cognito"
+    cloudfront               = true
   }
 
   assert {
     condition     = aws_cloudfront_distribution.this[0].viewer_certificate[0].acm_certificate_arn == "arn:aws:acm:us-east-1:111122223333:certificate/1"
     error_message = "One certificate for both."
+  }
+
+  assert {
+    condition     = !aws_cloudfront_distribution.this[0].is_ipv6_enabled
+    error_message = "With a list of IPv4 ranges only, no browser is led to IPv6 and refused there."
   }
 }
 

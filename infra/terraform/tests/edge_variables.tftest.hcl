@@ -215,7 +215,9 @@ run "sign_in_that_does_not_exist" {
   }
 
   variables {
-    sign_in = "saml"
+    domain_name     = "comfyui.example.com"
+    certificate_arn = "arn:aws:acm:us-west-2:111122223333:certificate/1"
+    sign_in         = "saml"
   }
 
   expect_failures = [var.sign_in]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 OLD_STATE_DAYS = 90
 STALE_UPLOAD_DAYS = 3
+ACCESS_LOG_PREFIX = "access-logs/"  # of the data root's buckets, when its variable access_logs says so
+ACCESS_LOG_DAYS = 90
 
 
 def exists(deployment: Deployment) -> bool:
@@ -92,7 +94,13 @@ def _secure(s3: S3Client, deployment: Deployment, name: str) -> None:
                     "Filter": {"Prefix": ""},
                     "NoncurrentVersionExpiration": {"NoncurrentDays": OLD_STATE_DAYS},
                     "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": STALE_UPLOAD_DAYS},
-                }
+                },
+                {
+                    "ID": "expire-access-logs",
+                    "Status": "Enabled",
+                    "Filter": {"Prefix": ACCESS_LOG_PREFIX},
+                    "Expiration": {"Days": ACCESS_LOG_DAYS},
+                },
             ]
         },
     )
@@ -110,7 +118,16 @@ def _secure(s3: S3Client, deployment: Deployment, name: str) -> None:
                         "Action": "s3:*",
                         "Resource": [arn, f"{arn}/*"],
                         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-                    }
+                    },
+                    {
+                        # S3 accepts a bucket's logging without this, and then writes nothing.
+                        "Sid": "AccessLogs",
+                        "Effect": "Allow",
+                        "Principal": {"Service": "logging.s3.amazonaws.com"},
+                        "Action": "s3:PutObject",
+                        "Resource": f"{arn}/{ACCESS_LOG_PREFIX}*",
+                        "Condition": {"StringEquals": {"aws:SourceAccount": owner}},
+                    },
                 ],
             }
         ),

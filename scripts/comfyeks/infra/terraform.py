@@ -290,7 +290,7 @@ class Root:
             what = f"{', '.join(lost)} would be replaced" if lost else "Terraform failed"
             raise Failure(f"what a killed run left could not be adopted: {what}; full log: {log}")
         self._await(adopted)
-        progress.say(self.name, f"adopted {len(adopted)}: {', '.join(sorted(adopted))}")
+        progress.say(self.name, f"adopted {len(adopted)} resources; which: {log}")
 
     def _plan_imports(
         self, wanted: dict[str, str], variables: list[str], lock: IO[str], *, targeted: bool

@@ -70,7 +70,7 @@ def addons(project: Project = None) -> None:
     """Install CRDs and Karpenter into the local cluster, from their own charts, as `make addons` does on a real one."""
     aws = LocalAws()
     deployment = Deployment(project_name(project), aws.env()["AWS_REGION"], ACCOUNT)
-    LocalCluster(aws).install_addons(deployment)
+    LocalCluster(aws).install_addons(deployment.dir)
     note("Karpenter is ready")
 
 

@@ -22,7 +22,7 @@ _MAX_PARTS = 10_000
 
 def part_size(size: int) -> int:
     """Bytes of a part for a file of `size` bytes: the same one each time, or an upload could not be gone on with."""
-    return max(MIN_PART, -(-size // (_MAX_PARTS << 20)) << 20)
+    return max(MIN_PART, -(-size // _MAX_PARTS))
 
 
 class MultipartUpload:
@@ -52,7 +52,7 @@ class MultipartUpload:
         """Bytes that an earlier attempt sent."""
         return sum(stop - start for number, (start, stop) in enumerate(self.ranges, 1) if number in self._before)
 
-    def put(self, number: int, data: bytes | bytearray) -> None:
+    def put(self, number: int, data: memoryview) -> None:
         """Part `number` (from 1); sent unless S3 has it already. For several threads."""
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest() if number in self._before else ""
         if digest and digest == self._before[number]:
@@ -63,7 +63,8 @@ class MultipartUpload:
             Key=self.key,
             UploadId=self._id,
             PartNumber=number,
-            Body=data,  # type: ignore[arg-type]  # botocore takes a bytearray too
+            # A whole buffer goes as it is; botocore takes no part of one.
+            Body=data.obj if len(data) == self.part_bytes else bytes(data),  # type: ignore[arg-type]
         )
         self._etags[number] = answer["ETag"]
 

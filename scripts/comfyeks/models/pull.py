@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from comfyeks.errors import Failure, UserError
 from comfyeks.models import formats, layout
@@ -120,18 +121,25 @@ def _agreed_size(source: Source, wanted: Wanted) -> int:
 
 
 def _transfer(source: Source, upload: MultipartUpload, connections: int, progress: Progress) -> str:
-    """Move every part; the sha256 (hex) of the whole. At most 2 × connections + 1 parts are in memory."""
+    """Move every part; the sha256 (hex) of the whole. All bytes go through 2 × connections + 2 buffers of one part."""
     digest = hashlib.sha256()
+    buffers = _Buffers(upload.part_bytes)
     uploading: set[Future[None]] = set()
+
+    def send(number: int, part: memoryview) -> None:
+        upload.put(number, part)
+        progress.advance(len(part))
+        buffers.give(part)
+
     with ThreadPoolExecutor(connections) as fetchers, ThreadPoolExecutor(connections) as senders:
         try:
-            for number, data in enumerate(_parts(source, upload, fetchers, connections), 1):
-                digest.update(data)
+            for number, part in enumerate(_parts(source, upload, fetchers, buffers, connections), 1):
+                digest.update(part)
                 if len(uploading) >= connections:
                     done, uploading = wait(uploading, return_when=FIRST_COMPLETED)
                     for future in done:
                         future.result()
-                uploading.add(senders.submit(_send, upload, number, data, progress))
+                uploading.add(senders.submit(send, number, part))
             for future in uploading:
                 future.result()
         except BaseException:
@@ -142,29 +150,55 @@ def _transfer(source: Source, upload: MultipartUpload, connections: int, progres
     return digest.hexdigest()
 
 
-def _send(upload: MultipartUpload, number: int, data: bytearray, progress: Progress) -> None:
-    upload.put(number, data)
-    progress.advance(len(data))
+class _Buffers:
+    """Buffers that are used again: a new one for every part would leave the heap in pieces, bigger with every GB."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free: SimpleQueue[bytearray] = SimpleQueue()
+
+    def take(self, length: int) -> memoryview:
+        try:
+            buffer = self._free.get_nowait()
+        except Empty:
+            buffer = bytearray(self._size)
+        return memoryview(buffer)[:length]
+
+    def give(self, part: memoryview) -> None:
+        buffer = part.obj
+        assert isinstance(buffer, bytearray)
+        self._free.put(buffer)
 
 
 def _parts(
-    source: Source, upload: MultipartUpload, fetchers: ThreadPoolExecutor, connections: int
-) -> Iterator[bytearray]:
+    source: Source, upload: MultipartUpload, fetchers: ThreadPoolExecutor, buffers: _Buffers, connections: int
+) -> Iterator[memoryview]:
     """The parts in order: read ahead on several connections, or one after the other from a server without ranges."""
     if not source.facts.ranges:
-        data = bytearray()
-        for chunk in source.chunks(0, upload.size):
-            data += chunk
-            while len(data) >= upload.part_bytes:
-                yield data[: upload.part_bytes]
-                del data[: upload.part_bytes]
-        if data:
-            yield data
+        yield from _parts_of_stream(source.chunks(0, upload.size), upload, buffers)
         return
-    ahead: deque[Future[bytearray]] = deque()
+
+    def fetch(start: int, stop: int) -> memoryview:
+        part = buffers.take(stop - start)
+        source.read_into(part, start)
+        return part
+
+    ahead: deque[Future[memoryview]] = deque()
     for start, stop in upload.ranges:
-        ahead.append(fetchers.submit(source.read, start, stop))
+        ahead.append(fetchers.submit(fetch, start, stop))
         if len(ahead) > connections:
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
+
+
+def _parts_of_stream(chunks: Iterator[bytes], upload: MultipartUpload, buffers: _Buffers) -> Iterator[memoryview]:
+    rest = b""
+    for start, stop in upload.ranges:
+        part, at = buffers.take(stop - start), 0
+        while at < len(part):
+            chunk = rest or next(chunks)
+            taken = chunk[: len(part) - at]
+            part[at : at + len(taken)] = taken
+            at, rest = at + len(taken), chunk[len(taken) :]
+        yield part

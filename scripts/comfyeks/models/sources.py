@@ -101,11 +101,16 @@ class Source:
 
     def read(self, start: int, stop: int) -> bytearray:
         """Bytes [start, stop). Goes on after the last byte that came when a connection breaks."""
-        data, at = bytearray(stop - start), 0
-        for chunk in self.chunks(start, stop):
-            data[at : at + len(chunk)] = chunk
-            at += len(chunk)
+        data = bytearray(stop - start)
+        self.read_into(memoryview(data), start)
         return data
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill a buffer with the bytes from `start` on."""
+        at = 0
+        for chunk in self.chunks(start, start + len(buffer)):
+            buffer[at : at + len(chunk)] = chunk
+            at += len(chunk)
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
         """Bytes [start, stop) as they come."""
@@ -219,7 +224,7 @@ class Source:
         place = f"{variable}, or {self._host!r} in the deployment's secret" if variable else "the deployment's secret"
         if self._token is not None:
             return f"the token ({place}) is not valid, or its owner has not accepted the licence on the model's page"
-        return f"it wants a token. Accept the licence on the model's page, then set {place} (docs/models.md)"
+        return f"it wants a token. Accept the licence on the model's page, then set {place} (docs/how-to/models.md)"
 
     def _signed_out(self, response: requests.Response) -> str:
         where = urlsplit(response.url).hostname

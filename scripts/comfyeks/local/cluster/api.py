@@ -42,7 +42,17 @@ _TIMEOUT_SECONDS = 30
 Unreachable = (urllib3.exceptions.HTTPError, OSError)
 Refused = ApiException
 
-__all__ = ["Api", "ConflictError", "NotFoundError", "Object", "Refused", "Unreachable", "discovery_cache", "reason"]
+__all__ = [
+    "Api",
+    "ConflictError",
+    "NotFoundError",
+    "Object",
+    "Refused",
+    "Unreachable",
+    "condition",
+    "discovery_cache",
+    "reason",
+]
 
 
 class Api:
@@ -118,6 +128,12 @@ class Api:
 
     def _resource(self, kind: str, api_version: str | None = None) -> Any:
         return self._client.resources.get(api_version=api_version or _GROUPS.get(kind, "v1"), kind=kind)
+
+
+def condition(item: Mapping[str, Any], kind: str) -> bool:
+    """Whether a condition of an object is true."""
+    conditions = item.get("status", {}).get("conditions") or []
+    return any(each["type"] == kind and each["status"] == "True" for each in conditions)
 
 
 def discovery_cache(kubeconfig: Path) -> Path:

@@ -157,6 +157,7 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--anonymous-auth=false",
+            "--allow-privileged",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
             f"--service-account-key-file={pki / 'service-accounts.crt'}",

@@ -19,10 +19,9 @@ import yaml
 from comfyeks import tools
 from comfyeks.charts.render import chart_path
 from comfyeks.charts.validation import karpenter_crds
-from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.files import write_atomically
-from comfyeks.infra.generated import addon_file
+from comfyeks.infra.generated import ADDONS
 from comfyeks.local.cluster import crds
 from comfyeks.local.cluster.api import Api, Refused, Unreachable
 from comfyeks.local.cluster.control_plane import ControlPlane
@@ -122,12 +121,12 @@ class LocalCluster:
 
     # -- what a cluster of EKS would have -----------------------------------------------------------------------------
 
-    def install_addons(self, deployment: Deployment) -> None:
-        """Karpenter from its own chart, with the values that `make infra` wrote, as `comfyeks addons install` does.
+    def install_addons(self, values_folder: Path) -> None:
+        """Karpenter from its own chart, with the values that `make infra` wrote to a folder, as `make addons` does.
 
         Raises UserError without those values, Failure when helm does not succeed.
         """
-        values = addon_file(deployment, "karpenter")
+        values = values_folder / ADDONS / "karpenter.values.yaml"
         if not values.exists():
             raise UserError(f"{values} is missing: run `make infra`, which writes it from Terraform's outputs")
         charts = karpenter_crds().parents[2] / "charts"
@@ -156,9 +155,9 @@ class LocalCluster:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         self.api().apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
-    def install_chart(self, chart: str, deployment: Deployment, namespace: str, *assignments: str) -> None:
+    def install_chart(self, chart: str, values_folder: Path, namespace: str, *assignments: str) -> None:
         """`helm upgrade --install` of one of our charts, with the values that `make infra` wrote."""
-        values = deployment.dir / f"{chart}.values.yaml"
+        values = values_folder / f"{chart}.values.yaml"
         sets = [word for assignment in assignments for word in ("--set", assignment)]
         files = ["--values", str(values)]
         self.helm("upgrade", "--install", chart, str(chart_path(chart)), "--namespace", namespace, *files, *sets)

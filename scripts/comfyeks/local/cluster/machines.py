@@ -28,7 +28,7 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks.files import write_atomically
-from comfyeks.local.cluster.api import Api, NotFoundError, Object, Refused, Unreachable
+from comfyeks.local.cluster.api import Api, NotFoundError, Object, Refused, Unreachable, condition
 from comfyeks.local.cluster.control_plane import HOST, ControlPlane
 from comfyeks.local.cluster.kubelet import Description, log
 from comfyeks.local.cluster.node_config import API_VERSION, NODE_CONFIG
@@ -218,7 +218,7 @@ class Machines:
     def _play_daemons(self) -> None:
         for node in self._api.list("Node"):
             taints = node["spec"].get("taints", [])
-            if any(taint["key"] == CSI_TAINT for taint in taints) and _is_ready(node):
+            if any(taint["key"] == CSI_TAINT for taint in taints) and condition(node, "Ready"):
                 name = node["metadata"]["name"]
                 self._register_driver(node)
                 kept = [taint for taint in taints if taint["key"] != CSI_TAINT]
@@ -270,11 +270,6 @@ class Machines:
             with contextlib.suppress(FileNotFoundError):
                 found[file.parent.name] = json.loads(file.read_text())["ports"]
         return found
-
-
-def _is_ready(node: Object) -> bool:
-    conditions = node.get("status", {}).get("conditions", [])
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def main() -> None:

@@ -134,3 +134,10 @@ def write_flac(path: Path, seconds: float, rate: int) -> None:
             frame.sample_rate, frame.pts = rate, start
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def read_video(path: Path) -> tuple[list[Image.Image], float]:
+    """The frames of a video, and how many of them a second has."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return [frame.to_image() for frame in container.decode(stream)], float(stream.average_rate or 24)

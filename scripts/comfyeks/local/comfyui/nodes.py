@@ -385,6 +385,50 @@ def _load_image(context: Context, image: str) -> Outcome:
 
 
 @_node(
+    "LoadImageMask",
+    required={"image": _input_images, "channel": [["alpha", "red", "green", "blue"]]},
+    returns=("MASK",),
+    category="mask",
+    check=_check_input_image,
+    checked=("image",),
+    fingerprint=lambda folders, inputs: hashlib.sha256(_input_path(folders, inputs["image"]).read_bytes()).hexdigest(),
+)
+def _load_image_mask(context: Context, image: str, channel: str) -> Outcome:
+    with Image.open(_input_path(context.folders, image)) as opened:
+        mask = opened.convert("RGBA").getchannel(channel[0].upper())
+        return Outcome((ImageOps.invert(mask) if channel == "alpha" else mask,))
+
+
+@_node("MaskToImage", required={"mask": ["MASK"]}, returns=("IMAGE",), category="mask")
+def _mask_to_image(context: Context, mask: Image.Image) -> Outcome:
+    return Outcome(([mask.convert("RGB")],))
+
+
+def _input_videos(folders: Folders) -> Spec:
+    return ["COMBO", {"options": _input_images(folders)[0], "video_upload": True}]
+
+
+def _check_input_video(folders: Folders, inputs: dict[str, Any]) -> str | None:
+    file = inputs.get("file")
+    if isinstance(file, str) and not _input_path(folders, file).is_file():
+        return f"Invalid video file: {file}"
+    return None
+
+
+@_node(
+    "LoadVideo",
+    required={"file": _input_videos},
+    returns=("VIDEO",),
+    category="image/video",
+    check=_check_input_video,
+    checked=("file",),
+    fingerprint=lambda folders, inputs: hashlib.sha256(_input_path(folders, inputs["file"]).read_bytes()).hexdigest(),
+)
+def _load_video(context: Context, file: str) -> Outcome:
+    return Outcome((Video(*media.read_video(_input_path(context.folders, file))),))
+
+
+@_node(
     "EmptyImage",
     required={
         "width": _integer(512, 1, MAX_RESOLUTION),

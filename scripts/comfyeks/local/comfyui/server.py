@@ -19,6 +19,7 @@ from aiohttp import web
 from comfyeks.local.comfyui import files, graph, jobs
 from comfyeks.local.comfyui.executor import Executor
 from comfyeks.local.comfyui.folders import Folders
+from comfyeks.local.comfyui.frontend import Frontend
 from comfyeks.local.comfyui.nodes import NODES
 from comfyeks.local.comfyui.sockets import FEATURES, Sockets
 
@@ -34,6 +35,7 @@ class StandIn:
     def __init__(self, options: argparse.Namespace, step_seconds: float | None = None) -> None:
         self.options = options
         self.folders = Folders(options)
+        self.frontend = Frontend(self.folders.user)
         self.sockets = Sockets()
         if step_seconds is None:
             step_seconds = float(os.environ.get("COMFYUI_STANDIN_STEP_SECONDS", "0.02"))
@@ -56,18 +58,17 @@ class StandIn:
                 if method == "GET":
                     app.router.add_get(full_path, handler)  # answers HEAD as well
                 else:
-                    app.router.add_post(full_path, handler)
+                    app.router.add_route(method, full_path, handler)
         for method, path, handler in self._jobs_routes():
             app.router.add_route(method, f"/api{path}", handler)
         # Static files end the table on the server: an unknown path is 404 for GET and 405 for everything else.
-        app.router.add_get("/{path:.*}", self._not_found)
+        app.router.add_get("/{path:.*}", self.frontend.static)
         app.on_startup.append(self._start)
         app.on_cleanup.append(self._stop)
         return app
 
     def _routes(self) -> list[tuple[str, str, Handler]]:
         return [
-            ("GET", "/", self._index),
             ("GET", "/ws", self._websocket),
             ("GET", "/prompt", self._get_prompt),
             ("POST", "/prompt", self._post_prompt),
@@ -91,6 +92,7 @@ class StandIn:
             ("GET", "/system_stats", self._system_stats),
             ("GET", "/features", self._features),
             ("GET", "/extensions", self._empty_list),
+            *self.frontend.routes(),
         ]
 
     def _jobs_routes(self) -> list[tuple[str, str, Handler]]:
@@ -362,16 +364,6 @@ class StandIn:
 
     async def _empty_list(self, request: web.Request) -> web.Response:
         return web.json_response([])
-
-    async def _index(self, request: web.Request) -> web.Response:
-        return web.Response(
-            text="<!doctype html><title>ComfyUI stand-in</title><p>This is comfyeks' stand-in for "
-            "ComfyUI: its API without its front end. Send workflows with <code>comfyeks run</code>.",
-            content_type="text/html",
-        )
-
-    async def _not_found(self, request: web.Request) -> web.Response:
-        return web.Response(status=404, text="404: Not Found")
 
 
 def _refusal(error: graph.Problem, node_errors: dict[str, Any] | None = None) -> web.Response:

@@ -1,0 +1,125 @@
+"""One API server for the tests here: the local control plane, or the cluster of `pytest --kubeconfig FILE`.
+
+The programs of the control plane are not built for a test run: where they are not there, these tests are skipped, and
+say how to build them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyeks import tools
+from comfyeks.charts.validation import karpenter_crds
+from comfyeks.local.cluster import binaries, crds
+from comfyeks.local.cluster.api import Api, Object, condition
+from comfyeks.local.cluster.control_plane import ControlPlane
+from comfyeks.local.cluster.local_cluster import wait_for
+from comfyeks.local.processes import wait_until
+
+NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@dataclass
+class Cluster:
+    """An API server with the CRDs of the add-ons, and helm on it."""
+
+    kubeconfig: Path
+    api: Api
+
+    def helm(self, *words: str | Path) -> str:
+        argv = [str(tools.helm()), *map(str, words)]
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{argv}: {done.stderr}"
+        return done.stdout
+
+    def of_release(self, release: str) -> list[tuple[str, str]]:
+        """(kind, name) of everything in the cluster that carries a release's label."""
+        kinds = (
+            "Deployment", "Pod", "Service", "ServiceAccount", "ConfigMap", "PersistentVolume", "PersistentVolumeClaim",
+            "NodePool", "EC2NodeClass",
+        )  # fmt: skip
+        label = f"app.kubernetes.io/instance={release}"
+        return [
+            (kind, each["metadata"]["name"]) for kind in kinds for each in self.api.list(kind, label_selector=label)
+        ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kubeconfig", help="run tests/cluster on this cluster instead of a control plane of their own")
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    given = request.config.getoption("--kubeconfig")
+    if given:
+        yield prepared(Path(given))
+        return
+    programs = binaries.found()
+    if absent := [name for name in NEEDED if name not in programs]:
+        pytest.skip(f"not built: {', '.join(absent)}; `make demo CLUSTER=yes` builds them, or pass --kubeconfig FILE")
+    home = tmp_path_factory.mktemp("cluster")
+    plane = ControlPlane(home, {"PATH": os.environ["PATH"], "HOME": str(home)})
+    try:
+        plane.start(programs)
+        yield prepared(plane.kubeconfig)
+    finally:
+        plane.stop()
+
+
+def prepared(kubeconfig: Path) -> Cluster:
+    cluster = Cluster(kubeconfig, Api(kubeconfig))
+    charts = karpenter_crds().parents[2] / "charts"
+    cluster.helm("upgrade", "--install", "karpenter-crd", charts / "karpenter-crd", "--namespace", "kube-system")
+    for crd in crds.others():
+        cluster.api.apply(crd)
+    names = [crd["metadata"]["name"] for crd in cluster.api.list("CustomResourceDefinition")]
+
+    def established() -> bool:
+        found = [cluster.api.get("CustomResourceDefinition", None, name) or {} for name in names]
+        return all(condition(each, "Established") for each in found)
+
+    wait_until("the CRDs", established, 30)
+    return cluster
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of its own, with the restricted Pod Security level enforced."""
+    name = f"t-{abs(hash(request.node.nodeid)) % 10**8}"
+    cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+    # Made by the controller manager; pods are refused until it is there.
+    wait_until("its service account", lambda: cluster.api.get("ServiceAccount", name, "default") is not None, 30)
+    yield name
+    cluster.api.delete("Namespace", None, name)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Polls until true, or fails with what `explain` says."""
+
+    def wait(what: str, ready: Callable[[], bool], explain: Callable[[], object] = lambda: "") -> None:
+        wait_for(what, ready, 60, lambda: str(explain()))
+
+    return wait
+
+
+def pod_of(deployment: Object, namespace: str) -> Object:
+    """The pod that a Deployment would make; Pod Security looks at pods and only warns about Deployments."""
+    template = deployment["spec"]["template"]
+    metadata = {"name": "from-template", "namespace": namespace, "labels": template["metadata"]["labels"]}
+    # The account comes with the chart; a dry run makes none.
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {**template["spec"], "serviceAccountName": "default"},
+    }

@@ -1,0 +1,149 @@
+"""The small parts of the local cluster, without a cluster."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from comfyeks.errors import Failure, UserError
+from comfyeks.local.bridges.moto_fleets import Shortages
+from comfyeks.local.cluster import binaries, certificates, node_config
+from comfyeks.local.cluster.local_cluster import given_kubeconfig
+from comfyeks.local.cluster.services import ServiceProxy
+from comfyeks.timeline import Timeline
+
+OURS = """apiVersion: node.eks.aws/v1alpha1
+kind: NodeConfig
+spec: {kubelet: {config: {maxPods: 5, registerWithTaints: [{key: ours, effect: NoSchedule}]}}}"""
+KARPENTERS = """apiVersion: node.eks.aws/v1alpha1
+kind: NodeConfig
+spec:
+  cluster: {name: comfyui, apiServerEndpoint: "https://127.0.0.1:1"}
+  instance: {localStorage: {strategy: RAID0}}
+  kubelet:
+    config: {maxPods: 58, registerWithTaints: [{key: karpenter.sh/unregistered, effect: NoExecute}]}
+    flags: ['--node-labels="comfyui-on-eks/pool=default,karpenter.sh/capacity-type=spot"']"""
+
+
+def mime(*parts: str) -> str:
+    text = 'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="//"\n\n'
+    return text + "".join(f"--//\nContent-Type: application/node.eks.aws\n\n{part}\n" for part in parts) + "--//--\n"
+
+
+def test_node_configs_are_merged_in_order_and_lists_add_up() -> None:
+    config = node_config.read(mime(OURS, KARPENTERS))
+    assert config is not None
+    assert (config.cluster, config.max_pods, config.raid0) == ("comfyui", 58, True)
+    assert [taint["key"] for taint in config.taints] == ["ours", "karpenter.sh/unregistered"]
+    assert config.labels == {"comfyui-on-eks/pool": "default", "karpenter.sh/capacity-type": "spot"}
+
+
+def test_a_node_that_nobody_tells_a_cluster_joins_none() -> None:
+    assert node_config.read(mime(OURS)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("#!/bin/bash\necho hello\n", "not MIME multipart"),
+        (mime("kind: Pod\napiVersion: v1"), "is no NodeConfig of node.eks.aws/v1alpha1"),
+        (mime("spec: [unclosed"), "is no YAML"),
+    ],
+)
+def test_broken_user_data_is_refused_in_plain_words(text: str, said: str) -> None:
+    with pytest.raises(Failure, match=said):
+        node_config.read(text)
+
+
+def test_a_certificate_says_who_it_is_for_and_who_signed_it() -> None:
+    ca = certificates.authority()
+    node = x509.load_pem_x509_certificate(certificates.issue(ca, "system:node:a", ["system:nodes"]).certificate)
+    assert node.subject.rfc4514_string() == "CN=system:node:a,O=system:nodes"
+    node.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.certificate))
+    server = x509.load_pem_x509_certificate(certificates.issue(ca, "x", hosts=["localhost", "127.0.0.1"]).certificate)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    with pytest.raises(InvalidSignature):
+        server.verify_directly_issued_by(x509.load_pem_x509_certificate(certificates.authority().certificate))
+
+
+def kubeconfig(folder: Path, server: str) -> str:
+    path = folder / "config"
+    context = {"cluster": "c", "user": "u"}
+    content = {
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "contexts": [{"name": "x", "context": context}],
+        "current-context": "x",
+    }
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_only_a_cluster_on_this_machine_is_taken_from_kubeconfig(tmp_path: Path) -> None:
+    told: list[str] = []
+    real = kubeconfig(tmp_path, "https://ABCDEF.gr7.us-west-2.eks.amazonaws.com")
+    assert given_kubeconfig({"KUBECONFIG": real}, told.append) is None
+    assert "it is left alone" in told[0]
+    mine = kubeconfig(tmp_path, "https://127.0.0.1:6443")
+    assert given_kubeconfig({"KUBECONFIG": mine}, told.append) == Path(mine)
+    assert given_kubeconfig({}, told.append) is None
+    with pytest.raises(UserError, match="is no kubeconfig"):
+        given_kubeconfig({"KUBECONFIG": str(tmp_path)}, told.append)
+
+
+def test_programs_of_kubebuilder_assets_come_first(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "KUBEBUILDER_ASSETS": str(tmp_path)}
+    assert [program.name for program in binaries.missing(environment)] == [each.name for each in binaries.PROGRAMS]
+    (tmp_path / "etcd").touch(mode=0o755)
+    assert binaries.found(environment) == {"etcd": tmp_path / "etcd"}
+    with pytest.raises(UserError, match="is no folder"):
+        binaries.found({**environment, "KUBEBUILDER_ASSETS": "/nowhere"})
+
+
+def test_a_shortage_is_of_a_lifecycle_and_of_types() -> None:
+    shortages = Shortages()
+    shortages.set([("spot", "*"), ("*", "g6.*")])
+    assert shortages.hits("spot", "g5.xlarge")
+    assert shortages.hits("on-demand", "g6.xlarge")
+    assert not shortages.hits("on-demand", "g5.xlarge")
+
+
+def test_a_service_leads_to_a_ready_pod_and_stays_with_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
+        pods = [server.getsockname()[:2] for server in (a, b)]
+        proxy = ServiceProxy()
+
+        def asked(server: socket.socket) -> bool:
+            with socket.create_connection(("127.0.0.1", proxy.ports["n/s"])) as client:
+                client.sendall(b"hello")
+                connection, _ = server.accept()
+                with connection:
+                    return connection.recv(5) == b"hello"
+
+        for server in (a, b):
+            server.settimeout(10)
+        proxy.update({"n/s": pods})
+        assert asked(a)
+        proxy.update({"n/s": [pods[1], pods[0]]})
+        assert asked(a)
+        proxy.update({"n/s": [pods[1]]})
+        assert asked(b)
+
+
+def test_the_page_of_a_timeline_holds_every_step_and_no_markup_of_others(tmp_path: Path) -> None:
+    timeline = Timeline()
+    with timeline.step("first") as detail:
+        detail("<script>alert(1)</script>")
+    with pytest.raises(ValueError, match="no"), timeline.step("second"):
+        raise ValueError("no")
+    timeline.write_page(tmp_path / "page.html", "A title", ["a fact"])
+    page = (tmp_path / "page.html").read_text()
+    assert page.index("first") < page.index("second")
+    assert "<script>" not in page
+    assert 'class="bar failed"' in page

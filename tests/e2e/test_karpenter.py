@@ -1,0 +1,150 @@
+"""What goes wrong around Karpenter, on the real one: where capacity ends, and what a wrong value looks like.
+
+No node has to join for this: what Karpenter asks EC2 for, and what it says, is the result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyeks.local.cluster import binaries
+from comfyeks.local.cluster.api import Api, condition
+from comfyeks.local.cluster.local_cluster import LocalCluster, wait_for
+from comfyeks.local.emulators import LocalAws
+from tests.e2e.conftest import Platform
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform")]
+
+NAMESPACE = "comfyui"
+
+
+@dataclass
+class Live:
+    """A local cluster on the platform's AWS; `values` is the folder that `make infra` wrote."""
+
+    aws: LocalAws
+    cluster: LocalCluster
+    api: Api
+    values: Path
+
+    def pools(self, *assignments: str) -> None:
+        self.cluster.install_chart("karpenter-gpu", self.values, "kube-system", *assignments)
+
+    def pods(self, number: int) -> None:
+        self.cluster.install_chart("comfyui", self.values, NAMESPACE, f"replicas={number}")
+
+    def instances(self) -> list[dict[str, Any]]:
+        """Running instances of the node pools."""
+        filters = [
+            {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]},
+            {"Name": "instance-state-name", "Values": ["pending", "running"]},
+        ]
+        found = self.aws.client("ec2").describe_instances(Filters=filters)["Reservations"]
+        return [instance for each in found for instance in each["Instances"]]
+
+    def launched(self) -> dict[str, Any]:
+        """The first instance for a pod that waits."""
+        self.pools()
+        self.pods(1)
+        self.wait("an instance", lambda: bool(self.instances()))
+        return self.instances()[0]
+
+    def said(self, kind: str) -> str:
+        """Everything that conditions and events tell about a kind."""
+        conditions = [each for item in self.api.list(kind) for each in item.get("status", {}).get("conditions", [])]
+        events = [event for event in self.api.list("Event") if event["involvedObject"]["kind"] == kind]
+        return "\n".join(str(each.get("message", "")) for each in (*conditions, *events))
+
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float = 90) -> None:
+        wait_for(what, ready, seconds, lambda: self.said("Pod")[-2000:])
+
+    def clear(self) -> None:
+        """No pod, no pool, no node of a pool, no shortage."""
+        self.aws.set_shortages()
+        for release, namespace in (("comfyui", NAMESPACE), ("karpenter-gpu", "kube-system")):
+            self.cluster.helm("uninstall", release, "--namespace", namespace, "--ignore-not-found")
+        for claim in self.api.list("NodeClaim"):
+            self.api.delete("NodeClaim", None, claim["metadata"]["name"])
+        self.wait("no node", lambda: not self.instances() and not self.api.list("NodePool"), 120)
+        self.api.request("delete", "/api/v1/namespaces/comfyui/events")
+
+
+@contextmanager
+def running(aws: LocalAws, values: Path, home: Path) -> Iterator[Live]:
+    cluster = LocalCluster(aws, home / "cluster", home / "nodes")
+    try:
+        cluster.up(binaries.found())
+        cluster.install_addons(values)
+        cluster.namespace(NAMESPACE)
+        yield Live(aws, cluster, cluster.api(), values)
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(scope="module")
+def cluster(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    if missing := [program.name for program in binaries.missing()]:
+        pytest.skip(f"not built: {', '.join(missing)}; `make demo CLUSTER=yes` builds them")
+    values = platform.clone.root / ".comfyeks" / platform.deployment.name
+    with running(platform.aws, values, tmp_path_factory.mktemp("live")) as live:
+        yield live
+
+
+@pytest.fixture
+def live(cluster: Live) -> Iterator[Live]:
+    yield cluster
+    cluster.clear()
+
+
+def test_without_spot_capacity_the_node_is_on_demand(live: Live) -> None:
+    live.aws.set_shortages(("spot", "*"))
+    begun = time.monotonic()
+    assert live.launched().get("InstanceLifecycle") != "spot"
+    assert time.monotonic() - begun < 90
+    assert live.aws.calls()["ec2.CreateFleet"] > 1
+
+
+def test_a_type_that_is_not_to_be_had_is_replaced_by_another_family(live: Live) -> None:
+    first = live.launched()
+    assert first["InstanceLifecycle"] == "spot"
+    family = first["InstanceType"].partition(".")[0]
+    live.clear()
+    live.aws.set_shortages(("*", f"{family}.*"))
+    assert live.launched()["InstanceType"].partition(".")[0] != family
+
+
+def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
+    live.pools("poolDefaults.maxGpus=1")
+    live.pods(2)
+    live.wait("the event", lambda: "would exceed limits" in live.said("Pod") or "limit" in live.said("NodePool"))
+    assert len(live.instances()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("cluster.name=somebody-elses", "SubnetSelector did not match any Subnets"),
+        ("nodeRole=nobody", "nobody"),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_node_class(live: Live, wrong: str, told: str) -> None:
+    live.pools(wrong)
+    live.pods(1)
+    live.wait("the reason", lambda: told in live.said("EC2NodeClass"))
+    assert not any(condition(item, "Ready") for item in live.api.list("EC2NodeClass"))
+    assert not live.instances()
+
+
+def test_user_data_that_is_no_node_config_is_told_and_launches_nothing(live: Live) -> None:
+    part = "nodeClasses.default.extraUserData[0]"
+    live.pools(f"{part}.contentType=application/node.eks.aws", f"{part}.content=nonsense")
+    live.pods(1)
+    live.wait("the reason", lambda: "user data" in (live.said("NodeClaim") + live.said("EC2NodeClass")).lower())
+    assert not live.instances()
