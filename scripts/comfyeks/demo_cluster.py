@@ -49,7 +49,7 @@ class ClusterDemo(Demo):
         self._peak = Peak(self.aws, self.cluster)
         self._instances: list[str] = []
 
-    def run(self) -> None:
+    def run(self, keep: bool = False) -> None:
         try:
             self.start_aws()
             self.make_infra()
@@ -63,7 +63,8 @@ class ClusterDemo(Demo):
             self.run_workflow()
             self.refuse_unknown_model()
             self.interrupt()
-            self.scale_to_zero()
+            if not keep:  # whoever stays wants to use it
+                self.scale_to_zero()
         finally:
             self._peak.stop()
             self.timeline.write_page(PAGE, "comfyeks demo: a GPU node's life on a local cluster", self.facts())

@@ -1,4 +1,4 @@
-"""What docs/how-to/access-from-other-vpcs.md shows exists, says the SDK's model of each service and Terraform."""
+"""Commands and settings of docs/how-to/access-from-other-vpcs.md exist: asked of SDK models and Terraform."""
 
 from __future__ import annotations
 

@@ -140,4 +140,5 @@ def read_video(path: Path) -> tuple[list[Image.Image], float]:
     """The frames of a video, and how many of them a second has."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        return [frame.to_image() for frame in container.decode(stream)], float(stream.average_rate or 24)
+        frames = [frame.to_image() for frame in container.decode(stream)]  # type: ignore[no-untyped-call]
+        return frames, float(stream.average_rate or 24)
