@@ -62,14 +62,14 @@ def exists(deployment: Deployment, image_tag: str) -> bool:
     repository = f"{deployment.name}-images"
     ecr = boto3.client("ecr", region_name=deployment.region)
     try:
-        ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": image_tag}])
+        found = ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": image_tag}])
     except ecr.exceptions.ImageNotFoundException:
         return False
     except ecr.exceptions.RepositoryNotFoundException:
         raise UserError(f"there is no image repository {repository}: run `make infra` first") from None
     except (ClientError, BotoCoreError) as error:
         raise Failure(f"ECR did not tell whether {repository}:{image_tag} exists: {error}") from error
-    return True
+    return bool(found["imageDetails"])
 
 
 def build(deployment: Deployment, image_tag: str, backend: str = CUDA) -> None:

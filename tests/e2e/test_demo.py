@@ -20,7 +20,7 @@ from PIL import Image
 from comfyeks.local.emulators import PARTS
 from tests.support.clones import Clone, make_clone, plain_environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("demo"), pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

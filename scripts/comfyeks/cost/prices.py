@@ -50,8 +50,8 @@ class Prices:
         """Raises UserError naming the way to give a price that is not known."""
         if key not in self.amounts:
             raise UserError(
-                f"the price of {key} in {self.region} is not known, and is not guessed: give it with "
-                f"--price {key.name}=USD/{key.unit} (aws.amazon.com/pricing)"
+                f"the price of {key} in {self.region} is not known, and is not guessed: write it into {OWN} below "
+                f"regions: {self.region}: as {key.name}: {{{key.unit}: USD}} (aws.amazon.com/pricing)"
             )
         return self.amounts[key]
 
