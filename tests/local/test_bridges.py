@@ -420,6 +420,21 @@ def vpc_origin_load_balancer(clients: Clients) -> bool:
     return takes(balancer["LoadBalancerArn"])
 
 
+@probe("efs-policy-removal")
+def efs_policy_removal(clients: Clients) -> bool:
+    efs = clients("efs")
+    made = efs.create_file_system(CreationToken=unique("models"))["FileSystemId"]
+    efs.put_file_system_policy(FileSystemId=made, Policy='{"Version": "2012-10-17", "Statement": []}')
+    try:
+        efs.delete_file_system_policy(FileSystemId=made)
+        efs.describe_file_system_policy(FileSystemId=made)
+    except efs.exceptions.PolicyNotFound:
+        return True
+    except (ClientError, NotImplementedError):
+        return False
+    return False
+
+
 def test_every_bridge_has_a_probe_and_every_probe_a_bridge() -> None:
     assert sorted(PROBES) == sorted(ALL)
 

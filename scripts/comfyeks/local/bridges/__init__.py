@@ -21,7 +21,7 @@ from typing import Literal
 Emulator = Literal["moto", "ministack"]
 
 _MODULES: dict[Emulator, tuple[str, ...]] = {
-    "moto": ("moto_ssm", "moto_ec2", "moto_fleets", "moto_account", "moto_elb"),
+    "moto": ("moto_ssm", "moto_ec2", "moto_fleets", "moto_account", "moto_efs", "moto_elb"),
     "ministack": (
         "ministack_s3",
         "ministack_lambda",
