@@ -5,6 +5,11 @@ from collections.abc import Callable
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kubeconfig", help="run tests/cluster on this cluster instead of a control plane of their own")
+    parser.addoption("--karpenter", action="store_true", help="run tests/e2e/test_karpenter.py too (minutes)")
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A file of `local` tests shares its emulators, so it stays on one worker.

@@ -47,6 +47,7 @@ class Demo:
     """The state that the steps share. Each step raises Failure when what it says did not happen."""
 
     def __init__(self) -> None:
+        self.keep = False
         self.timeline = Timeline()
         self.aws = LocalAws()
         self.env: dict[str, str] = {}
@@ -57,7 +58,7 @@ class Demo:
         self.key = f"checkpoints/{self.model.name}"
         self.image: Path | None = None
 
-    def run(self, keep: bool = False) -> None:
+    def run(self) -> None:
         self.start_aws()
         self.make_infra()
         self.deploy_events()
@@ -66,7 +67,7 @@ class Demo:
         self.start_pod()
         self.run_workflow()
         self.refuse_unknown_model()
-        if not keep:  # whoever stays wants to use it
+        if not self.keep:  # whoever stays wants to use it
             self.remove_model()
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -299,7 +300,8 @@ def run(
     try:
         with termination_as_interrupt():
             try:
-                demo.run(keep)
+                demo.keep = keep
+                demo.run()
                 demo.summary(kept=keep)
                 done = True
             finally:

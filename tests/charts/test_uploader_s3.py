@@ -63,7 +63,7 @@ class Pod:
         starts = len(self.events("started"))
         wait_until(lambda: len(self.events("started")) > starts, self)
 
-    def drain(self, seconds: float = 60) -> None:
+    def drain(self, seconds: float = 180) -> None:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(seconds) == 0, self.log.read_text()
 
@@ -93,7 +93,7 @@ class Pod:
         }
 
 
-def wait_until(condition: Callable[[], object], pod: Pod, seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], pod: Pod, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, pod.log.read_text()
@@ -172,7 +172,7 @@ def test_a_large_file_arrives_in_parts_while_small_ones_do_not_wait_for_it(pod: 
 def test_a_thousand_files_arrive_once_each(pod: Pod) -> None:
     for number in range(1000):
         (pod.output / f"{number:04}.png").write_bytes(os.urandom(2000))
-    pod.drain(120)
+    pod.drain(300)
     assert pod.in_bucket() == pod.hashes()
     assert len(pod.events("uploaded")) == 1000
 

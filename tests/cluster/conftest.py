@@ -53,10 +53,6 @@ class Cluster:
         ]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kubeconfig", help="run tests/cluster on this cluster instead of a control plane of their own")
-
-
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     given = request.config.getoption("--kubeconfig")

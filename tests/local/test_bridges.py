@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 from botocore.exceptions import ClientError
 
 from comfyeks.local import bridges
@@ -155,6 +156,40 @@ def fleet_security_groups(clients: Clients) -> bool:
     )
     [reservation] = ec2.describe_instances(InstanceIds=fleet["Instances"][0]["InstanceIds"])["Reservations"]
     return [each["GroupId"] for each in reservation["Instances"][0]["SecurityGroups"]] == [group]
+
+
+def fleet_of(clients: Clients, lifecycle: str) -> Any:
+    """An instant fleet of one instance."""
+    ec2, name = clients("ec2"), unique("template")
+    _, [subnet, _], _ = network(clients)
+    ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData={"ImageId": "ami-12345678"})
+    config = {
+        "LaunchTemplateSpecification": {"LaunchTemplateName": name, "Version": "$Latest"},
+        "Overrides": [{"InstanceType": "g5.2xlarge", "SubnetId": subnet}],
+    }
+    target = {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": lifecycle}
+    return ec2.create_fleet(Type="instant", LaunchTemplateConfigs=[config], TargetCapacitySpecification=target)
+
+
+@probe("fleet-launch-template-tags")
+def fleet_launch_template_tags(clients: Clients) -> bool:
+    [instance_id] = fleet_of(clients, "on-demand")["Instances"][0]["InstanceIds"]
+    [reservation] = clients("ec2").describe_instances(InstanceIds=[instance_id])["Reservations"]
+    tags = {tag["Key"] for tag in reservation["Instances"][0].get("Tags", [])}
+    return {"aws:ec2launchtemplate:id", "aws:ec2launchtemplate:version"} <= tags
+
+
+@probe("fleet-capacity")
+def fleet_capacity(clients: Clients) -> bool:
+    shortages = f"{clients('ec2').meta.endpoint_url}/_local/shortages"
+    try:
+        requests.put(shortages, json=[["spot", "g5.*"]], timeout=10)
+        without = fleet_of(clients, "spot")
+        codes = {error["ErrorCode"] for error in without.get("Errors", [])}
+        other = fleet_of(clients, "on-demand")
+    finally:
+        requests.put(shortages, json=[], timeout=10)
+    return not without.get("Instances") and codes == {"InsufficientInstanceCapacity"} and bool(other["Instances"])
 
 
 @probe("eks-cluster-security-group")

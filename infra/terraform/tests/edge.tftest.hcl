@@ -105,19 +105,60 @@ run "inside_the_vpc_by_default" {
     condition     = output.url == "http://mocked.elb.example" && output.dns_record == null
     error_message = "Users open the load balancer's own name."
   }
-}
-
-run "subnets_of_the_load_balancer" {
-  command = plan
 
   assert {
-    condition     = output.helm_values.comfyui.networkPolicy.loadBalancerCidrs == tolist(["10.0.208.0/20", "10.0.224.0/20", "10.0.240.0/20"])
+    condition     = output.helm_values.comfyui.networkPolicy.loadBalancerCidrs == tolist(["10.0.208.0/22", "10.0.212.0/22", "10.0.216.0/22"])
     error_message = "They are behind the public subnets, three of them."
   }
 
   assert {
     condition     = length(setintersection(values(local.load_balancer_subnets), concat(values(local.public_cidrs), values(local.private_cidrs)))) == 0
     error_message = "They are nobody else's, or the network policy would let pods in with the load balancer."
+  }
+
+  assert {
+    condition     = !aws_lb.this[0].access_logs[0].enabled
+    error_message = "Switched off is said, not left out: else what was once on would stay on."
+  }
+}
+
+run "in_subnets_that_are_there" {
+  command = plan
+
+  variables {
+    private_subnet_ids = ["subnet-0a", "subnet-0b"]
+    domain_name        = "comfyui.example.com"
+    certificate_arn    = "arn:aws:acm:us-west-2:111122223333:certificate/1"
+    sign_in            = "cognito"
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0a"]
+    values = { vpc_id = "vpc-0", availability_zone = "us-west-2a", availability_zone_id = "usw2-az1", cidr_block = "10.9.0.0/24" }
+  }
+
+  override_data {
+    target = data.aws_subnet.existing["subnet-0b"]
+    values = { vpc_id = "vpc-0", availability_zone = "us-west-2b", availability_zone_id = "usw2-az2", cidr_block = "10.9.1.0/24" }
+  }
+
+  override_data {
+    target = data.aws_vpc.existing[0]
+    values = {
+      enable_dns_support      = true
+      enable_dns_hostnames    = true
+      cidr_block_associations = [{ association_id = "a", cidr_block = "10.9.0.0/16", state = "associated" }]
+    }
+  }
+
+  assert {
+    condition     = aws_lb.this[0].subnets == toset(["subnet-0a", "subnet-0b"]) && length(aws_subnet.load_balancer) + length(aws_route.identity_provider) == 0
+    error_message = "In an existing VPC the load balancer shares the subnets given; their routes are their owner's."
+  }
+
+  assert {
+    condition     = output.helm_values.comfyui.networkPolicy.loadBalancerCidrs == tolist(["10.9.0.0/24", "10.9.1.0/24"]) && output.helm_values.comfyui.networkPolicy.vpcCidrs == tolist(["10.9.0.0/16"])
+    error_message = "The network policy knows the ranges of what is there."
   }
 }
 
@@ -143,6 +184,7 @@ run "other_networks_may_connect" {
   command = plan
 
   variables {
+    load_balancer_log_bucket    = "studio-logs"
     load_balancer_allowed_cidrs = ["10.0.0.0/16", "172.16.0.0/12"]
   }
 
@@ -150,70 +192,10 @@ run "other_networks_may_connect" {
     condition     = toset([for rule in aws_vpc_security_group_ingress_rule.allowed : rule.cidr_ipv4]) == toset(["10.0.0.0/16", "172.16.0.0/12"])
     error_message = "Who is named may connect."
   }
-}
-
-run "nobody_may_connect" {
-  command = plan
-
-  variables {
-    load_balancer_allowed_cidrs = []
-  }
-
-  assert {
-    condition     = length(aws_vpc_security_group_ingress_rule.allowed) == 0
-    error_message = "An empty list is nobody, not the default."
-  }
-}
-
-run "access_log" {
-  command = plan
-
-  variables {
-    load_balancer_log_bucket = "studio-logs"
-  }
 
   assert {
     condition     = aws_lb.this[0].access_logs[0].enabled && aws_lb.this[0].access_logs[0].bucket == "studio-logs" && aws_lb.this[0].access_logs[0].prefix == "comfyui"
     error_message = "Every request is logged to the bucket, below the deployment's name."
-  }
-}
-
-run "no_access_log" {
-  command = plan
-
-  assert {
-    condition     = !aws_lb.this[0].access_logs[0].enabled
-    error_message = "Switched off is said, not left out: else what was once on would stay on."
-  }
-}
-
-run "names_of_the_longest_project" {
-  command = plan
-
-  variables {
-    project                        = "abcdefgh-1234567"
-    region                         = "ap-southeast-2"
-    domain_name                    = "comfyui.example.com"
-    certificate_arn                = "arn:aws:acm:ap-southeast-2:111122223333:certificate/1"
-    sign_in                        = "cognito"
-    cloudfront                     = true
-    cloudfront_certificate_arn     = "arn:aws:acm:us-east-1:111122223333:certificate/1"
-    privatelink_allowed_principals = ["arn:aws:iam::111122223333:root"]
-  }
-
-  assert {
-    condition = alltrue([
-      for name in concat(
-        [for balancer in concat(aws_lb.this, aws_lb.privatelink) : balancer.name],
-        [for group in concat(aws_lb_target_group.pods, values(aws_lb_target_group.privatelink)) : group.name],
-      ) : length(name) <= 32 && can(regex("^[a-z0-9-]+[a-z0-9]$", name))
-    ])
-    error_message = "Elastic Load Balancing takes names of at most 32 characters."
-  }
-
-  assert {
-    condition     = alltrue([for origin in aws_cloudfront_vpc_origin.this : length(origin.vpc_origin_endpoint_config[0].name) <= 64]) && length(aws_cognito_user_pool_domain.this[0].domain) <= 63
-    error_message = "CloudFront takes names of origins of at most 64 characters, Cognito domains of at most 63."
   }
 }
 
@@ -292,27 +274,17 @@ run "cognito_without_authenticator_app" {
   command = plan
 
   variables {
-    domain_name     = "comfyui.example.com"
-    certificate_arn = "arn:aws:acm:us-west-2:111122223333:certificate/1"
-    sign_in         = "cognito"
-    cognito_mfa     = false
+    project               = "aws"
+    cognito_domain_prefix = "studio-comfyui"
+    domain_name           = "comfyui.example.com"
+    certificate_arn       = "arn:aws:acm:us-west-2:111122223333:certificate/1"
+    sign_in               = "cognito"
+    cognito_mfa           = false
   }
 
   assert {
     condition     = aws_cognito_user_pool.this[0].mfa_configuration == "OFF" && length(aws_cognito_user_pool.this[0].software_token_mfa_configuration) == 0
     error_message = "A password is enough."
-  }
-}
-
-run "cognito_with_a_prefix_of_its_own" {
-  command = plan
-
-  variables {
-    project               = "aws"
-    domain_name           = "comfyui.example.com"
-    certificate_arn       = "arn:aws:acm:us-west-2:111122223333:certificate/1"
-    sign_in               = "cognito"
-    cognito_domain_prefix = "studio-comfyui"
   }
 
   assert {
@@ -407,17 +379,50 @@ run "public_for_named_addresses" {
     condition     = output.url == "https://mocked.cloudfront.example" && aws_cloudfront_distribution.this[0].web_acl_id == aws_wafv2_web_acl.this[0].arn
     error_message = "Users open CloudFront's name, behind the web ACL."
   }
+
+  assert {
+    condition = toset(flatten([
+      for rule in aws_wafv2_web_acl.this[0].rule : [for group in rule.statement[0].managed_rule_group_statement : group.name]
+    ])) == toset(["AWSManagedRulesAmazonIpReputationList", "AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet"])
+    error_message = "Known attacks and known attackers are refused."
+  }
+
+  assert {
+    condition = toset(flatten([
+      for rule in aws_wafv2_web_acl.this[0].rule : [
+        for group in rule.statement[0].managed_rule_group_statement : [
+          for override in group.rule_action_override : override.name if length(override.action_to_use[0].count) == 1
+        ]
+      ]
+      ])) == toset([
+      "CrossSiteScripting_BODY", "EC2MetaDataSSRF_BODY", "GenericLFI_BODY", "GenericRFI_BODY", "SizeRestrictions_BODY",
+      "SizeRestrictions_Cookie_HEADER", "JavaDeserializationRCE_BODY", "Log4JRCE_BODY", "ReactJSRCE_BODY",
+    ])
+    error_message = "What looks into bodies, or at the size of sign-in cookies, only counts."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_log_group.waf[0].name == "aws-waf-logs-comfyui-us-west-2" && aws_wafv2_web_acl_logging_configuration.this[0].logging_filter[0].default_behavior == "DROP"
+    error_message = "WAF takes log groups of this prefix only, and what passes is not logged."
+  }
+
+  assert {
+    condition     = [for field in aws_wafv2_web_acl_logging_configuration.this[0].redacted_fields : field.single_header[0].name] == ["authorization", "cookie"]
+    error_message = "Who reads the log cannot take over a session."
+  }
 }
 
 run "public_with_sign_in" {
   command = plan
 
   variables {
-    domain_name                = "comfyui.example.com"
-    certificate_arn            = "arn:aws:acm:us-west-2:111122223333:certificate/1"
-    sign_in                    = "cognito"
-    cloudfront                 = true
-    cloudfront_certificate_arn = "arn:aws:acm:us-east-1:111122223333:certificate/2"
+    project                        = "abcdefgh-1234567"
+    privatelink_allowed_principals = ["arn:aws:iam::444455556666:root"]
+    domain_name                    = "comfyui.example.com"
+    certificate_arn                = "arn:aws:acm:us-west-2:111122223333:certificate/1"
+    sign_in                        = "cognito"
+    cloudfront                     = true
+    cloudfront_certificate_arn     = "arn:aws:acm:us-east-1:111122223333:certificate/2"
   }
 
   assert {
@@ -444,12 +449,34 @@ run "public_with_sign_in" {
     condition     = output.url == "https://comfyui.example.com" && output.dns_record.value == "mocked.cloudfront.example"
     error_message = "The name points at CloudFront."
   }
+
+  assert {
+    condition = alltrue([
+      for name in concat(
+        [for balancer in concat(aws_lb.this, aws_lb.privatelink) : balancer.name],
+        [for group in concat(aws_lb_target_group.pods, values(aws_lb_target_group.privatelink)) : group.name],
+      ) : length(name) <= 32 && can(regex("^[a-z0-9-]+[a-z0-9]$", name))
+    ])
+    error_message = "Elastic Load Balancing takes names of at most 32 characters."
+  }
+
+  assert {
+    condition     = alltrue([for origin in aws_cloudfront_vpc_origin.this : length(origin.vpc_origin_endpoint_config[0].name) <= 64]) && length(aws_cognito_user_pool_domain.this[0].domain) <= 63
+    error_message = "CloudFront takes names of origins of at most 64 characters, Cognito domains of at most 63."
+  }
+
+  assert {
+    condition     = aws_lb_listener.privatelink[0].port == 443 && aws_lb_target_group.privatelink["443"].health_check[0].protocol == "HTTPS" && aws_vpc_security_group_ingress_rule.privatelink[0].from_port == 443
+    error_message = "With a certificate the endpoint's port is 443."
+  }
 }
 
 run "public_without_anything_on_purpose" {
   command = plan
 
   variables {
+    cloudfront_rate_limit               = null
+    cloudfront_managed_rules            = false
     cloudfront                          = true
     allow_unauthenticated_public_access = true
   }
@@ -458,12 +485,18 @@ run "public_without_anything_on_purpose" {
     condition     = length(aws_cloudfront_distribution.this) == 1 && aws_cloudfront_distribution.this[0].viewer_certificate[0].cloudfront_default_certificate
     error_message = "It is made, with CloudFront's own certificate."
   }
+
+  assert {
+    condition     = length(aws_wafv2_web_acl.this[0].rule) == 0
+    error_message = "Each of the web ACL's rules can be switched off."
+  }
 }
 
 run "public_name_in_the_region_of_cloudfront" {
   command = plan
 
   variables {
+    cloudfront_rate_limit    = 10
     cloudfront_allowed_cidrs = ["198.51.100.0/24"]
     region                   = "us-east-1"
     domain_name              = "comfyui.example.com"
@@ -481,99 +514,10 @@ run "public_name_in_the_region_of_cloudfront" {
     condition     = !aws_cloudfront_distribution.this[0].is_ipv6_enabled
     error_message = "With a list of IPv4 ranges only, no browser is led to IPv6 and refused there."
   }
-}
-
-run "rules_that_uploads_survive" {
-  command = plan
-
-  variables {
-    cloudfront               = true
-    cloudfront_allowed_cidrs = ["198.51.100.0/24"]
-  }
-
-  assert {
-    condition = toset(flatten([
-      for rule in aws_wafv2_web_acl.this[0].rule : [for group in rule.statement[0].managed_rule_group_statement : group.name]
-    ])) == toset(["AWSManagedRulesAmazonIpReputationList", "AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet"])
-    error_message = "Known attacks and known attackers are refused."
-  }
-
-  assert {
-    condition = toset(flatten([
-      for rule in aws_wafv2_web_acl.this[0].rule : [
-        for group in rule.statement[0].managed_rule_group_statement : [
-          for override in group.rule_action_override : override.name if length(override.action_to_use[0].count) == 1
-        ]
-      ]
-      ])) == toset([
-      "CrossSiteScripting_BODY", "EC2MetaDataSSRF_BODY", "GenericLFI_BODY", "GenericRFI_BODY", "SizeRestrictions_BODY",
-      "SizeRestrictions_Cookie_HEADER", "JavaDeserializationRCE_BODY", "Log4JRCE_BODY", "ReactJSRCE_BODY",
-    ])
-    error_message = "What looks into bodies, or at the size of sign-in cookies, only counts."
-  }
-}
-
-run "without_managed_rules" {
-  command = plan
-
-  variables {
-    cloudfront               = true
-    cloudfront_allowed_cidrs = ["198.51.100.0/24"]
-    cloudfront_managed_rules = false
-  }
-
-  assert {
-    condition     = toset([for rule in aws_wafv2_web_acl.this[0].rule : rule.name]) == toset(["not-allowed", "too-many"])
-    error_message = "Only our own rules are left."
-  }
-}
-
-run "without_rate_limit" {
-  command = plan
-
-  variables {
-    cloudfront               = true
-    cloudfront_allowed_cidrs = ["198.51.100.0/24"]
-    cloudfront_rate_limit    = null
-  }
-
-  assert {
-    condition     = length([for rule in aws_wafv2_web_acl.this[0].rule : rule if rule.name == "too-many"]) == 0
-    error_message = "Nobody is refused for coming often."
-  }
-}
-
-run "lowest_rate_limit" {
-  command = plan
-
-  variables {
-    cloudfront               = true
-    cloudfront_allowed_cidrs = ["198.51.100.0/24"]
-    cloudfront_rate_limit    = 10
-  }
 
   assert {
     condition     = [for rule in aws_wafv2_web_acl.this[0].rule : rule.statement[0].rate_based_statement[0].limit if rule.name == "too-many"] == [10]
     error_message = "The limit given is the one taken."
-  }
-}
-
-run "what_is_refused_is_logged_without_cookies" {
-  command = plan
-
-  variables {
-    cloudfront               = true
-    cloudfront_allowed_cidrs = ["198.51.100.0/24"]
-  }
-
-  assert {
-    condition     = aws_cloudwatch_log_group.waf[0].name == "aws-waf-logs-comfyui-us-west-2" && aws_wafv2_web_acl_logging_configuration.this[0].logging_filter[0].default_behavior == "DROP"
-    error_message = "WAF takes log groups of this prefix only, and what passes is not logged."
-  }
-
-  assert {
-    condition     = [for field in aws_wafv2_web_acl_logging_configuration.this[0].redacted_fields : field.single_header[0].name] == ["authorization", "cookie"]
-    error_message = "Who reads the log cannot take over a session."
   }
 }
 
@@ -623,6 +567,7 @@ run "privatelink" {
   command = plan
 
   variables {
+    load_balancer_allowed_cidrs    = []
     privatelink_allowed_principals = ["arn:aws:iam::444455556666:root", "arn:aws:iam::111122223333:role/studio"]
   }
 
@@ -645,20 +590,9 @@ run "privatelink" {
     condition     = output.load_balancer.endpoint_service == "com.amazonaws.vpce.us-west-2.vpce-svc-0mocked"
     error_message = "The service's name is an output."
   }
-}
-
-run "privatelink_with_https" {
-  command = plan
-
-  variables {
-    domain_name                    = "comfyui.example.com"
-    certificate_arn                = "arn:aws:acm:us-west-2:111122223333:certificate/1"
-    privatelink_allowed_principals = ["arn:aws:iam::444455556666:root"]
-  }
 
   assert {
-    condition     = aws_lb_listener.privatelink[0].port == 443 && aws_lb_target_group.privatelink["443"].health_check[0].protocol == "HTTPS" && aws_vpc_security_group_ingress_rule.privatelink[0].from_port == 443
-    error_message = "With a certificate the endpoint's port is 443."
+    condition     = length(aws_vpc_security_group_ingress_rule.allowed) == 0
+    error_message = "An empty list is nobody, not the default."
   }
 }
-

@@ -74,7 +74,6 @@ variables {
   certificate_arn                     = "arn:aws:acm:ap-southeast-1:111122223333:certificate/1"
   sign_in                             = "cognito"
   cognito_domain_prefix               = "studio-comfyui"
-  oidc                                = null # sign_in is one or the other
   cognito_mfa                         = true
   cloudfront                          = true
   cloudfront_certificate_arn          = "arn:aws:acm:us-east-1:111122223333:certificate/1"
