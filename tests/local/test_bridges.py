@@ -249,6 +249,25 @@ def eks_addon_pod_identity(clients: Clients) -> bool:
     return len(owned) == 1 and addon["podIdentityAssociations"] == owned and gone
 
 
+@probe("eks-updates")
+def eks_updates(clients: Clients) -> bool:
+    name, eks, group = cluster(clients)["name"], clients("eks"), unique("group")
+    _, subnets, _ = network(clients)
+    size = {"minSize": 2, "maxSize": 2, "desiredSize": 2}
+    eks.create_nodegroup(clusterName=name, nodegroupName=group, subnets=subnets, nodeRole=ROLE, scalingConfig=size)
+    of_group = {"clusterName": name, "nodegroupName": group}
+    access = {"endpointPublicAccess": True, "publicAccessCidrs": ["203.0.113.0/24"]}
+    try:
+        update = eks.update_cluster_config(name=name, resourcesVpcConfig=access)["update"]
+        told = eks.describe_update(name=name, updateId=update["id"])["update"]["status"]
+        eks.update_nodegroup_config(**of_group, scalingConfig={**size, "maxSize": 3})
+    except ClientError:
+        return False
+    network_of = eks.describe_cluster(name=name)["cluster"]["resourcesVpcConfig"]
+    sizes = eks.describe_nodegroup(**of_group)["nodegroup"]["scalingConfig"]
+    return bool(told == "Successful" and access.items() <= network_of.items() and sizes["maxSize"] == 3)
+
+
 @probe("lambda-sqs-batches")
 def lambda_sqs_batches(clients: Clients) -> bool:
     """30 messages within the window are one invocation."""

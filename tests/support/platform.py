@@ -57,7 +57,7 @@ class Platform:
             "roles": len([r for r in iam.list_roles()["Roles"] if r["RoleName"].startswith("comfyui")]),
             "documents": len(ssm.list_documents(Filters=own_documents)["DocumentIdentifiers"]),
             "logs": len(logs.describe_log_groups()["logGroups"]),
-            "endpoints": len(ec2.describe_vpc_endpoints()["VpcEndpoints"]),
+            "endpoints": len([e for e in ec2.describe_vpc_endpoints()["VpcEndpoints"] if e["State"] != "deleted"]),
             "file systems": len(self.aws.client("efs").describe_file_systems()["FileSystems"]),
             "projects": len(self.aws.client("codebuild").list_projects()["projects"]),
             "topics": len(self.aws.client("sns").list_topics()["Topics"]),

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import zlib
 from typing import Any
 
 from comfyeks.local.bridges import bridge
 
 Answer = tuple[int, dict[str, str], Any]  # status, headers, JSON body
+
+_UPDATES = re.compile(
+    r"/clusters/(?P<cluster>[\w-]+)(?:/node-groups/(?P<group>[\w-]+))?"
+    r"/(?:update-config|update-version|updates(?:/(?P<id>[\w-]+))?)"
+)
 
 
 @functools.cache
@@ -183,6 +189,44 @@ def eks_addon_pod_identity() -> None:
         return answer
 
     eks._create_addon, eks._update_addon, eks._delete_addon = create_addon, update_addon, delete_addon
+
+
+@bridge(
+    "eks-updates",
+    "ministack",
+    aws="Changes a cluster's endpoint access and logs, a node group's size and template, and tells of each change.",
+    gap="Has no such calls.",
+    needed_by="settings that change on a platform that is up (`api_allowed_cidrs`, `system_node_count`)",
+)
+def eks_updates() -> None:
+    from ministack.services import eks
+
+    route = eks._handle_request_sync
+    updates: dict[str, dict[str, Any]] = {}
+
+    def change(cluster: dict[str, Any], group: dict[str, Any] | None, asked: dict[str, Any]) -> None:
+        if group is None:
+            cluster["resourcesVpcConfig"].update(asked.get("resourcesVpcConfig", {}))
+            cluster.update({key: asked[key] for key in ("logging", "upgradePolicy", "version") if key in asked})
+            return
+        group.update({key: asked[key] for key in ("scalingConfig", "updateConfig", "nodeRepairConfig") if key in asked})
+        group.setdefault("launchTemplate", {}).update(asked.get("launchTemplate", {}))
+
+    def handle(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, Any]) -> Answer:
+        match = _UPDATES.fullmatch(path)
+        cluster = eks._clusters.get(match["cluster"]) if match else None
+        group = eks._nodegroups.get(f"{match['cluster']}/{match['group']}") if match and match["group"] else None
+        if match and match["id"] and match["id"] in updates:
+            return _json(200, {"update": updates[match["id"]]})
+        if not match or match["id"] or method != "POST" or cluster is None or (match["group"] and group is None):
+            answer: Answer = route(method, path, headers, body, query)
+            return answer
+        change(cluster, group, json.loads(body))
+        update = {"id": eks.new_uuid(), "status": "Successful", "type": "ConfigUpdate", "params": [], "errors": []}
+        updates[update["id"]] = update
+        return _json(200, {"update": update})
+
+    eks._handle_request_sync = handle
 
 
 def _json(status: int, body: dict[str, Any]) -> Answer:
