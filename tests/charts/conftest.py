@@ -1,4 +1,4 @@
-"""Times every call of helm in these tests, and the processor's time of each; tests/conftest.py sums them up in the end."""
+"""Times every call of helm in these tests and the processor in each; tests/conftest.py sums them up in the end."""
 
 from __future__ import annotations
 
