@@ -63,7 +63,7 @@ class Live:
         return "\n".join(str(each.get("message", "")) for each in (*conditions, *events))
 
     def log(self) -> str:
-        """What Karpenter wrote; a role that is not there it tells nowhere else."""
+        """What Karpenter wrote; a role that is not there, and user data that is broken, it tells nowhere else."""
         return "".join(file.read_text() for file in self.cluster.nodes.glob("*/pods/*_karpenter-*/log/*.log"))
 
     def wait(self, what: str, ready: Callable[[], bool], seconds: float = 90) -> None:
@@ -156,5 +156,6 @@ def test_user_data_that_is_broken_mime_is_told_and_starts_nothing(live: Live) ->
     broken = {"spec": {"userData": BROKEN}}
     live.api.patch("EC2NodeClass", None, node_class["metadata"]["name"], broken)
     live.pods(1)
-    live.wait("the reason", lambda: "parsing custom UserData" in live.said("EC2NodeClass") + live.said("NodeClaim") + live.log())
+    live.wait("the reason", lambda: "parsing custom UserData" in live.log())
+    assert not any(is_true(item, "Ready") for item in live.api.list("EC2NodeClass"))
     assert not live.instances()
