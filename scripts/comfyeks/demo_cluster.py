@@ -49,7 +49,7 @@ class ClusterDemo(Demo):
         self._peak = Peak(self.aws, self.cluster)
         self._instances: list[str] = []
 
-    def run(self, keep: bool = False) -> None:
+    def run(self) -> None:
         try:
             self.start_aws()
             self.make_infra()
@@ -63,7 +63,7 @@ class ClusterDemo(Demo):
             self.run_workflow()
             self.refuse_unknown_model()
             self.interrupt()
-            if not keep:  # whoever stays wants to use it
+            if not self.keep:  # whoever stays wants to use it
                 self.scale_to_zero()
         finally:
             self._peak.stop()

@@ -26,6 +26,7 @@ class Pod:
 def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the end of the demo has ended; a test adds what the demo does before."""
     monkeypatch.setattr(demo, "HOME", tmp_path)
+    monkeypatch.setattr(demo, "chosen", lambda cluster: demo.Demo())
     ended: list[str] = []
     monkeypatch.setattr(demo, "stop_everything", lambda: ended.append("everything"))
     monkeypatch.setattr(demo.Demo, "summary", lambda self, kept: None)

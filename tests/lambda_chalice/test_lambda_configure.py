@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,7 +71,10 @@ def deployed(project: Path) -> Path:
 def test_a_stage_gets_everything_that_chalice_needs(account: Stubber, tmp_path: Path) -> None:
     exists(account, False)
     lambda_app.configure(FILM, output(), project=tmp_path)
-    assert config(tmp_path) == {
+    written = config(tmp_path)
+    digest = written["stages"]["film"]["tags"].pop(lambda_app.SOURCE_TAG)
+    assert re.fullmatch("[0-9a-f]+", digest)
+    assert written == {
         "version": "2.0",
         "app_name": "comfyui-models",
         "stages": {
@@ -263,3 +267,14 @@ def test_the_commands_print_data_to_stdout(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(lambda_app, "deploy", lambda _: None)
     assert CliRunner().invoke(lambda_app.app, ["configure"]).stdout == "chalice deploy --stage film\n"
     assert CliRunner().invoke(lambda_app.app, ["deploy"]).stdout == "comfyui-models-film-sync\n"
+
+
+def test_the_digest_follows_code_and_settings(tmp_path: Path) -> None:
+    (tmp_path / "chalicelib").mkdir()
+    for name in ("app.py", "chalicelib/sync.py"):
+        (tmp_path / name).write_text("pass\n")
+    before = lambda_app.source_digest({"lambda_timeout": 60}, tmp_path)
+    assert lambda_app.source_digest({"lambda_timeout": 60}, tmp_path) == before
+    assert lambda_app.source_digest({"lambda_timeout": 61}, tmp_path) != before
+    (tmp_path / "chalicelib/sync.py").write_text("pass  # changed\n")
+    assert lambda_app.source_digest({"lambda_timeout": 60}, tmp_path) != before
