@@ -22,8 +22,8 @@ import psutil
 from comfyeks.console import err, note
 from comfyeks.demo import HOME, WORKFLOW, Demo
 from comfyeks.errors import Failure
+from comfyeks.kubernetes_api import Api, Object, is_true
 from comfyeks.local.cluster import launch_template
-from comfyeks.local.cluster.api import Api, Object, condition
 from comfyeks.local.cluster.local_cluster import LocalCluster, given_kubeconfig, wait_for
 from comfyeks.local.node import LocalNode
 from comfyeks.local.processes import Process
@@ -207,13 +207,13 @@ class ClusterDemo(Demo):
         return "The last events:\n" + "\n".join(lines[-8:])
 
     def _pods(self) -> list[Object]:
-        return self.api.list("Pod", NAMESPACE, label_selector=f"app.kubernetes.io/instance={RELEASE}")
+        return self.api.list("Pod", NAMESPACE, labelSelector=f"app.kubernetes.io/instance={RELEASE}")
 
     def _pools_ready(self) -> bool:
-        return all(condition(item, "Ready") for kind in ("EC2NodeClass", "NodePool") for item in self.api.list(kind))
+        return all(is_true(item, "Ready") for kind in ("EC2NodeClass", "NodePool") for item in self.api.list(kind))
 
     def _node(self) -> Object | None:
-        found = self.api.list("Node", label_selector="karpenter.sh/nodepool")
+        found = self.api.list("Node", labelSelector="karpenter.sh/nodepool")
         return found[0] if found else None
 
     def _no_startup_taints(self) -> bool:
@@ -337,4 +337,4 @@ def _family_memory(pid: int) -> int:
 
 
 def _is_ready(pod: Object) -> bool:
-    return "deletionTimestamp" not in pod["metadata"] and condition(pod, "Ready")
+    return "deletionTimestamp" not in pod["metadata"] and is_true(pod, "Ready")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from comfyeks import tools
 from comfyeks.addons import checked_context, read_kubeconfig
 from comfyeks.console import note, out
 from comfyeks.deployment import current
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import UserError
+from comfyeks.kubernetes_api import Cluster, path_of
 from comfyeks.options import Project, Region
 
 AUTO = "auto"
@@ -29,50 +27,30 @@ def wanted(pods: str) -> int | None:
     return int(pods)
 
 
-class Kubectl:
-    """kubectl on one context and namespace."""
-
-    def __init__(self, context: str, namespace: str):
-        self._argv = [str(tools.kubectl()), "--context", context, "--namespace", namespace]
-
-    def __call__(self, *arguments: str) -> str:
-        """Standard output. Raises Failure with what kubectl said."""
-        done = subprocess.run([*self._argv, *arguments], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Failure(f"`kubectl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
-
-    def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        """The object, None when there is none."""
-        found = self("get", kind, name, "--ignore-not-found", "--output", "json")
-        return dict(json.loads(found)) if found.strip() else None
-
-
-def scale(kubectl: Kubectl, release: str, pods: int | None) -> str:
+def scale(cluster: Cluster, namespace: str, release: str, pods: int | None) -> str:
     """Set the number of pods; what was done, as a sentence.
 
     Raises:
         UserError: there is no such Deployment, or no schedule to return to.
+        Failure: the cluster does not answer, or says no.
     """
-    deployment = kubectl.get("deployments.apps", release)
+    path = path_of("Deployment", namespace, release)
+    deployment = cluster.get(path)
     if deployment is None:
         raise UserError(
             f"there is no Deployment {release} in the namespace: install the comfyui chart, or give --release"
         )
-    # Without KEDA the cluster does not know the kind at all.
-    has_keda = "scaledobjects" in kubectl("api-resources", "--api-group=keda.sh", "--output", "name")
-    scheduled = has_keda and kubectl.get("scaledobjects.keda.sh", release) is not None
-    if scheduled:
+    schedule = path_of("ScaledObject", namespace, release)
+    if cluster.get(schedule) is not None:
+        cluster.patch(schedule, {"metadata": {"annotations": {PAUSED: None if pods is None else str(pods)}}})
         if pods is None:
-            kubectl("annotate", "scaledobjects.keda.sh", release, f"{PAUSED}-")
             return f"{release} follows its schedule again"
-        kubectl("annotate", "scaledobjects.keda.sh", release, f"{PAUSED}={pods}", "--overwrite")
         return f"{release} has {pods} pods whatever its schedule says; `comfyeks scale {AUTO}` gives it back"
     if pods is None:
         raise UserError(
             f"{release} has no schedule to return to: give a number of pods, or set schedule.windows in the chart"
         )
-    kubectl("scale", "deployments.apps", release, f"--replicas={pods}")
+    cluster.patch(f"{path}/scale", {"spec": {"replicas": pods}})
     return f"{release}: {deployment['spec'].get('replicas', 1)} → {pods} pods"
 
 
@@ -89,4 +67,4 @@ def run(
     deployment = current(project, region)
     chosen = checked_context(read_kubeconfig(), context, deployment)
     note(f"{deployment.name} in account {deployment.account}, {deployment.region}; kubectl context {chosen}")
-    out.print(scale(Kubectl(chosen, namespace), release, count))
+    out.print(scale(Cluster(chosen), namespace, release, count))

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from comfyeks import tools
+from comfyeks import kubernetes_api, tools
 from comfyeks.charts.validation import karpenter_crds
+from comfyeks.kubernetes_api import Api, Object, is_true
 from comfyeks.local.cluster import binaries, crds
-from comfyeks.local.cluster.api import Api, Object, condition
 from comfyeks.local.cluster.control_plane import ControlPlane
 from comfyeks.local.cluster.local_cluster import wait_for
 from comfyeks.local.processes import wait_until
@@ -48,9 +48,7 @@ class Cluster:
             "NodePool", "EC2NodeClass",
         )  # fmt: skip
         label = f"app.kubernetes.io/instance={release}"
-        return [
-            (kind, each["metadata"]["name"]) for kind in kinds for each in self.api.list(kind, label_selector=label)
-        ]
+        return [(kind, each["metadata"]["name"]) for kind in kinds for each in self.api.list(kind, labelSelector=label)]
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +70,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def prepared(kubeconfig: Path) -> Cluster:
-    cluster = Cluster(kubeconfig, Api(kubeconfig))
+    cluster = Cluster(kubeconfig, Api(kubernetes_api.Cluster(kubeconfig=kubeconfig)))
     charts = karpenter_crds().parents[2] / "charts"
     cluster.helm("upgrade", "--install", "karpenter-crd", charts / "karpenter-crd", "--namespace", "kube-system")
     for crd in crds.others():
@@ -81,7 +79,7 @@ def prepared(kubeconfig: Path) -> Cluster:
 
     def established() -> bool:
         found = [cluster.api.get("CustomResourceDefinition", None, name) or {} for name in names]
-        return all(condition(each, "Established") for each in found)
+        return all(is_true(each, "Established") for each in found)
 
     wait_until("the CRDs", established, 30)
     return cluster

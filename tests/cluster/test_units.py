@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,9 +13,11 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from comfyeks.errors import Failure, UserError
+from comfyeks.kubernetes_api import path_of
 from comfyeks.local.bridges.moto_fleets import Shortages
 from comfyeks.local.cluster import binaries, certificates, node_config
 from comfyeks.local.cluster.local_cluster import given_kubeconfig
+from comfyeks.local.cluster.machines import Machines
 from comfyeks.local.cluster.services import ServiceProxy
 from comfyeks.timeline import Timeline
 
@@ -147,3 +150,25 @@ def test_the_page_of_a_timeline_holds_every_step_and_no_markup_of_others(tmp_pat
     assert page.index("first") < page.index("second")
     assert "<script>" not in page
     assert 'class="bar failed"' in page
+
+
+def test_a_node_group_that_is_not_whole_yet_gets_no_node_and_ends_nobody() -> None:
+    machines = Machines.__new__(Machines)
+    machines._eks = SimpleNamespace(describe_nodegroup=lambda **_: {"nodegroup": {"nodegroupName": "system"}})
+    machines._launch_group_node("comfyui", "system")
+
+
+@pytest.mark.parametrize(
+    ("of", "path"),
+    [
+        (("Pod", "comfyui", "a"), "/api/v1/namespaces/comfyui/pods/a"),
+        (("Deployment", None), "/apis/apps/v1/deployments"),
+        (("EC2NodeClass", None, "gpu"), "/apis/karpenter.k8s.aws/v1/ec2nodeclasses/gpu"),
+        (
+            ("NetworkPolicy", "n", None, "networking.k8s.io/v1"),
+            "/apis/networking.k8s.io/v1/namespaces/n/networkpolicies",
+        ),
+    ],
+)
+def test_a_kind_is_found_at_its_path(of: tuple[str, ...], path: str) -> None:
+    assert path_of(*of) == path

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from comfyeks.kubernetes_api import Api, is_true
 from comfyeks.local.cluster import binaries
-from comfyeks.local.cluster.api import Api, condition
 from comfyeks.local.cluster.local_cluster import LocalCluster, wait_for
 from comfyeks.local.emulators import LocalAws
 from tests.e2e.conftest import Platform
@@ -22,6 +22,7 @@ from tests.e2e.conftest import Platform
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform")]
 
 NAMESPACE = "comfyui"
+BROKEN = 'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="//"\n\n--//\nthe part never ends'
 
 
 @dataclass
@@ -62,11 +63,12 @@ class Live:
         return "\n".join(str(each.get("message", "")) for each in (*conditions, *events))
 
     def log(self) -> str:
-        """What Karpenter wrote; a role that is not there it tells nowhere else."""
+        """What Karpenter wrote; a role that is not there, and user data that is broken, it tells nowhere else."""
         return "".join(file.read_text() for file in self.cluster.nodes.glob("*/pods/*_karpenter-*/log/*.log"))
 
     def wait(self, what: str, ready: Callable[[], bool], seconds: float = 90) -> None:
-        wait_for(what, ready, seconds, lambda: self.said("Pod")[-2000:])
+        kinds = ("Pod", "NodeClaim", "NodePool", "EC2NodeClass")
+        wait_for(what, ready, seconds, lambda: "\n".join([*map(self.said, kinds), self.log()])[-6000:])
 
     def clear(self) -> None:
         """No pod, no pool, no node of a pool, no shortage."""
@@ -77,7 +79,7 @@ class Live:
             self.api.delete("NodeClaim", None, claim["metadata"]["name"])
         # A node class goes after its last node; a new one of its name would be that one.
         self.wait("no node", lambda: not self.instances() and not self.api.list("EC2NodeClass"), 120)
-        self.api.request("delete", "/api/v1/namespaces/comfyui/events")
+        self.api.cluster.delete("/api/v1/namespaces/comfyui/events")
 
 
 @contextmanager
@@ -137,12 +139,23 @@ def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
     ("wrong", "told"),
     [
         ("cluster.name=somebody-elses", "SubnetSelector did not match any Subnets"),
-        ("nodeRole=nobody", "role nobody"),
+        ("nodeRole=nobody", "Role nobody not found"),
     ],
 )
 def test_a_wrong_value_is_told_by_the_node_class(live: Live, wrong: str, told: str) -> None:
     live.pools(wrong)
     live.pods(1)
     live.wait("the reason", lambda: told in live.said("EC2NodeClass") + live.log())
-    assert not any(condition(item, "Ready") for item in live.api.list("EC2NodeClass"))
+    assert not any(is_true(item, "Ready") for item in live.api.list("EC2NodeClass"))
+    assert not live.instances()
+
+
+def test_user_data_that_is_broken_mime_is_told_and_starts_nothing(live: Live) -> None:
+    live.pools()
+    [node_class] = live.api.list("EC2NodeClass")
+    broken = {"spec": {"userData": BROKEN}}
+    live.api.patch("EC2NodeClass", None, node_class["metadata"]["name"], broken)
+    live.pods(1)
+    live.wait("the reason", lambda: "parsing custom UserData" in live.log())
+    assert not any(is_true(item, "Ready") for item in live.api.list("EC2NodeClass"))
     assert not live.instances()

@@ -30,6 +30,8 @@ pytestmark = [
     pytest.mark.skipif(os.environ.get("COMFYEKS_TEST_UP") != "1", reason="half an hour; COMFYEKS_TEST_UP=1 runs it"),
 ]
 NAME = "comfyui-try"
+# Step in which `up` is killed, and within how many of its seconds. Steps before it were done by the runs before.
+KILLED = (("aws", 30), ("aws", 60), ("add-ons", 5), ("charts", 2), ("events", 3))
 STEP = re.compile(r"✓ \d+/\d+  (\S.*?\S) +(done|nothing to do)  \(([\d.]+) s\)")
 
 
@@ -53,12 +55,15 @@ class Place:
             print(f"  {name:<12} {seconds:>7} s  {did}")
         return {name: did for name, did, _ in found}
 
-    def push_image(self) -> None:
-        """What CodeBuild, which runs nothing here, would have pushed."""
+    def push_image(self) -> bool:
+        """What CodeBuild, which runs nothing here, would have pushed; false while there is nowhere to push it."""
+        if not self.image_repository_is_there():
+            return False
         manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}
         self.aws.client("ecr").put_image(
             repositoryName=f"{NAME}-images", imageTag=image.tag(), imageManifest=json.dumps(manifest)
         )
+        return True
 
     def image_repository_is_there(self) -> bool:
         ecr = self.aws.client("ecr")
@@ -95,23 +100,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(place: Place) -> None:
     rng = random.Random(20261121)
-    for number in range(5):
+    pushed = False
+    for number, (step, within) in enumerate(KILLED, start=1):
+        sent, delay = rng.choice([signal.SIGKILL, signal.SIGINT]), rng.uniform(0, within)
         log = place.clone.root / f"killed-{number}.log"
         with log.open("w") as output:
             words = place.clone.argv("up")
             process = subprocess.Popen(words, cwd=place.clone.root, env=place.clone.env, stderr=output)
-            deadline = time.monotonic() + rng.uniform(5, 60) * (number + 1)
-            while process.poll() is None and time.monotonic() < deadline:
+            while process.poll() is None and not re.search(rf"▸ \d+/\d+  {step} ", log.read_text()):
                 time.sleep(0.2)
-                if place.image_repository_is_there():
-                    place.push_image()
-            killed = process.poll() is None
-            process.send_signal(rng.choice([signal.SIGKILL, signal.SIGINT]) if killed else signal.SIGKILL)
+                pushed = pushed or place.push_image()
+            until = time.monotonic() + delay
+            while process.poll() is None and time.monotonic() < until:
+                time.sleep(0.2)
+                pushed = pushed or place.push_image()
+            assert process.poll() is None, f"it ended before it was killed in {step}: {log.read_text()[-4000:]}"
+            process.send_signal(sent)
             process.wait(timeout=300)
-        last = log.read_text().strip().splitlines()[-1]
-        print(f"\nkill {number + 1}: {'killed' if killed else 'it had ended'} at: {last}")
+        lines = log.read_text().strip().splitlines()
+        print(f"\nkill {number}: {sent.name}, {delay:.1f} s into {step}; last: {lines[-1]}")
+        if sent == signal.SIGINT:
+            assert process.returncode == 130
+            assert "goes on from here" in log.read_text()
         log.unlink()
-    place.push_image()
 
     place.steps("up")
     again = place.steps("up")

@@ -16,10 +16,13 @@ Objects = dict[str, list[dict[str, Any]]]
 
 
 @contextmanager
-def fake_kubernetes(objects: Objects, kubeconfig: Path, cluster: str = "comfyui") -> Iterator[str]:
+def fake_kubernetes(
+    objects: Objects, kubeconfig: Path, cluster: str = "comfyui", patches: list[tuple[str, Any]] | None = None
+) -> Iterator[str]:
     """Serve lists by their path; `kubeconfig` gets a context that leads there. Yields the context's name.
 
     Every other path is 404, as a kind is that the cluster does not know. A list may change while it is served.
+    `patches` gets path and body of every merge patch; objects stay as they are.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -33,6 +36,13 @@ def fake_kubernetes(objects: Objects, kubeconfig: Path, cluster: str = "comfyui"
                 self._answer(200, found)
             else:
                 self._answer(404, {"message": "not found"})
+
+        def do_PATCH(self) -> None:
+            assert self.headers["Content-Type"] == "application/merge-patch+json"
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if patches is not None:
+                patches.append((self.path, body))
+            self._answer(200, {})
 
         def _named(self, path: str) -> dict[str, Any] | None:
             folder, _, name = path.rpartition("/")

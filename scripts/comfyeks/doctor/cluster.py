@@ -53,7 +53,7 @@ WORKLOADS = (
 
 
 def reachable(cluster: Cluster) -> Iterator[Finding]:
-    yield Finding("cluster", OK, f"Kubernetes {cluster.version()} answers (context {cluster.context})")
+    yield Finding("cluster", OK, f"Kubernetes {cluster.version()} answers ({cluster.where})")
 
 
 def prerequisites(cluster: Cluster, with_keda: bool = False) -> Iterator[Finding]:

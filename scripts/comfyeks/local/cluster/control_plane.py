@@ -16,8 +16,8 @@ import yaml
 
 from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
+from comfyeks.kubernetes_api import Api, Cluster, Refused, Unreachable
 from comfyeks.local.cluster import certificates
-from comfyeks.local.cluster.api import Api, Refused, Unreachable, discovery_cache
 from comfyeks.local.processes import Process, wait_until
 
 HOST = "127.0.0.1"
@@ -44,7 +44,6 @@ class ControlPlane:
         Raises Failure with the end of the log of the part that ended or did not become ready.
         """
         shutil.rmtree(self.home / "etcd", ignore_errors=True)
-        discovery_cache(self.kubeconfig).unlink(missing_ok=True)  # what another API server had
         self._write_certificates()
         etcd, peer, server = _free_ports(3)
         self._run("etcd", programs, self._etcd_flags(etcd, peer))
@@ -192,14 +191,14 @@ class ControlPlane:
 
     def _ready(self) -> bool:
         try:
-            return bool(Api(self.kubeconfig).request("get", "/readyz") == "ok")
-        except (*Unreachable, Refused):
+            return bool(Cluster(kubeconfig=self.kubeconfig).request("GET", "/readyz") == "ok")
+        except (Unreachable, Refused):
             return False
 
     def _has_service_account(self) -> bool:
         try:
-            return Api(self.kubeconfig).get("ServiceAccount", "default", "default") is not None
-        except (*Unreachable, Refused):
+            return Api(Cluster(kubeconfig=self.kubeconfig)).get("ServiceAccount", "default", "default") is not None
+        except (Unreachable, Refused):
             return False
 
 

@@ -30,7 +30,7 @@ import yaml
 
 from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
-from comfyeks.local.cluster.api import Api, ConflictError, NotFoundError, Object, Refused, Unreachable
+from comfyeks.kubernetes_api import Api, Cluster, Conflict, NotFound, Object, Refused, Unreachable
 from comfyeks.local.cluster.control_plane import kubeconfig_text
 from comfyeks.local.cluster.node_config import NodeConfig
 from comfyeks.local.emulators import local_client
@@ -97,7 +97,7 @@ class Kubelet:
         self.config = config
         self.environment = dict(environment)
         self.root = Path(environment[ROOT_VARIABLE])
-        self.api = Api(Path(description.kubeconfig))
+        self.api = Api(Cluster(kubeconfig=Path(description.kubeconfig)))
         self._pods: dict[str, threading.Thread] = {}
         self._renewed = 0.0
         self._addresses = 1
@@ -109,7 +109,7 @@ class Kubelet:
             try:
                 self._renew_lease()
                 self._take_new_pods()
-            except (*Unreachable, Refused) as error:
+            except (Unreachable, Refused) as error:
                 log(f"API server: {error}")
             time.sleep(_POLL_SECONDS)
 
@@ -132,7 +132,7 @@ class Kubelet:
             "metadata": {"name": machine.node, "labels": labels},
             "spec": {"providerID": machine.provider_id, "taints": self.config.taints},
         }
-        with contextlib.suppress(ConflictError):
+        with contextlib.suppress(Conflict):
             self.api.create(node)
         self.api.patch("Node", None, machine.node, {"status": self._node_status(gpus=0)}, subresource="status")
         log(f"registered {machine.node}: taints {[taint['key'] for taint in self.config.taints]}")
@@ -196,7 +196,7 @@ class Kubelet:
         namespace = "kube-node-lease"
         try:
             self.api.patch("Lease", namespace, self.machine.node, {"spec": spec})
-        except NotFoundError:
+        except NotFound:
             metadata = {"name": self.machine.node, "namespace": namespace}
             self.api.create(
                 {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
@@ -206,7 +206,7 @@ class Kubelet:
     # -- pods ---------------------------------------------------------------------------------------------------------
 
     def _take_new_pods(self) -> None:
-        for pod in self.api.list("Pod", field_selector=f"spec.nodeName={self.machine.node}"):
+        for pod in self.api.list("Pod", fieldSelector=f"spec.nodeName={self.machine.node}"):
             uid = pod["metadata"]["uid"]
             if uid not in self._pods and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
                 self._addresses += 1
@@ -231,7 +231,7 @@ class PodRun:
 
     def __init__(self, kubelet: Kubelet, pod: Object, address: str) -> None:
         self._kubelet = kubelet
-        self._api = Api(Path(kubelet.machine.kubeconfig))
+        self._api = Api(Cluster(kubeconfig=Path(kubelet.machine.kubeconfig)))
         self._pod = pod
         self._namespace: str = pod["metadata"]["namespace"]
         self._name: str = pod["metadata"]["name"]
@@ -249,7 +249,7 @@ class PodRun:
         try:
             if self._make() and self._initialize() and self._start():
                 self._keep_running()
-        except (PodGone, NotFoundError):  # deleted without grace
+        except (PodGone, NotFound):  # deleted without grace
             pass
         self._end()
 
@@ -332,7 +332,7 @@ class PodRun:
         with contextlib.suppress(AttributeError):  # it never got a LocalPod
             self._tell_stopping()
             self._local.stop(grace)
-        with contextlib.suppress(NotFoundError):
+        with contextlib.suppress(NotFound):
             self._patch(
                 {"phase": "Succeeded" if self._started else "Failed", "containerStatuses": self._statuses(True)}
             )
@@ -417,8 +417,7 @@ class PodRun:
     def _token_kubeconfig(self) -> Path:
         """Stands for the files below /var/run/secrets/kubernetes.io/serviceaccount."""
         metadata = self._pod["metadata"]
-        answer = self._api.request(
-            "post",
+        answer = self._api.cluster.post(
             f"/api/v1/namespaces/{self._namespace}/serviceaccounts/{self._service_account()}/token",
             {
                 "apiVersion": "authentication.k8s.io/v1",
@@ -482,7 +481,7 @@ class PodRun:
             self._told = status
 
     def _tell_stopping(self) -> None:
-        with contextlib.suppress(NotFoundError):
+        with contextlib.suppress(NotFound):
             self._patch({"conditions": self._conditions({"ContainersReady": False, "Ready": False})})
 
     def _conditions(self, wanted: Mapping[str, bool]) -> list[Object]:
@@ -549,7 +548,7 @@ class PodRun:
         self._problem = message
         log(f"pod {self._namespace}/{self._name}: {reason}: {message}")
         metadata = self._pod["metadata"]
-        with contextlib.suppress(Refused, *Unreachable):
+        with contextlib.suppress(Refused, Unreachable):
             self._api.create(
                 {
                     "apiVersion": "v1",

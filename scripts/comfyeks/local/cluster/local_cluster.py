@@ -22,8 +22,8 @@ from comfyeks.charts.validation import karpenter_crds
 from comfyeks.errors import Failure, UserError
 from comfyeks.files import write_atomically
 from comfyeks.infra.generated import ADDONS
+from comfyeks.kubernetes_api import Api, Cluster, Refused, Unreachable
 from comfyeks.local.cluster import crds
-from comfyeks.local.cluster.api import Api, Refused, Unreachable
 from comfyeks.local.cluster.control_plane import ControlPlane
 from comfyeks.local.emulators import LocalAws, PartStatus
 from comfyeks.local.node import LocalNode
@@ -56,7 +56,7 @@ class LocalCluster:
         return Path(json.loads(self._settings.read_text())["kubeconfig"])
 
     def api(self) -> Api:
-        return Api(self.kubeconfig)
+        return Api(Cluster(kubeconfig=self.kubeconfig))
 
     def up(self, programs: Mapping[str, Path], given: Path | None = None) -> bool:
         """Start what is not running; false when all of it was. A part that died takes the others down with it first.
@@ -74,7 +74,7 @@ class LocalCluster:
             if given is None:
                 self._plane.start(programs)
             kubeconfig = given or self._plane.kubeconfig
-            self._install_crds(Api(kubeconfig))
+            self._install_crds(Api(Cluster(kubeconfig=kubeconfig)))
             settings = {
                 "kubeconfig": str(kubeconfig),
                 "nodes": str(self.nodes),
@@ -215,7 +215,7 @@ def wait_for(what: str, ready: Callable[[], bool], seconds: float, explain: Call
     """Poll until true; how long it took. Raises Failure with `explain()` when it does not happen in time."""
     begun = time.monotonic()
     while True:
-        with contextlib.suppress(Refused, *Unreachable):
+        with contextlib.suppress(Refused, Unreachable):
             if ready():
                 return time.monotonic() - begun
         if time.monotonic() - begun > seconds:

@@ -28,7 +28,7 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks.files import write_atomically
-from comfyeks.local.cluster.api import Api, NotFoundError, Object, Refused, Unreachable, condition
+from comfyeks.kubernetes_api import Api, Cluster, NotFound, Object, Refused, Unreachable, is_true
 from comfyeks.local.cluster.control_plane import HOST, ControlPlane
 from comfyeks.local.cluster.kubelet import Description, log
 from comfyeks.local.cluster.node_config import API_VERSION, NODE_CONFIG
@@ -54,7 +54,7 @@ class Machines:
         self._entrypoints = {part: str(path) for part, path in settings["entrypoints"].items()}
         self._environment = dict(environment)
         self._ec2, self._eks, self._iam = (local_client(environment, name) for name in ("ec2", "eks", "iam"))
-        self._api = Api(self.kubeconfig)
+        self._api = Api(Cluster(kubeconfig=self.kubeconfig))
         self._proxy = ServiceProxy()
         self._pool = ThreadPoolExecutor(8)
         self._boots: dict[str, Future[None]] = {}
@@ -65,7 +65,7 @@ class Machines:
             for step in (self._start_node_groups, self._follow_instances, self._play_daemons, self._follow_services):
                 try:
                     step()
-                except (BotoCoreError, ClientError, Refused, *Unreachable) as error:
+                except (BotoCoreError, ClientError, Refused, Unreachable) as error:
                     log(f"{step.__name__}: {error}")
             time.sleep(_POLL_SECONDS)
 
@@ -175,6 +175,8 @@ class Machines:
 
     def _launch_group_node(self, cluster: str, name: str) -> None:
         group = self._eks.describe_nodegroup(clusterName=cluster, nodegroupName=name)["nodegroup"]
+        if "launchTemplate" not in group:  # made a moment ago and not whole yet: the next round finds it
+            return
         labels = {**group.get("labels", {}), "eks.amazonaws.com/nodegroup": name}
         flag = "--node-labels=" + ",".join(f"{key}={value}" for key, value in labels.items())
         document = {
@@ -218,11 +220,11 @@ class Machines:
     def _play_daemons(self) -> None:
         for node in self._api.list("Node"):
             taints = node["spec"].get("taints", [])
-            if any(taint["key"] == CSI_TAINT for taint in taints) and condition(node, "Ready"):
+            if any(taint["key"] == CSI_TAINT for taint in taints) and is_true(node, "Ready"):
                 name = node["metadata"]["name"]
                 self._register_driver(node)
                 kept = [taint for taint in taints if taint["key"] != CSI_TAINT]
-                with contextlib.suppress(NotFoundError):
+                with contextlib.suppress(NotFound):
                     # resourceVersion: Karpenter and the node controller write the same list.
                     version = node["metadata"]["resourceVersion"]
                     body = {"metadata": {"resourceVersion": version}, "spec": {"taints": kept or None}}

@@ -1,0 +1,117 @@
+"""`comfyeks local up --cluster` and `local down` as commands: twice, after `kill -9` of any part, and of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import pytest
+
+from comfyeks.kubernetes_api import Api, Cluster
+from comfyeks.local.cluster import binaries
+from comfyeks.local.cluster.control_plane import PARTS
+from comfyeks.local.cluster.local_cluster import MACHINES
+from tests.support.clones import Clone, make_clone, plain_environment
+
+pytestmark = [pytest.mark.local, pytest.mark.xdist_group("cluster")]
+
+CLUSTER = {*PARTS, MACHINES}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    if absent := [program.name for program in binaries.missing()]:
+        pytest.skip(f"not built: {', '.join(absent)}; `make demo CLUSTER=yes` builds them")
+    environment = {name: value for name, value in plain_environment().items() if name != "KUBECONFIG"}
+    clone = make_clone(tmp_path_factory.mktemp("life") / "clone", environment)
+    try:
+        yield clone
+    finally:
+        clone.comfyeks("local", "down")
+
+
+def up(clone: Clone) -> str:
+    return clone.comfyeks("local", "up", "--cluster").stderr
+
+
+def parts(clone: Clone) -> dict[str, dict[str, Any]]:
+    """What `local status` shows, by name; its exit code agrees."""
+    answer = clone.comfyeks("local", "status", "--json", check=False)
+    found = {part["name"]: part for part in json.loads(answer.stdout)}
+    assert answer.returncode == int(any(part["state"] != "running" for part in found.values()))
+    return found
+
+
+def works(clone: Clone) -> bool:
+    """All parts run, and the API server says so: with the controllers that make a namespace's service account."""
+    api = Api(Cluster(kubeconfig=clone.root / ".comfyeks/local/cluster/kubeconfig"))
+    assert api.get("ServiceAccount", "default", "default") is not None
+    return {name for name, part in parts(clone).items() if part["state"] == "running"} >= CLUSTER
+
+
+def left(clone: Clone) -> list[str]:
+    """Processes of the clone: its folder is in their command line or in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            text = " ".join((*process.cmdline(), *process.environ().values()))
+            if str(clone.root) in text and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
+    return found
+
+
+def test_up_twice_starts_once_and_status_shows_every_part(clone: Clone) -> None:
+    assert "local cluster up" in up(clone)
+    before = parts(clone)
+    assert before.keys() > CLUSTER
+    assert works(clone)
+    assert "the local cluster is up already" in up(clone)
+    assert {name: part["pid"] for name, part in parts(clone).items()} == {n: p["pid"] for n, p in before.items()}
+    table = clone.comfyeks("local", "status").stdout
+    assert all(name in table for name in CLUSTER)
+
+
+@pytest.mark.parametrize("victims", [{"etcd"}, CLUSTER], ids=lambda v: "+".join(sorted(v)))
+def test_after_kill_9_of_parts_up_starts_the_cluster_anew(clone: Clone, victims: set[str]) -> None:
+    up(clone)
+    before = parts(clone)
+    for name in victims:
+        os.kill(before[name]["pid"], signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(before[name]["pid"])] if psutil.pid_exists(before[name]["pid"]) else [], 5)
+    assert {name for name, part in parts(clone).items() if part["state"] == "dead"} >= victims
+    assert "local cluster up" in up(clone)
+    assert works(clone)
+
+
+def test_an_up_that_is_killed_leaves_nothing_that_stops_the_next(clone: Clone) -> None:
+    clone.comfyeks("local", "down")
+    words = clone.argv("local", "up", "--cluster")
+    process = subprocess.Popen(words, cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL)
+    record = clone.root / ".comfyeks/local/cluster/run/kube-apiserver.json"
+    deadline = time.monotonic() + 120
+    while not record.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    up(clone)
+    assert works(clone)
+
+
+def test_down_after_kill_9_leaves_no_process_and_down_again_is_fine(clone: Clone) -> None:
+    up(clone)
+    os.kill(parts(clone)[MACHINES]["pid"], signal.SIGKILL)
+    os.kill(parts(clone)["etcd"]["pid"], signal.SIGKILL)
+    assert left(clone)
+    clone.comfyeks("local", "down")
+    assert left(clone) == []
+    clone.comfyeks("local", "down")
+    assert not (clone.root / ".comfyeks/local/cluster/kubeconfig").exists()
