@@ -44,12 +44,12 @@ infra-destroy: setup ## remove the platform, after asking for its name; buckets 
 HELM3_KUBERNETES = -s -w $(foreach package,chartutil lint/rules,\
   -X helm.sh/helm/v3/pkg/$(package).k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$(package).k8sVersionMinor=37)
 check: setup lint types ## quick loop: lint, types, unit and render tests (under two minutes)
-	@$(PYTEST) -q -n auto -m "not local and not e2e"
+	@$(PYTEST) -q -n auto --dist loadgroup -m "not local and not e2e"
 test: setup lint types ## every test
 	@$(PYTEST) -n 2 --dist loadgroup
 test-helm3: setup ## the charts' tests once more, with Helm 3 (built on first use, about two minutes)
 	@cd tools/helm3 && CGO_ENABLED=0 go build -trimpath -ldflags "$(HELM3_KUBERNETES)" -o $(CURDIR)/.tools/helm3 helm.sh/helm/v3/cmd/helm
-	@COMFYEKS_HELM=.tools/helm3 $(PYTEST) -q -n auto tests/charts -m "not local"
+	@COMFYEKS_HELM=.tools/helm3 $(PYTEST) -q -n auto --dist loadgroup tests/charts -m "not local"
 lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

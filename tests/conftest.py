@@ -30,7 +30,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, text in report.user_properties:
             if name == "measured":
                 terminalreporter.write_line(f"measured: {text}")
-    calls = [calls for report in passed for name, calls in report.user_properties if name == "renders"]
+    properties = [item for report in passed for item in report.user_properties]
+    calls = [value for name, value in properties if name == "renders"]
     if seconds := [second for call in calls for second in call]:
         each = sum(seconds) / len(seconds)
-        terminalreporter.write_line(f"charts: {len(calls)} tests, {len(seconds)} renders, {each:.3f} s per render")
+        cpu = sum(value for name, value in properties if name == "cpu")
+        terminalreporter.write_line(
+            f"charts: {len(calls)} tests, {len(seconds)} renders, {each:.3f} s per render; {cpu:.0f} s of one core"
+        )

@@ -1,7 +1,8 @@
-"""Times every call of helm in these tests; tests/conftest.py sums them up in the closing summary."""
+"""Times every call of helm in these tests and the processor in each; tests/conftest.py sums them up in the end."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from subprocess import CompletedProcess
@@ -30,10 +31,17 @@ def _timed() -> Iterator[None]:
         yield
 
 
+def _cpu_seconds() -> float:
+    """User and system time of this process and of those that it waited for: the same however busy the machine is."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    before = len(_seconds)
+    before, cpu = len(_seconds), _cpu_seconds()
     try:
         return (yield)
     finally:
         item.user_properties.append(("renders", _seconds[before:]))
+        item.user_properties.append(("cpu", _cpu_seconds() - cpu))

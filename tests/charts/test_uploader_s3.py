@@ -207,7 +207,7 @@ def test_told_to_end_as_soon_as_it_has_begun_it_still_uploads_everything(pod: Po
     late += "def create(*a, **k):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return real(*a, **k)\n"
     late += f"s.Session.create_client = create\nimport runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     pod.start(["-c", late])
-    assert pod.process.wait(30) == 0
+    assert pod.process.wait(180) == 0, pod.log.read_text()
     assert pod.in_bucket() == pod.hashes()
 
 
