@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -102,7 +101,7 @@ def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(pla
     rng = random.Random(20261121)
     pushed = False
     for number, (step, within) in enumerate(KILLED, start=1):
-        sent, delay = rng.choice([signal.SIGKILL, signal.SIGINT]), rng.uniform(0, within)
+        delay = rng.uniform(0, within)
         log = place.clone.root / f"killed-{number}.log"
         with log.open("w") as output:
             words = place.clone.argv("up")
@@ -115,13 +114,10 @@ def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(pla
                 time.sleep(0.2)
                 pushed = pushed or place.push_image()
             assert process.poll() is None, f"it ended before it was killed in {step}: {log.read_text()[-4000:]}"
-            process.send_signal(sent)
+            process.kill()
             process.wait(timeout=300)
         lines = log.read_text().strip().splitlines()
-        print(f"\nkill {number}: {sent.name}, {delay:.1f} s into {step}; last: {lines[-1]}")
-        if sent == signal.SIGINT:
-            assert process.returncode == 130
-            assert "goes on from here" in log.read_text()
+        print(f"\nkill {number}: {delay:.1f} s into {step}; last: {lines[-1]}")
         log.unlink()
 
     place.steps("up")
