@@ -131,32 +131,21 @@ def collect(deployment: Deployment, context: str | None) -> Status:
 def _nodes(deployment: Deployment) -> tuple[list[Node], list[Running]]:
     """Every live GPU node, and since when it is paid for."""
     session = boto3.Session(region_name=deployment.region)
-    key, value = deployment.sync_tag
-    pages = (
-        session.client("ec2")
-        .get_paginator("describe_instances")
-        .paginate(
-            Filters=[
-                {"Name": f"tag:{key}", "Values": [value]},
-                {"Name": "instance-state-name", "Values": ["pending", "running"]},
-            ]
-        )
-    )
-    instances = [i for page in pages for group in page["Reservations"] for i in group["Instances"]]
+    instances = models_status.live_instances(session, deployment)
     said = {}
     if instances:
         models = ModelStore(session, deployment.bucket("models")).models()
         answers = models_status.collect(session, deployment, models, wait=MODELS_SECONDS)
         said = {node.node: node for node in answers}
     shown, running = [], []
-    for instance in instances:
-        node = said.get(instance["InstanceId"])
+    for instance_id, instance in instances.items():
+        node = said.get(instance_id)
         capacity = "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
         launched = instance["LaunchTime"]
         running.append(Running(instance["InstanceType"], capacity, launched))
         shown.append(
             Node(
-                id=instance["InstanceId"],
+                id=instance_id,
                 type=instance["InstanceType"],
                 capacity=capacity,
                 zone=instance["Placement"]["AvailabilityZone"],

@@ -84,7 +84,7 @@ def _asked(
 ) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
     """Every live node, and what became of the command there; in the order of their ids."""
     try:
-        instances = _instances(session, deployment)
+        instances = live_instances(session, deployment)
         answers = _ask(session.client("ssm"), deployment, set(instances), action, wait) if instances else {}
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
@@ -95,7 +95,8 @@ def _asked(
     return [(instance, answers.get(node)) for node, instance in sorted(instances.items())]
 
 
-def _instances(session: boto3.Session, deployment: Deployment) -> dict[str, dict[str, Any]]:
+def live_instances(session: boto3.Session, deployment: Deployment) -> dict[str, dict[str, Any]]:
+    """The deployment's GPU nodes that run or are about to, as EC2 describes them, by instance id."""
     key, value = deployment.sync_tag
     pages = (
         session.client("ec2")
