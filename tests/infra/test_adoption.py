@@ -113,6 +113,21 @@ def test_what_has_no_name_of_its_own_is_found_by_its_tags(aws: None) -> None:
     assert adoption.import_ids(planned, frozenset({"aws_vpc.this[0]"}), REGION) == {"aws_vpc.this[0]": ours}
 
 
+def test_what_was_deleted_is_not_found_though_its_tags_are_still_listed(aws: None) -> None:
+    """The tags of what an earlier platform of the same name had: those hid the ones of the killed run."""
+    ec2 = boto3.client("ec2", region_name=REGION)
+    tags = {"Name": "comfyui-private", "Deployment": "comfyui"}
+    spec: Any = {"ResourceType": "route-table", "Tags": [{"Key": key, "Value": tags[key]} for key in tags]}
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    address = "aws_route_table.private"
+    planned = [create(address, tags_all=tags)]
+    for _ in range(3):
+        table = ec2.create_route_table(VpcId=vpc, TagSpecifications=[spec])["RouteTable"]["RouteTableId"]
+        assert adoption.import_ids(planned, frozenset({address}), REGION) == {address: table}
+        ec2.delete_route_table(RouteTableId=table)
+        assert adoption.import_ids(planned, frozenset({address}), REGION) == {}
+
+
 def test_rule_of_a_security_group_is_found_by_what_it_says(aws: None) -> None:
     ec2 = boto3.client("ec2", region_name=REGION)
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]

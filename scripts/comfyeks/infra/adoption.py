@@ -133,27 +133,22 @@ def _by(*names: str, between: str = ":") -> Finder:
     return lambda values, _: between.join(str(values[name]) for name in names)
 
 
-def _tagged(resource_type: str) -> Finder:
-    """EC2 gives tags with the creation: the Name and the deployment tell one of ours."""
+def _tagged(operation: str, things: str, id_field: str) -> Finder:
+    """EC2 gives tags with the creation: the Name and the deployment tell one of ours.
+
+    The things are asked for and not their tags (DescribeTags), which outlive what was deleted.
+    """
 
     def find(values: Values, region: str) -> ImportId | None:
         tags = values["tags_all"]
-        ec2 = boto3.client("ec2", region_name=region)
-        ids = [
-            {
-                tag["ResourceId"]
-                for page in ec2.get_paginator("describe_tags").paginate(
-                    Filters=[
-                        {"Name": "resource-type", "Values": [resource_type]},
-                        {"Name": "key", "Values": [key]},
-                        {"Name": "value", "Values": [tags[key]]},
-                    ]
-                )
-                for tag in page["Tags"]
-            }
-            for key in ("Name", "Deployment")
-        ]
-        return next(iter(sorted(ids[0] & ids[1])), None)
+        answer = getattr(boto3.client("ec2", region_name=region), operation)(
+            Filters=[{"Name": f"tag:{key}", "Values": [tags[key]]} for key in ("Name", "Deployment")]
+        )
+        gone = ("deleting", "deleted")
+        there = (
+            each for each in answer[things] if str(each.get("State", each.get("ServiceState"))).lower() not in gone
+        )
+        return next((str(thing[id_field]) for thing in there), None)
 
     return find
 
@@ -311,7 +306,7 @@ FINDERS: dict[str, Finder] = {
     "aws_ecr_repository": _by("name"),
     "aws_efs_file_system": _file_system,
     "aws_efs_mount_target": _mount_target,
-    "aws_eip": _tagged("elastic-ip"),
+    "aws_eip": _tagged("describe_addresses", "Addresses", "AllocationId"),
     "aws_eks_access_entry": _by("cluster_name", "principal_arn"),
     "aws_eks_access_policy_association": _by("cluster_name", "principal_arn", "policy_arn", between="#"),
     "aws_eks_addon": _by("cluster_name", "addon_name"),
@@ -322,7 +317,7 @@ FINDERS: dict[str, Finder] = {
     "aws_iam_role": _by("name"),
     "aws_iam_role_policy": _by("role", "name"),
     "aws_iam_role_policy_attachment": _by("role", "policy_arn", between="/"),
-    "aws_internet_gateway": _tagged("internet-gateway"),
+    "aws_internet_gateway": _tagged("describe_internet_gateways", "InternetGateways", "InternetGatewayId"),
     "aws_kms_alias": _by("name"),
     "aws_kms_key": _kms_key,
     "aws_launch_template": _launch_template,
@@ -331,15 +326,17 @@ FINDERS: dict[str, Finder] = {
     "aws_lb_target_group": _target_group,
     "aws_nat_gateway": _nat_gateway,
     "aws_route": _by("route_table_id", "destination_cidr_block", between="_"),
-    "aws_route_table": _tagged("route-table"),
+    "aws_route_table": _tagged("describe_route_tables", "RouteTables", "RouteTableId"),
     "aws_route_table_association": _by("subnet_id", "route_table_id", between="/"),
     "aws_s3_bucket": _by("bucket"),
-    "aws_security_group": _tagged("security-group"),
+    "aws_security_group": _tagged("describe_security_groups", "SecurityGroups", "GroupId"),
     "aws_ssm_document": _by("name"),
-    "aws_subnet": _tagged("subnet"),
-    "aws_vpc": _tagged("vpc"),
-    "aws_vpc_endpoint": _tagged("vpc-endpoint"),
-    "aws_vpc_endpoint_service": _tagged("vpc-endpoint-service"),
+    "aws_subnet": _tagged("describe_subnets", "Subnets", "SubnetId"),
+    "aws_vpc": _tagged("describe_vpcs", "Vpcs", "VpcId"),
+    "aws_vpc_endpoint": _tagged("describe_vpc_endpoints", "VpcEndpoints", "VpcEndpointId"),
+    "aws_vpc_endpoint_service": _tagged(
+        "describe_vpc_endpoint_service_configurations", "ServiceConfigurations", "ServiceId"
+    ),
     "aws_vpc_security_group_egress_rule": _security_group_rule,
     "aws_vpc_security_group_ingress_rule": _security_group_rule,
     "aws_wafv2_ip_set": _ip_set,
