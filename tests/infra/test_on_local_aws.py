@@ -184,8 +184,6 @@ class TestLifecycle:
         assert "nothing was deleted" in answer.stderr
         assert len(platform.buckets()) == 4
 
-    # Seen once: a run killed among the route tables left two that adoption did not find, and they held the VPC.
-    @pytest.mark.xfail(reason="route tables of a killed run may stay behind: issue 4", strict=False)
     def test_data_destroy_from_another_clone_leaves_nothing(self, platform: Platform, tmp_path: Path) -> None:
         clone = make_clone(tmp_path, platform.clone.env)
         answer = clone.comfyeks("infra", "destroy", "--data", "--confirm", platform.names.name, check=False)
@@ -195,8 +193,6 @@ class TestLifecycle:
         assert platform.aws.client("ecr").describe_repositories()["repositories"] == []
         assert not (clone.root / STATE.name / platform.names.name / "terraform").exists()
 
-    # Seen once: a run killed among the route tables left two that adoption did not find, and they held the VPC.
-    @pytest.mark.xfail(reason="route tables of a killed run may stay behind: issue 4", strict=False)
     def test_destroy_of_what_is_not_there_is_done(self, platform: Platform) -> None:
         answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
         assert answer.returncode == 0
