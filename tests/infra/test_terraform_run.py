@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from getpass import getuser
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 
@@ -214,6 +217,34 @@ def test_run_waits_for_an_earlier_one_that_is_still_at_work(
     assert "an earlier run is still at work" in capsys.readouterr().err
 
 
+def test_provider_that_outlived_its_terraform_is_ended_and_not_waited_for(
+    root: Root, fake_terraform: Fake, tmp_path: Path
+) -> None:
+    fake_terraform("true")
+    root.scratch.mkdir(parents=True)
+    provider = tmp_path / "terraform-provider-aws_v5.100.0_x5"
+    provider.symlink_to(shutil.which("sleep") or "")
+    env = {**os.environ, "TF_DATA_DIR": str(root.scratch)}
+    with (root.scratch / "running").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # By a shell that ends: nobody's child any more, as after a kill of Terraform alone.
+        orphan = int(
+            subprocess.run(
+                ["bash", "-c", f"{provider} 60 > /dev/null & echo $!"],
+                env=env,
+                pass_fds=[lock.fileno()],
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+    try:
+        apply(root)
+        assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGKILL)
+
+
 COMMAND = """
 import sys
 from pathlib import Path
@@ -288,6 +319,14 @@ def test_state_lock_of_a_run_that_was_killed_is_released(root: Root, fake_terraf
     put_lock(root, ME, started + timedelta(seconds=4))
     apply(root)
     assert calls.read_text().splitlines()[0] == "force-unlock -no-color -force lock-1"
+
+
+def test_terraform_that_is_killed_alone_is_noted_for_the_next_run(root: Root, fake_terraform: Fake) -> None:
+    """By the kernel, for want of memory: the command that started it lives on."""
+    fake_terraform("kill -9 $$")
+    with pytest.raises(Failure, match=r"signal 9: run this again"):
+        apply(root)
+    assert root.was_killed()
 
 
 def test_state_lock_of_a_run_before_the_last_one_is_released(root: Root, fake_terraform: Fake) -> None:

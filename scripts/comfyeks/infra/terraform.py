@@ -2,7 +2,8 @@
 
 Terraform writes to its log and not to a pipe: when this program is killed, Terraform finishes what it does and saves
 its state. It also inherits a lock on a file of this checkout, which tells the next run whether Terraform is still at
-work, or died and left the lock on its state behind.
+work, or died and left the lock on its state behind. Its providers inherit that too, and outlive a Terraform that is
+killed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import boto3
+import psutil
 from botocore.exceptions import ClientError, WaiterError
 
 from comfyeks import tools
@@ -36,8 +38,12 @@ ROOTS = {"data": REPO_ROOT / "infra" / "terraform" / "data", "platform": REPO_RO
 
 HEARTBEAT_SECONDS = 10.0
 POLL_SECONDS = 0.2
+LOCK_SECONDS = 1.0  # between two looks whether the run before has ended
 # A state lock taken within this time after the start of a run of ours was taken by that run: it held the lock file.
 LOCK_WINDOW = timedelta(minutes=5)
+
+# What Terraform ends with when it has written its state: done, or failed. Anything else is a signal or a crash.
+ENDED_IN_ORDER = (0, 1)
 
 _ERROR_BLOCK = re.compile(r"^╷\n(?:│ ?.*\n)*?│ Error: (?:.*\n)*?╵$", re.MULTILINE)
 _BEGIN = re.compile(r"^(\S.*): (?:Creating|Modifying|Destroying|Still \w+ing)\.\.\.")
@@ -101,6 +107,9 @@ class Run:
         text = self.log.read_text(errors="replace")
         blocks = error_blocks(text)
         where = f"terraform {self.verb} of the {self.root.name} root failed; full log: {self.log}"
+        if self._process.returncode not in ENDED_IN_ORDER:
+            how = f"signal {-self._process.returncode}" if self._process.returncode < 0 else "a crash"
+            where += f"\nit was ended by {how}: run this again, and what it made will be adopted"
         if blocks and all("Invalid value for variable" in block for block in blocks):
             raise UserError("\n".join(refused_variable(block) for block in blocks))
         raise Failure("\n".join([where, *(blocks or [_tail(text)])]))
@@ -254,11 +263,13 @@ class Root:
                     _wait_however_impatient(process)
                 run.close()
                 self._plan_file.unlink(missing_ok=True)
+                if process.returncode in ENDED_IN_ORDER:
+                    lock.truncate(0)
 
     def recover(self, variables: list[str], progress: Progress) -> None:
         """Bring into the state what a killed run left, as `start` does before anything else. Raises Failure."""
-        with self._alone(self._log("recover"), variables, progress):
-            pass
+        with self._alone(self._log("recover"), variables, progress) as lock:
+            lock.truncate(0)
 
     @property
     def _adoption(self) -> Path:
@@ -347,14 +358,19 @@ class Root:
 
     @contextmanager
     def _alone(self, log: Path, variables: list[str], progress: Progress) -> Iterator[IO[str]]:
-        """Hold the lock file of this root, with nothing left of runs that died. `log`: of the run that begins."""
+        """Hold the lock file of this root, with nothing left of runs that died.
+
+        The run that begins, with its `log`, is noted there as one of those until the file is truncated.
+        """
         self.scratch.mkdir(parents=True, exist_ok=True)
         with self._lock_file.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress.say(self.name, "an earlier run is still at work: waiting for its end")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            told = False
+            while not _locked(lock):
+                if not told:
+                    progress.say(self.name, "an earlier run is still at work: waiting for its end")
+                    told = True
+                self._end_orphans()
+                time.sleep(LOCK_SECONDS)
             if dead := _noted(lock):
                 adopting = self._log("adopt")
                 _note(
@@ -363,10 +379,18 @@ class Root:
                 self._release_stale_lock(dead, progress)
                 self._adopt([run.log for run in dead], variables, progress, lock, adopting)
             _note(lock, [Begun.now(log)])
-            try:
-                yield lock
-            finally:
-                lock.truncate(0)  # ended in order: no lock can be left
+            yield lock
+
+    def _end_orphans(self) -> None:
+        """Kill providers whose Terraform was killed: they live on, at rest, and hold the lock that they inherited."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if not process.name().startswith("terraform-provider-"):
+                    continue
+                parent = process.parent()
+                orphan = parent is None or not parent.name().startswith("terraform")
+                if orphan and process.environ().get("TF_DATA_DIR") == str(self.scratch):
+                    process.kill()
 
     def _release_stale_lock(self, dead: list[Begun], progress: Progress) -> None:
         """Remove the state lock that one of these runs took and never gave back."""
@@ -434,6 +458,15 @@ def refused_variable(block: str) -> str:
         (part for part in paragraphs[2:] if not part.startswith("This was checked by")),
         paragraphs[-1],
     )
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Lock the file; False when somebody else has."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_time(text: str) -> datetime:
