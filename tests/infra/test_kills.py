@@ -30,8 +30,8 @@ pytestmark = [
     pytest.mark.skipif(not SEEDS, reason="minutes; COMFYEKS_TEST_KILLS=<number of seeds> runs it"),
 ]
 
-PLAIN = {"terraform": {"load_balancer": False}}
-WIDE = {"terraform": {"nat": "per_az", "efs": True, "queue_kms_key": True}}
+PLAIN: dict[str, Any] = {"terraform": {"load_balancer": False}}
+WIDE: dict[str, Any] = {"terraform": {"nat": "per_az", "efs": True, "queue_kms_key": True}}
 
 # What has no name of its own, so that a second one of it can be made: operation of EC2, where it lists them, their ids.
 UNNAMED = [
@@ -127,7 +127,7 @@ def test_killed_applies_and_destroys_are_finished_by_the_next(
     aws: LocalAws, tmp_path: Path, seed: int, measured: Callable[[str], None]
 ) -> None:
     chance = random.Random(seed)
-    settings: dict[str, Any] = [PLAIN, WIDE][seed % 2]
+    settings = WIDE if seed % 2 else PLAIN
     platform = Platform(aws, tmp_path / "clone", project="kills")
     platform.decide(settings)
 
