@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from decimal import Decimal
 from functools import cache
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from comfyeks.charts.instance_types import read_table
 from comfyeks.cli import app
 from comfyeks.cost import prices as price_table
 from comfyeks.cost.model import HOURS_PER_MONTH, Usage, dollars, estimate, plans
@@ -52,6 +54,27 @@ def test_the_reference_scenario_is_reproduced_to_the_cent(entrance: str, transfe
     prices = load("us-west-2")
     assert {line.what: dollars(line.amount(prices)) for line in month.lines} == {**REFERENCE, transfer[0]: transfer[1]}
     assert month.total(prices) == Decimal(total)
+
+
+@pytest.mark.parametrize("region", ["us-west-2", "us-east-1"])
+def test_every_price_of_the_table_says_where_it_is_from_and_is_used(region: str) -> None:
+    prices = load(region, own=Path("none"))
+    assert set(prices.sources) == set(prices.amounts)
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\d", source.day) and source.what for source in prices.sources.values())
+    usages = [
+        Usage(instance_type=kind, system_capacity=system, entrance=entrance, interface_endpoints=1)
+        for kind in read_table()
+        for system in ("reserved", "on-demand")
+        for entrance in ("alb", "cloudfront")
+    ]
+    assert set(prices.amounts) <= set().union(*(estimate(usage).keys() for usage in usages))
+
+
+def test_the_answer_names_the_source_of_each_price() -> None:
+    words = ["cost", "--json", "--region", "us-west-2", "--price", "ec2.g5.2xlarge=1/hour"]
+    prices = {entry["price"]: entry for entry in json.loads(CliRunner().invoke(app, words).stdout)["prices"]}
+    assert prices["ec2.g5.2xlarge per hour"]["from"] == "the operator"
+    assert "reference" in prices["eks.cluster per hour"]["from"]
 
 
 def test_what_such_tables_leave_out_is_added_after_the_total() -> None:
@@ -144,11 +167,12 @@ def test_a_quantity_that_cannot_be_is_refused(words: list[str], said: str) -> No
 
 
 def test_a_price_that_is_not_known_is_asked_for_and_not_guessed() -> None:
-    result = CliRunner().invoke(app, ["cost", "--instance-type", "g6.xlarge", "--region", "us-west-2"])
+    result = CliRunner().invoke(app, ["cost", "--instance-type", "g4dn.xlarge", "--region", "us-west-2"])
     assert isinstance(result.exception, UserError)
-    assert "--price ec2.g6.xlarge=USD/hour" in str(result.exception)
+    assert "--price ec2.g4dn.xlarge=USD/hour" in str(result.exception)
     again = CliRunner().invoke(
-        app, ["cost", "--instance-type", "g6.xlarge", "--region", "us-west-2", "--price", "ec2.g6.xlarge=2", "--json"]
+        app,
+        ["cost", "--instance-type", "g4dn.xlarge", "--region", "us-west-2", "--price", "ec2.g4dn.xlarge=2", "--json"],
     )
     gpu = next(line for line in json.loads(again.stdout)["lines"] if line["what"].startswith("GPU"))
     assert gpu["usd"] == "320"

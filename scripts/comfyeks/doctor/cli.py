@@ -34,7 +34,12 @@ Check = tuple[str, Callable[[], Iterator[Finding]]]
 def run(
     project: Project = None,
     region: Region = None,
-    context: Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            help="kubectl context, also of a cluster that this project did not make; default: the current one."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Show also what is fine.")] = False,
 ) -> None:
@@ -71,8 +76,12 @@ def before(deployment: Deployment, settings: DeploymentSettings) -> list[Finding
 
 
 def after(deployment: Deployment, settings: DeploymentSettings, context: str | None) -> list[Finding]:
-    """What can be known once something is there: model sync, then the cluster."""
-    if not state_bucket.exists(deployment):
+    """What can be known once something is there: model sync, then the cluster.
+
+    A `context` that is given may lead to a cluster of any name, of a deployment without our Terraform.
+    """
+    ours = state_bucket.exists(deployment)
+    if not ours and context is None:
         return [Finding("deployment", OK, f"{deployment.name} is not there yet")]
     kind = account.instance_type(settings.instance_type)
     checks: list[Check] = [
@@ -81,11 +90,16 @@ def after(deployment: Deployment, settings: DeploymentSettings, context: str | N
         ("model events", partial(sync.function, deployment)),
         ("dead letters", partial(sync.dead_letters, deployment)),
     ]
+    if not ours:
+        checks = []
     try:
-        api = Cluster(checked_context(read_kubeconfig(), context, deployment))
+        api = Cluster(context or checked_context(read_kubeconfig(), None, deployment))
     except UserError as error:
-        said, _, fix = str(error).rpartition("; ")
-        return [*_ask(checks), Finding("kubeconfig", ERROR, said, fix)]
+        said, _, fix = str(error).partition("; ")
+        return [
+            *_ask(checks),
+            Finding("kubeconfig", ERROR, said, fix or "kubectl config get-contexts lists what there is"),
+        ]
     reached = examine("cluster", partial(cluster.reachable, api))
     if worst(reached) != OK:
         return [*_ask(checks), *reached]
