@@ -223,14 +223,43 @@ def test_an_api_server_that_does_not_answer(world: World, tmp_path: Path) -> Non
     text = kubeconfig.read_text()
     port = text.partition("127.0.0.1:")[2].partition("\n")[0]
     kubeconfig.write_text(text.replace(port, "1"))
-    [finding] = not_fine(world.ask())
-    assert finding["check"] == "cluster"
+    finding = one(world, "cluster")
     assert "does not answer" in finding["said"]
+    assert "api_allowed_cidrs" in finding["fix"]
+
+
+def test_a_cluster_without_our_terraform_is_looked_into_whatever_its_name(world: World, tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(kubeconfig.read_text().replace("comfyui", "theirs"))
+    boto3.client("s3").delete_bucket(Bucket=f"comfyui-artifacts-{ACCOUNT}-{REGION}")
+    del world.objects["/apis/apps/v1/daemonsets"][1]
+    [finding] = not_fine(world.ask("--context", "here"))
+    assert finding["said"] == "the Pod Identity agent is not installed"
+    assert not_fine(world.ask()) == []  # without a context: there is no deployment yet
+
+
+def test_a_cluster_that_is_older_than_the_charts_ask_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comfyeks.kubernetes_api.Cluster.version", lambda _: "1.33")
+    assert "Kubernetes is 1.33" in one(world, "cluster")["said"]
+
+
+def test_a_context_that_does_not_exist(world: World) -> None:
+    finding = next(f for f in not_fine(world.ask("--context", "gone")))
+    assert "gone" in finding["said"]
+    assert finding["fix"]
 
 
 def test_karpenter_is_not_healthy(world: World) -> None:
     world.objects["/apis/apps/v1/deployments"][0]["status"] = {"readyReplicas": 0}
     assert one(world, "add-ons")["said"] == "Karpenter: 0 of 2 pods are ready"
+
+
+def test_karpenter_is_scaled_to_zero(world: World) -> None:
+    world.objects["/apis/apps/v1/deployments"][0] |= {"spec": workload("", "/karpenter/controller", 0, 0)["spec"]}
+    world.objects["/apis/apps/v1/deployments"][0]["status"] = {}
+    finding = one(world, "add-ons")
+    assert finding["said"] == "Karpenter: 0 of 0 pods are ready"
+    assert "scale deployment karpenter --replicas" in finding["fix"]
 
 
 def test_the_device_plugin_is_missing(world: World) -> None:

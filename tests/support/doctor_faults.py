@@ -79,9 +79,7 @@ def _tools(ground: Ground, label: str, **instead: str | None) -> Clone:
             if (version := instead[tool]) is not None:
                 (folder / tool).write_text(f"#!/bin/sh\necho {version}\n")
                 (folder / tool).chmod(0o755)
-        else:
-            found = shutil.which(tool, path=ground.clone.env["PATH"])
-            assert found, f"{tool} is not on PATH"
+        elif found := shutil.which(tool, path=ground.clone.env["PATH"]):
             (folder / tool).symlink_to(found)
     return ground.with_environment(PATH=str(folder))
 
