@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from comfyeks.cli import app
 from comfyeks.doctor import account, machine
 from comfyeks.doctor.findings import ERROR, OK, WARNING
+from comfyeks.errors import Failure
 from comfyeks.models.status import NodeStatus
 from tests.support.fake_kubernetes import Objects, fake_kubernetes, pod, unscheduled
 
@@ -174,6 +175,21 @@ def test_a_tool_that_is_too_old(world: World, tmp_path: Path) -> None:
 def test_a_tool_that_is_missing(world: World, tmp_path: Path) -> None:
     (tmp_path / "bin" / "kubectl").unlink()
     assert "kubectl is not on PATH" in one(world, "tools")["said"]
+
+
+def test_without_credentials_this_machine_is_examined_all_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: object) -> None:
+        raise Failure("AWS did not tell which account this is: expired. Check the credentials (aws sts …).")
+
+    monkeypatch.setattr("comfyeks.doctor.cli.current", nobody)
+    (tmp_path / "bin" / "kubectl").unlink()
+    answer = world.ask()
+    tool, credentials = not_fine(answer)
+    assert (tool["check"], credentials["check"]) == ("tools", "credentials")
+    assert "aws sso login" in credentials["fix"]
+    assert answer.exit_code == 4
 
 
 def test_a_quota_that_lets_no_node_start(world: World) -> None:

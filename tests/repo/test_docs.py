@@ -3,11 +3,11 @@
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 
+from comfyeks import reference
 from comfyeks.cli import app
 from comfyeks.paths import REPO_ROOT
 
@@ -43,17 +43,7 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert named <= targets
 
 
-def commands(group: Any, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Every command by its words; Typer's groups list their commands, commands have none."""
-    if not hasattr(group, "list_commands"):
-        return {words: group}
-    found: dict[tuple[str, ...], Any] = {}
-    for name in group.list_commands(None):
-        found |= commands(group.get_command(None, name), (*words, name))
-    return found
-
-
-ALL_COMMANDS = commands(typer.main.get_command(app))
+ALL_COMMANDS = dict(reference.every(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("words", sorted(ALL_COMMANDS), ids=" ".join)

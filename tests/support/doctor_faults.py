@@ -169,12 +169,6 @@ def an_api_server_that_is_out_of_reach(ground: Ground) -> Iterator[Clone]:
     yield _kubeconfig(ground, "unreachable", unreachable)
 
 
-@fault("prerequisites", "KEDA's kinds (ScaledObject): not in the cluster")
-def a_kind_that_the_cluster_does_not_know(ground: Ground) -> Iterator[Clone]:
-    with _settings(ground, keda=True) as clone:
-        yield clone
-
-
 @fault("add-ons", "the NVIDIA device plugin is not installed")
 def no_device_plugin(ground: Ground) -> Iterator[Clone]:
     path = "/apis/apps/v1/namespaces/kube-system/daemonsets/nvidia-device-plugin"

@@ -17,7 +17,7 @@ from comfyeks.console import note, out, plain
 from comfyeks.deployment import Deployment, current
 from comfyeks.doctor import account, cluster, machine, sync
 from comfyeks.doctor.findings import ERROR, OK, WARNING, Finding, examine, worst
-from comfyeks.errors import UserError
+from comfyeks.errors import Failure, UserError
 from comfyeks.infra import state_bucket
 from comfyeks.kubernetes_api import Cluster
 from comfyeks.options import Project, Region
@@ -47,9 +47,7 @@ def run(
 
     Exit code: 0 all is fine, 3 warnings, 4 errors; 1 and 2 as of every command.
     """
-    deployment = current(project, region)
-    settings = settings_file.of(deployment)
-    findings = before(deployment, settings) + after(deployment, settings, context)
+    about, findings = _examined(project, region, context)
     if as_json:
         out.print_json(json.dumps([vars(finding) for finding in findings]))
     else:
@@ -57,8 +55,24 @@ def run(
         if shown:
             out.print(table(shown))
         fine = sum(finding.severity == OK for finding in findings)
-        note(f"{deployment.name}, account {deployment.account}, {deployment.region}: {fine} checks are fine")
+        note(f"{about}{fine} checks are fine")
     raise typer.Exit(EXIT_CODES[worst(findings)])
+
+
+def _examined(project: str | None, region: str | None, context: str | None) -> tuple[str, list[Finding]]:
+    """What was looked at, and what was found; without credentials only this machine can be looked at."""
+    try:
+        deployment = current(project, region)
+    except Failure as error:
+        said, _, fix = str(error).partition(". ")
+        return "", [
+            *_ask([("tools", machine.tools)]),
+            Finding("credentials", ERROR, said, f"aws sso login, or AWS_PROFILE. {fix}"),
+        ]
+    settings = settings_file.of(deployment)
+    whose = Finding("credentials", OK, f"of account {deployment.account}")
+    findings = [whose, *before(deployment, settings), *after(deployment, settings, context)]
+    return f"{deployment.name}, account {deployment.account}, {deployment.region}: ", findings
 
 
 def before(deployment: Deployment, settings: DeploymentSettings) -> list[Finding]:
