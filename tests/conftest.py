@@ -7,7 +7,6 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kubeconfig", help="run tests/cluster on this cluster instead of a control plane of their own")
-    parser.addoption("--karpenter", action="store_true", help="run tests/e2e/test_karpenter.py too (minutes)")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -17,6 +17,7 @@ from comfyeks.deployment import Deployment, current
 from comfyeks.errors import UserError
 from comfyeks.helm import WAIT, Helm, Release
 from comfyeks.infra.generated import addon_file
+from comfyeks.kubernetes_api import LOCAL_CLUSTER
 from comfyeks.options import Project, Region
 from comfyeks.versions import VERSIONS
 
@@ -156,8 +157,13 @@ def checked_context(kubeconfig: dict[str, Any], context: str | None, deployment:
 
 
 def leads_to(cluster: str, deployment: Deployment) -> bool:
-    """Whether a kubeconfig's cluster name is the deployment's: its ARN, NAME.REGION.eksctl.io, or the bare name."""
+    """Whether a kubeconfig's cluster name is the deployment's: its ARN, NAME.REGION.eksctl.io, or the bare name.
+
+    In a shell that points at the local AWS also the local cluster's.
+    """
     if cluster.startswith("arn:"):
         region, account, resource = (cluster.split(":", 5) + [""] * 6)[3:6]
         return (region, account, resource) == (deployment.region, deployment.account, f"cluster/{deployment.name}")
+    if os.environ.get("COMFYEKS_LOCAL") == "1" and cluster == LOCAL_CLUSTER:
+        return True
     return cluster in (deployment.name, f"{deployment.name}.{deployment.region}.eksctl.io")

@@ -7,18 +7,21 @@ The steps run the commands that a person would type; what has no AWS here is a n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import boto3
+import psutil
 import typer
 from PIL import Image
 
@@ -41,10 +44,13 @@ HOME = STATE / "demo"
 WORKFLOW = REPO_ROOT / "workflows" / "sdxl-text-to-image.json"
 INSTANCE_TYPE = "g5.2xlarge"
 NODE_COUNT = 2
+_SAMPLE_SECONDS = 2.0
 
 
 class Demo:
     """The state that the steps share. Each step raises Failure when what it says did not happen."""
+
+    title = "comfyeks demo: model in, image out, without an account"
 
     def __init__(self) -> None:
         self.keep = False
@@ -57,8 +63,18 @@ class Demo:
         self.model = HOME / "sd_xl_base_1.0.safetensors"
         self.key = f"checkpoints/{self.model.name}"
         self.image: Path | None = None
+        self.peak = Peak()
 
     def run(self) -> None:
+        """Every step; the timeline is also written down, whatever happens."""
+        with self.peak:
+            try:
+                self.steps()
+            finally:
+                self.timeline.write_page(HOME / "timeline.html", self.title, self.facts())
+                self.timeline.write_json(HOME / "timeline.json", peak_memory_bytes=self.peak.bytes)
+
+    def steps(self) -> None:
         self.start_aws()
         self.make_infra()
         self.deploy_events()
@@ -175,6 +191,13 @@ class Demo:
 
     # -- the summary and the end --------------------------------------------------------------------------------------
 
+    def facts(self) -> list[str]:
+        """What is said below the timeline, on the page and in the terminal."""
+        return [
+            f"peak memory of all processes: {self.peak.bytes / 2**20:.0f} MiB",
+            f"the timeline as a page: {HOME / 'timeline.html'}",
+        ]
+
     def summary(self, kept: bool) -> None:
         calls = self.aws.calls()
         services: dict[str, int] = {}
@@ -183,6 +206,7 @@ class Demo:
             services[service] = services.get(service, 0) + count
         busiest = sorted(services.items(), key=lambda item: -item[1])
         lines = [
+            *self.facts(),
             f"resources made by Terraform: {self.resources()}",
             f"AWS API calls: {sum(calls.values())} ({', '.join(f'{name} {count}' for name, count in busiest)})",
             f"SSM commands for one upload and one delete: {calls['ssm.SendCommand']}",
@@ -192,6 +216,9 @@ class Demo:
             lines.append(f"still running: {self.pod.url}; `comfyeks local down` ends it")
         else:
             lines.append("everything else was torn down; KEEP=1 leaves it running")
+        self.say_done(lines)
+
+    def say_done(self, lines: list[str]) -> None:
         err.print(f"\nDone in {self.timeline.elapsed:.0f} s.", style="bold green")
         for line in lines:
             err.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
@@ -252,12 +279,14 @@ class Demo:
             ],
         )
 
-    @staticmethod
-    def wait(what: str, ready: Callable[[], bool], seconds: float = 60) -> None:
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float = 60) -> float:
+        """Poll until true; how long it took. Raises Failure."""
+        begun = time.monotonic()
         try:
             wait_until(what, ready, seconds)
         except TimeoutError as error:
             raise Failure(str(error)) from error
+        return time.monotonic() - begun
 
     @staticmethod
     def ready(node: LocalNode) -> bool:
@@ -281,6 +310,30 @@ class Demo:
     def bucket_bytes(self, kind: str, key: str) -> bytes:
         body = boto3.client("s3").get_object(Bucket=self.deployment.bucket(kind), Key=key)["Body"]
         return bytes(body.read())
+
+
+class Peak:
+    """The most memory that this process and all below it had together inside the block, looked at every two seconds."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Peak:
+        threading.Thread(target=self._sample, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _sample(self) -> None:
+        own = psutil.Process()
+        while not self._ended.wait(_SAMPLE_SECONDS):
+            total = 0
+            for process in (own, *own.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    total += process.memory_info().rss
+            self.bytes = max(self.bytes, total)
 
 
 def run(
@@ -328,6 +381,4 @@ def chosen(cluster: bool | None) -> Demo:
             f"them once (about {binaries.BUILD_MINUTES} minutes on two cores)"
         )
         return Demo()
-    if missing:
-        note(f"building {len(missing)} programs, once: about {binaries.BUILD_MINUTES} minutes on two cores")
     return ClusterDemo(binaries.build(note))

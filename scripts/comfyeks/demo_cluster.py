@@ -7,9 +7,7 @@ form: kubelet, EC2's hosts and the daemons of a node (`comfyeks.local.cluster`).
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import psutil
 
-from comfyeks.console import err, note
 from comfyeks.demo import HOME, WORKFLOW, Demo
 from comfyeks.errors import Failure
 from comfyeks.kubernetes_api import Api, Object, is_true
 from comfyeks.local.cluster import launch_template
-from comfyeks.local.cluster.local_cluster import LocalCluster, given_kubeconfig, wait_for
+from comfyeks.local.cluster.local_cluster import LocalCluster, wait_for
 from comfyeks.local.node import LocalNode
 from comfyeks.local.processes import Process
 from comfyeks.versions import VERSIONS
@@ -33,49 +29,42 @@ NAMESPACE = "comfyui"
 RELEASE = "comfyui"
 CONSOLIDATE_AFTER = "10s"  # ten minutes by default
 SLOW_STEPS = 600  # of the sampler: about twelve seconds of the stand-in
-PAGE = HOME / "timeline.html"
-_SAMPLE_SECONDS = 2.0
 
 
 class ClusterDemo(Demo):
     """The steps of the demo, in the order in which a team would see them."""
 
+    title = "comfyeks demo: a GPU node's life on a local cluster"
+
     def __init__(self, programs: Mapping[str, Path]) -> None:
         super().__init__()
         self._programs = programs
-        self._given = given_kubeconfig(os.environ, note)
         self.cluster = LocalCluster(self.aws)
         self.api: Api
-        self._peak = Peak(self.aws, self.cluster)
         self._instances: list[str] = []
 
-    def run(self) -> None:
-        try:
-            self.start_aws()
-            self.make_infra()
-            self.deploy_events()
-            self.start_cluster()
-            self.add_model()
-            self.install_charts()
-            self.launch_node()
-            self.join()
-            self.start_pod()
-            self.run_workflow()
-            self.refuse_unknown_model()
-            self.interrupt()
-            if not self.keep:  # whoever stays wants to use it
-                self.scale_to_zero()
-        finally:
-            self._peak.stop()
-            self.timeline.write_page(PAGE, "comfyeks demo: a GPU node's life on a local cluster", self.facts())
+    def steps(self) -> None:
+        self.start_aws()
+        self.make_infra()
+        self.deploy_events()
+        self.start_cluster()
+        self.add_model()
+        self.install_charts()
+        self.launch_node()
+        self.join()
+        self.start_pod()
+        self.run_workflow()
+        self.refuse_unknown_model()
+        self.interrupt()
+        if not self.keep:  # whoever stays wants to use it
+            self.scale_to_zero()
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def start_cluster(self) -> None:
         kubernetes, karpenter = (VERSIONS["go_tools"][name] for name in ("kubernetes", "karpenter"))
         with self.timeline.step(f"Kubernetes {kubernetes}; Karpenter {karpenter} from its own chart") as detail:
-            self.cluster.up(self._programs, self._given)
-            self._peak.start()
+            self.cluster.up(self._programs)
             self.api = self.cluster.api()
             detail(f"export KUBECONFIG={self.cluster.kubeconfig}")
             self.cluster.install_addons(self.deployment.dir)
@@ -95,15 +84,15 @@ class ClusterDemo(Demo):
                 "kube-system",
                 f"poolDefaults.consolidateAfter={CONSOLIDATE_AFTER}",
             )
-            self._wait("EC2NodeClass and NodePool ready", self._pools_ready, 60)
+            self.wait("EC2NodeClass and NodePool ready", self._pools_ready, 60)
             detail("Karpenter found subnets, security group, role and AMI that Terraform made")
             self.cluster.install_chart(RELEASE, self.deployment.dir, NAMESPACE)
-            self._wait("a pod", lambda: bool(self._pods()), 30)
+            self.wait("a pod", lambda: bool(self._pods()), 30)
             detail(f"{self._pods()[0]['metadata']['name']} is {self._pods()[0]['status']['phase']}")
 
     def launch_node(self) -> None:
         with self.timeline.step("Karpenter launches a node for it") as detail:
-            self._wait("an instance", lambda: bool(self._gpu_instances()), 60)
+            self.wait("an instance", lambda: bool(self._gpu_instances()), 60)
             [instance] = self._gpu_instances()
             self._instances.append(instance["InstanceId"])
             self._check_launch_template(instance)
@@ -113,53 +102,54 @@ class ClusterDemo(Demo):
 
     def join(self) -> None:
         with self.timeline.step("the node boots its user data and joins") as detail:
-            self._wait("a Node", lambda: self._node() is not None, 120)
+            self.wait("a Node", lambda: self._node() is not None, 120)
             node = self._node()
             assert node
             detail(f"{node['metadata']['name']}, pool {node['metadata']['labels']['comfyui-on-eks/pool']}")
-            self._wait("the startup taints gone", self._no_startup_taints, 60)
+            self.wait("the startup taints gone", self._no_startup_taints, 60)
             detail("startup taints gone: Karpenter's and the S3 CSI driver's")
 
     def start_pod(self) -> None:
         with self.timeline.step("models ready on the node → init gate opens → ComfyUI (stand-in) runs") as detail:
-            self._wait("models on the node", (self._local_node().models / self.key).exists, 60)
+            self.wait("models on the node", (self._local_node().models / self.key).exists, 60)
             detail(f"{self.key} is on the node")
-            self._wait("the pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 60)
-            self._wait("its Service", self._answers, 30)
+            self.wait("the pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 60)
+            self.wait("its Service", self._answers, 30)
             detail(f"svc/{RELEASE} answers at {self.url()}")
 
     def interrupt(self) -> None:
         with self.timeline.step("spot interruption while a job runs → drained, replaced") as detail:
             before = len(self._images())
             job = self._begin_slow_job()
-            self._wait("the job in the queue", lambda: self._queue() > 0, 30)
+            self.wait("the job in the queue", lambda: self._queue() > 0, 30)
             [old] = self._gpu_instances()
             self._send_interruption(old["InstanceId"])
             begun = time.monotonic()
             detail(f"two-minute notice for {old['InstanceId']} in the queue that Terraform made")
-            self._wait("its replacement", lambda: self._others_than(old["InstanceId"]) != [], 120)
+            self.wait("its replacement", lambda: self._others_than(old["InstanceId"]) != [], 120)
             new = self._others_than(old["InstanceId"])[0]
             self._instances.append(new["InstanceId"])
             detail(f"replacement launched after {time.monotonic() - begun:.1f} s: {new['InstanceId']}")
-            self._wait("the old instance terminated", lambda: self._state(old["InstanceId"]) == "terminated", 180)
+            self.wait("the old instance terminated", lambda: self._state(old["InstanceId"]) == "terminated", 180)
             took = time.monotonic() - begun
-            if job.wait(60) != 0:
+            self.wait("the end of the job", lambda: not job.alive())
+            if job.wait() != 0:
                 raise Failure(f"the job was lost:\n{job.tail()}")
-            self._wait("its image in the bucket", lambda: len(self._images()) > before, 30)
+            self.wait("its image in the bucket", lambda: len(self._images()) > before, 30)
             detail(f"the job finished, its image is in the bucket; drained and terminated after {took:.1f} s")
             if took > 120:
                 raise Failure(f"EC2 gives two minutes; the drain took {took:.0f} s")
-            self._wait("the new pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 180)
+            self.wait("the new pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 180)
             detail(f"the new pod is ready {time.monotonic() - begun:.1f} s after the notice")
 
     def scale_to_zero(self) -> None:
         with self.timeline.step("scaled to zero → no GPU node, every instance terminated") as detail:
             self.api.patch("Deployment", NAMESPACE, RELEASE, {"spec": {"replicas": 0}})
-            self._wait("no pod", lambda: not self._pods(), 120)
+            self.wait("no pod", lambda: not self._pods(), 120)
             detail("no pod")
-            gone = self._wait("no GPU node", lambda: not self.api.list("NodeClaim") and self._node() is None, 180)
+            gone = self.wait("no GPU node", lambda: not self.api.list("NodeClaim") and self._node() is None, 180)
             detail(f"no node, {gone:.1f} s later (empty nodes wait {CONSOLIDATE_AFTER} here, 10m by default)")
-            self._wait("instances terminated", lambda: not self._gpu_instances(), 30)
+            self.wait("instances terminated", lambda: not self._gpu_instances(), 30)
             states = {instance: self._state(instance) for instance in self._instances}
             if set(states.values()) != {"terminated"}:
                 raise Failure(f"instances are left: {states}")
@@ -174,26 +164,19 @@ class ClusterDemo(Demo):
         return found
 
     def facts(self) -> list[str]:
-        return [
-            f"total {self.timeline.elapsed:.0f} s",
-            f"peak memory of all processes {self._peak.bytes / 2**20:.0f} MiB",
-            "stand-ins: AWS (two emulators), EC2's hosts, kubelet, node daemons, ComfyUI; see docs/local.md",
-        ]
+        return [*super().facts(), "stand-ins: AWS, EC2's hosts, kubelet, node daemons, ComfyUI; see docs/local.md"]
 
     def summary(self, kept: bool) -> None:
-        err.print(f"\nDone in {self.timeline.elapsed:.0f} s.", style="bold green")
-        end = f"still running: KUBECONFIG={self.cluster.kubeconfig}; `comfyeks local down` ends it"
-        for line in (
-            *self.facts()[1:],
-            f"the image: {self.image}",
-            f"the timeline: {PAGE}",
-            end if kept else "everything else was torn down; KEEP=1 leaves it running",
-        ):
-            err.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        end = (
+            f"still running: KUBECONFIG={self.cluster.kubeconfig}; `comfyeks local down` ends it"
+            if kept
+            else ("everything else was torn down; KEEP=1 leaves it running")
+        )
+        self.say_done([*self.facts(), f"the image: {self.image}", end])
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
-    def _wait(self, what: str, ready: Callable[[], bool], seconds: float) -> float:
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float = 60) -> float:
         return wait_for(what, ready, seconds, self.explain)
 
     def explain(self) -> str:
@@ -302,38 +285,6 @@ class ClusterDemo(Demo):
     def tear_down(self) -> None:
         Process(HOME, "slow-job").kill()
         super().tear_down()
-
-
-class Peak:
-    """The most memory that emulators, cluster and nodes had together, looked at every two seconds."""
-
-    def __init__(self, aws: Any, cluster: LocalCluster) -> None:
-        self.bytes = 0
-        self._aws, self._cluster = aws, cluster
-        self._stopped = threading.Event()
-
-    def start(self) -> None:
-        threading.Thread(target=self._sample, daemon=True).start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _sample(self) -> None:
-        roots = [part.pid for part in (*self._aws.status(), *self._cluster.status()) if part.pid]
-        while not self._stopped.wait(_SAMPLE_SECONDS):
-            self.bytes = max(self.bytes, sum(_family_memory(pid) for pid in roots))
-
-
-def _family_memory(pid: int) -> int:
-    """Resident bytes of a process and its descendants."""
-    total = 0
-    try:
-        process = psutil.Process(pid)
-        for each in (process, *process.children(recursive=True)):
-            total += each.memory_info().rss
-    except psutil.Error:  # some of them have just ended
-        pass
-    return total
 
 
 def _is_ready(pod: Object) -> bool:

@@ -6,11 +6,17 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole, folders made: whoever reads meanwhile sees all of the old text or all of the new."""
+def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
+    """Replace a file as a whole, folders made: whoever reads meanwhile sees all of the old text or all of the new.
+
+    With `mode` it has those permissions from the beginning, whatever the umask.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        if mode is not None:
+            unfinished.touch(mode)
+            unfinished.chmod(mode)
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     finally:

@@ -25,6 +25,7 @@ Object = dict[str, Any]
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 FIELD_MANAGER = "comfyeks"
+LOCAL_CLUSTER = "comfyeks-local"  # what the kubeconfig of `comfyeks local up --cluster` calls it
 # Kinds that are not in v1.
 _GROUPS = {
     "Deployment": "apps/v1",
@@ -110,6 +111,11 @@ class Cluster:
             return False
         return True
 
+    def log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+        """The last lines that a container wrote. Raises Refused also when its node does not hand them out."""
+        path = f"{path_of('Pod', namespace, pod)}/log?container={container}&tailLines={lines}"
+        return self.request("GET", path)
+
     def version(self) -> str:
         """Kubernetes version, such as 1.36."""
         found = self.get("/version") or {}
@@ -124,7 +130,7 @@ class Cluster:
             method=method,
             resource_path=resource,
             query_params=[tuple(pair.split("=", 1)) for pair in query.split("&") if pair],
-            header_params={"Accept": "application/json", "Content-Type": content_type},
+            header_params={"Accept": "application/json, */*", "Content-Type": content_type},  # a log is no JSON
             # The library knows JSON only by its name.
             body=dict(body) if body is not None and content_type != APPLY else json.dumps(body) if body else None,
             auth_settings=["BearerToken"],

@@ -30,7 +30,7 @@ STATUS = Status(
         Node("i-0918273645546372a", "g6.2xlarge", "on-demand", "us-west-2b", "4 min", "17 models, syncing"),
     ],
     pods=[
-        Pod("comfyui-7c9d8b6f5-4xk2p", "ready", "i-0a1b2c3d4e5f60718", 3, ""),
+        Pod("comfyui-7c9d8b6f5-4xk2p", "ready", "i-0a1b2c3d4e5f60718", 3),
         Pod("comfyui-7c9d8b6f5-m8w7q", "pending", "i-0918273645546372a", None, "it waits for the node's models"),
     ],
     model_events=0,

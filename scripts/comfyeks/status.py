@@ -25,7 +25,7 @@ from comfyeks.cost.model import dollars
 from comfyeks.cost.prices import Key
 from comfyeks.cost.running import Running, hourly
 from comfyeks.deployment import Deployment, current
-from comfyeks.doctor.pods import explain
+from comfyeks.doctor.pods import explained
 from comfyeks.errors import ComfyeksError, Failure
 from comfyeks.infra import outputs
 from comfyeks.kubernetes_api import Cluster, Object
@@ -52,13 +52,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Pod:
-    """A ComfyUI pod. `jobs` is running and waiting ones, None when it does not say; `why` why it is not ready."""
+    """A ComfyUI pod. `jobs` run and wait, None when it does not say; `why` it is not ready, with the `fix`."""
 
     name: str
     state: str
     node: str
     jobs: int | None
-    why: str
+    why: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,21 +161,17 @@ def _pods(deployment: Deployment, context: str | None) -> list[Pod]:
     settings = settings_file.of(deployment)
     namespace = settings.terraform.get("comfyui_namespace", "comfyui")
     cluster = Cluster(checked_context(read_kubeconfig(), context, deployment))
-    events = cluster.list(f"/api/v1/namespaces/{namespace}/events")
-    found = []
-    for pod in cluster.list(f"/api/v1/namespaces/{namespace}/pods"):
-        name = pod["metadata"]["name"]
-        reason = explain(pod, [e for e in events if e.get("involvedObject", {}).get("name") == name])
-        found.append(
-            Pod(
-                name=name,
-                state="ready" if reason is None else pod.get("status", {}).get("phase", "Unknown").lower(),
-                node=pod.get("spec", {}).get("nodeName", "-"),
-                jobs=_jobs(cluster, pod) if reason is None else None,
-                why=reason.said if reason else "",
-            )
+    return [
+        Pod(
+            name=pod["metadata"]["name"],
+            state="ready" if reason is None else pod.get("status", {}).get("phase", "Unknown").lower(),
+            node=pod.get("spec", {}).get("nodeName", "-"),
+            jobs=_jobs(cluster, pod) if reason is None else None,
+            why=reason.said if reason else "",
+            fix=reason.fix if reason else "",
         )
-    return found
+        for pod, reason in explained(cluster, namespace)
+    ]
 
 
 def _jobs(cluster: Cluster, pod: Object) -> int | None:
@@ -234,9 +231,8 @@ def screen(found: Status) -> Group:
     pods = _rows("pod", "state", "node", "jobs", "")
     for pod in found.pods:
         jobs = "-" if pod.jobs is None else str(pod.jobs)
-        pods.add_row(
-            pod.name, pod.state, pod.node, jobs, plain(pod.why), style="" if pod.state == "ready" else "yellow"
-        )
+        why = plain(f"{pod.why} → {pod.fix}" if pod.fix else pod.why)
+        pods.add_row(pod.name, pod.state, pod.node, jobs, why, style="" if pod.state == "ready" else "yellow")
     parts += [Text(), pods] if found.pods else [Text("no ComfyUI pod", style="dim")]
     known = {
         "model events waiting": found.model_events,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.text import Text
@@ -61,6 +62,11 @@ class Timeline:
     def _print(at: float | None, mark: str, text: str, style: str = "") -> None:
         clock = f"{at:7.1f} s" if at is not None else " " * 9
         err.print(Text(f"{clock}  {mark} {text}", style=style or ("" if at is not None else "dim")), soft_wrap=True)
+
+    def write_json(self, path: Path, **more: object) -> None:
+        """The steps for programs, with `more` beside them; times in seconds since the beginning."""
+        content = {"elapsed": self.elapsed, **more, "steps": [asdict(step) for step in self.steps]}
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
 
     def write_page(self, path: Path, title: str, facts: list[str]) -> None:
         """The steps as bars on one time axis, in a page that needs nothing else."""

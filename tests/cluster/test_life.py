@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from comfyeks.kubernetes_api import Api, Cluster
 from comfyeks.local.cluster import binaries
 from comfyeks.local.cluster.control_plane import PARTS
 from comfyeks.local.cluster.local_cluster import MACHINES
+from tests.cluster.conftest import Cluster as GivenCluster
 from tests.support.clones import Clone, make_clone, plain_environment
 
 pytestmark = [pytest.mark.local, pytest.mark.xdist_group("cluster")]
@@ -78,6 +82,18 @@ def test_up_twice_starts_once_and_status_shows_every_part(clone: Clone) -> None:
     assert all(name in table for name in CLUSTER)
 
 
+def test_nothing_of_it_listens_beyond_loopback(clone: Clone) -> None:
+    up(clone)
+    ours = {int(line.split()[0]) for line in left(clone)}
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid in ours
+    }
+    assert len(listening) >= len(CLUSTER)
+    assert {address for address, _ in listening} <= {"127.0.0.1", "::1"}
+
+
 @pytest.mark.parametrize("victims", [{"etcd"}, CLUSTER], ids=lambda v: "+".join(sorted(v)))
 def test_after_kill_9_of_parts_up_starts_the_cluster_anew(clone: Clone, victims: set[str]) -> None:
     up(clone)
@@ -115,3 +131,33 @@ def test_down_after_kill_9_leaves_no_process_and_down_again_is_fine(clone: Clone
     assert left(clone) == []
     clone.comfyeks("local", "down")
     assert not (clone.root / ".comfyeks/local/cluster/kubeconfig").exists()
+
+
+def test_the_cluster_of_kubeconfig_is_used_and_left_as_it_was(
+    clone: Clone, cluster: GivenCluster, tmp_path: Path
+) -> None:
+    clone.comfyeks("local", "down")
+    theirs = tmp_path / "kubeconfig"
+    theirs.write_text("# mine\n" + cluster.kubeconfig.read_text())
+    before = theirs.read_bytes(), theirs.stat().st_mtime_ns
+    user = Clone(clone.root, {**clone.env, "KUBECONFIG": str(theirs)})
+    assert "local cluster up" in up(user)
+    assert parts(user).keys() & CLUSTER == {MACHINES}
+    ours = yaml.safe_load((clone.root / ".comfyeks/local/cluster/kubeconfig").read_text())
+    assert ours["clusters"][0]["cluster"] == yaml.safe_load(theirs.read_text())["clusters"][0]["cluster"]
+    user.comfyeks("local", "down")
+    assert left(user) == []
+    assert (theirs.read_bytes(), theirs.stat().st_mtime_ns) == before
+    assert cluster.api.get("ServiceAccount", "default", "default") is not None
+
+
+def test_programs_of_kubebuilder_assets_are_used(clone: Clone, tmp_path: Path) -> None:
+    clone.comfyeks("local", "down")
+    for name in ("etcd", "kube-apiserver"):
+        shutil.copy2(binaries.found()[name], tmp_path / name)
+    up(Clone(clone.root, {**clone.env, "KUBEBUILDER_ASSETS": str(tmp_path)}))
+    running = {name: psutil.Process(part["pid"]).exe() for name, part in parts(clone).items() if name in PARTS}
+    assert running["etcd"] == str(tmp_path / "etcd")
+    assert running["kube-apiserver"] == str(tmp_path / "kube-apiserver")
+    assert str(tmp_path) not in running["kube-scheduler"]
+    clone.comfyeks("local", "down")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import socket
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -16,10 +19,11 @@ from comfyeks.errors import Failure, UserError
 from comfyeks.kubernetes_api import path_of
 from comfyeks.local.bridges.moto_fleets import Shortages
 from comfyeks.local.cluster import binaries, certificates, node_config
-from comfyeks.local.cluster.local_cluster import given_kubeconfig
+from comfyeks.local.cluster.local_cluster import flattened, given_kubeconfig
 from comfyeks.local.cluster.machines import Machines
 from comfyeks.local.cluster.services import ServiceProxy
 from comfyeks.timeline import Timeline
+from tests.support.fake_kubernetes import fake_kubernetes
 
 OURS = """apiVersion: node.eks.aws/v1alpha1
 kind: NodeConfig
@@ -76,11 +80,15 @@ def test_a_certificate_says_who_it_is_for_and_who_signed_it() -> None:
         server.verify_directly_issued_by(x509.load_pem_x509_certificate(certificates.authority().certificate))
 
 
-def kubeconfig(folder: Path, server: str) -> str:
+def kubeconfig(folder: Path, server: str, cluster: str = "c", user: dict[str, Any] | None = None) -> str:
     path = folder / "config"
-    context = {"cluster": "c", "user": "u"}
+    context = {"cluster": cluster, "user": "u"}
     content = {
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "clusters": [
+            {"name": "other", "cluster": {"server": "https://x"}},
+            {"name": cluster, "cluster": {"server": server}},
+        ],
+        "users": [{"name": "u", "user": user or {}}],
         "contexts": [{"name": "x", "context": context}],
         "current-context": "x",
     }
@@ -88,16 +96,60 @@ def kubeconfig(folder: Path, server: str) -> str:
     return str(path)
 
 
-def test_only_a_cluster_on_this_machine_is_taken_from_kubeconfig(tmp_path: Path) -> None:
+ARN = "arn:aws:eks:us-west-2:111122223333:cluster/comfyui"
+
+
+@pytest.mark.parametrize(
+    ("server", "cluster", "user", "why"),
+    [
+        ("https://ABCDEF.gr7.us-west-2.eks.amazonaws.com", "c", {}, "not to this machine"),
+        ("https://127.0.0.1:8443", ARN, {}, f"the EKS cluster {ARN}"),
+        ("https://127.0.0.1:8443", "tunnel", {"exec": {"command": "/usr/bin/aws"}}, "the EKS cluster tunnel"),
+        ("https://127.0.0.1:1", "c", {}, "does not answer"),
+    ],
+)
+def test_a_cluster_that_is_not_for_stand_in_nodes_is_left_alone(
+    tmp_path: Path, server: str, cluster: str, user: dict[str, Any], why: str
+) -> None:
     told: list[str] = []
-    real = kubeconfig(tmp_path, "https://ABCDEF.gr7.us-west-2.eks.amazonaws.com")
-    assert given_kubeconfig({"KUBECONFIG": real}, told.append) is None
-    assert "it is left alone" in told[0]
-    mine = kubeconfig(tmp_path, "https://127.0.0.1:6443")
-    assert given_kubeconfig({"KUBECONFIG": mine}, told.append) == Path(mine)
+    given = kubeconfig(tmp_path, server, cluster, user)
+    assert given_kubeconfig({"KUBECONFIG": given}, told.append) is None
+    [line] = told
+    assert "is left alone" in line
+    assert why in line
+
+
+def test_several_files_are_left_alone_and_what_is_no_kubeconfig_is_refused(tmp_path: Path) -> None:
+    told: list[str] = []
+    assert given_kubeconfig({"KUBECONFIG": f"{tmp_path}/a:{tmp_path}/b"}, told.append) is None
+    assert "several files" in told[0]
     assert given_kubeconfig({}, told.append) is None
     with pytest.raises(UserError, match="is no kubeconfig"):
         given_kubeconfig({"KUBECONFIG": str(tmp_path)}, told.append)
+
+
+@pytest.mark.parametrize(("runtime", "taken"), [("containerd://2.1", False), ("comfyeks-local://1", True)])
+def test_a_cluster_on_this_machine_is_taken_unless_it_has_nodes_of_its_own(
+    tmp_path: Path, runtime: str, taken: bool
+) -> None:
+    node = {"metadata": {"name": "kind-control-plane"}, "status": {"nodeInfo": {"containerRuntimeVersion": runtime}}}
+    told: list[str] = []
+    path = tmp_path / "kubeconfig"
+    with fake_kubernetes({"/api/v1/nodes": [node]}, path):
+        given = given_kubeconfig({"KUBECONFIG": str(path)}, told.append)
+    assert (given == path) is taken
+    assert taken or "nodes of its own (kind-control-plane)" in told[0]
+
+
+def test_a_given_kubeconfig_is_copied_with_the_files_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "me.crt").write_text("certificate")
+    user = {"client-certificate": "me.crt", "client-key-data": "a2V5"}
+    copy = yaml.safe_load(flattened(Path(kubeconfig(tmp_path, "https://127.0.0.1:6443", user=user))))
+    [cluster], [found] = copy["clusters"], copy["users"]
+    assert cluster["cluster"] == {"server": "https://127.0.0.1:6443"}
+    assert base64.b64decode(found["user"]["client-certificate-data"]) == b"certificate"
+    assert found["user"]["client-key-data"] == "a2V5"
+    assert "client-certificate" not in found["user"]
 
 
 def test_programs_of_kubebuilder_assets_come_first(tmp_path: Path) -> None:
@@ -105,6 +157,8 @@ def test_programs_of_kubebuilder_assets_come_first(tmp_path: Path) -> None:
     assert [program.name for program in binaries.missing(environment)] == [each.name for each in binaries.PROGRAMS]
     (tmp_path / "etcd").touch(mode=0o755)
     assert binaries.found(environment) == {"etcd": tmp_path / "etcd"}
+    beside = binaries.missing(environment, binaries.BESIDE_A_CLUSTER)
+    assert [program.name for program in beside] == ["karpenter"]
     with pytest.raises(UserError, match="is no folder"):
         binaries.found({**environment, "KUBEBUILDER_ASSETS": "/nowhere"})
 
@@ -150,6 +204,10 @@ def test_the_page_of_a_timeline_holds_every_step_and_no_markup_of_others(tmp_pat
     assert page.index("first") < page.index("second")
     assert "<script>" not in page
     assert 'class="bar failed"' in page
+    timeline.write_json(tmp_path / "page.json", peak_memory_bytes=5)
+    written = json.loads((tmp_path / "page.json").read_text())
+    assert [(step["title"], step["failed"]) for step in written["steps"]] == [("first", False), ("second", True)]
+    assert written["peak_memory_bytes"] == 5
 
 
 def test_a_node_group_that_is_not_whole_yet_gets_no_node_and_ends_nobody() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import boto3
 import pytest
 
-from comfyeks.infra import adoption
+from comfyeks.errors import Failure
+from comfyeks.infra import adoption, finders
 from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
 
@@ -29,28 +30,35 @@ aws_kms_key.old: Destroying... [id=1234]
 """
 
 
-@pytest.fixture
-def leftovers(tmp_path: Path) -> adoption.Leftovers:
-    log = tmp_path / "log"
-    log.write_text(LOG)
-    return adoption.read([tmp_path / "gone", log])
+def read(tmp_path: Path, *texts: str) -> dict[str, str | None]:
+    logs = [tmp_path / "gone", *(tmp_path / f"log-{number}" for number in range(len(texts)))]
+    for path, text in zip(logs[1:], texts, strict=True):
+        path.write_text(text)
+    return adoption.read(logs)
 
 
-def test_log_tells_what_was_made_with_its_id_and_what_was_under_way(leftovers: adoption.Leftovers) -> None:
-    assert leftovers.made == {"aws_vpc.this[0]": "vpc-0aaa", 'aws_subnet.private["us-west-2a"]': "subnet-0bbb"}
-    assert 'aws_iam_role.pod["comfyui"]' in leftovers.begun
+def test_log_tells_what_was_made_with_its_id_and_what_was_under_way(tmp_path: Path) -> None:
+    left = read(tmp_path, LOG)
+    assert left["aws_vpc.this[0]"] == "vpc-0aaa"
+    assert left['aws_subnet.private["us-west-2a"]'] == "subnet-0bbb"
+    assert left['aws_iam_role.pod["comfyui"]'] is None
 
 
-def test_id_that_no_import_takes_is_looked_for_like_what_was_under_way(leftovers: adoption.Leftovers) -> None:
-    assert 'aws_route.nat["us-west-2a"]' in leftovers.begun
+def test_what_is_imported_by_another_id_than_the_logs_is_looked_for(tmp_path: Path) -> None:
+    left = read(tmp_path, LOG)
+    assert left['aws_route.nat["us-west-2a"]'] == "r-rtb-0ccc1080289494"
+    assert adoption.by_id(left) == {"aws_vpc.this[0]": "vpc-0aaa", 'aws_subnet.private["us-west-2a"]': "subnet-0bbb"}
 
 
-def test_what_can_be_made_again_is_not_adopted(leftovers: adoption.Leftovers) -> None:
-    assert not any("sqs" in address for address in {*leftovers.made, *leftovers.begun})
+def test_what_can_be_made_again_is_not_adopted(tmp_path: Path) -> None:
+    assert not any("sqs" in address for address in read(tmp_path, LOG))
 
 
-def test_what_the_state_knows_is_not_adopted(leftovers: adoption.Leftovers) -> None:
-    assert not leftovers.without([*leftovers.made, *leftovers.begun])
+def test_the_last_that_is_told_of_something_counts(tmp_path: Path) -> None:
+    """Made by one dead run, removed by the next, and being made again by a third."""
+    removed = "aws_vpc.this[0]: Destruction complete after 1s\n"
+    assert "aws_vpc.this[0]" not in read(tmp_path, LOG, removed)
+    assert read(tmp_path, LOG, removed, "aws_vpc.this[0]: Creating...\n")["aws_vpc.this[0]"] is None
 
 
 def types_of_both_roots() -> set[str]:
@@ -61,15 +69,13 @@ def types_of_both_roots() -> set[str]:
 
 
 def test_every_type_of_both_roots_can_be_found_or_made_again() -> None:
-    assert types_of_both_roots() <= adoption.FINDERS.keys() | adoption.REPEATABLE
-    assert not adoption.FINDERS.keys() & adoption.REPEATABLE
-    assert adoption.FINDERS.keys() >= adoption.IMPORTED_BY_OTHER_ID
+    assert types_of_both_roots() <= finders.FINDERS.keys() | finders.REPEATABLE
+    assert not finders.FINDERS.keys() & finders.REPEATABLE
+    assert finders.FINDERS.keys() >= finders.IMPORTED_BY_OTHER_ID
 
 
 def test_no_type_is_listed_that_no_root_has() -> None:
-    assert adoption.FINDERS.keys() | adoption.REPEATABLE <= types_of_both_roots() | {
-        "aws_vpc_security_group_egress_rule"
-    }
+    assert finders.FINDERS.keys() | finders.REPEATABLE <= types_of_both_roots() | {"aws_vpc_security_group_egress_rule"}
 
 
 def create(address: str, **values: Any) -> dict[str, Any]:
@@ -84,8 +90,8 @@ def test_import_id_is_made_of_the_planned_names() -> None:
         create("aws_route.nat", route_table_id="rtb-1", destination_cidr_block="0.0.0.0/0"),
         create("aws_iam_role.other", name="was-not-begun"),
     ]
-    begun = frozenset({"aws_iam_role.pod", "aws_eks_addon.x", "aws_route.nat"})
-    assert adoption.import_ids(planned, begun, REGION) == {
+    left = {"aws_iam_role.pod", "aws_eks_addon.x", "aws_route.nat"}
+    assert adoption.look_for(left, planned, REGION) == {
         "aws_iam_role.pod": "comfyui-pod",
         "aws_eks_addon.x": "comfyui:coredns",
         "aws_route.nat": "rtb-1_0.0.0.0/0",
@@ -95,37 +101,77 @@ def test_import_id_is_made_of_the_planned_names() -> None:
 def test_name_that_is_not_known_yet_is_passed_over() -> None:
     """It depends on something that was not made: neither was it."""
     planned = [create("aws_eks_addon.x", addon_name="coredns")]
-    assert adoption.import_ids(planned, frozenset({"aws_eks_addon.x"}), REGION) == {}
+    assert adoption.look_for({"aws_eks_addon.x"}, planned, REGION) == {}
+
+
+TAGS = {"Name": "comfyui", "Deployment": "comfyui"}
+
+
+def tagged(kind: str, tags: dict[str, str]) -> list[Any]:
+    return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
+
+
+def make_vpc(tags: dict[str, str]) -> str:
+    ec2 = boto3.client("ec2", region_name=REGION)
+    made: str = ec2.create_vpc(CidrBlock="10.0.0.0/16", TagSpecifications=tagged("vpc", tags))["Vpc"]["VpcId"]
+    return made
+
+
+def look_for(address: str, **values: Any) -> str | None:
+    return adoption.look_for({address}, [create(address, **values)], REGION).get(address)
 
 
 def test_what_has_no_name_of_its_own_is_found_by_its_tags(aws: None) -> None:
+    make_vpc({**TAGS, "Deployment": "another"})
+    ours = make_vpc(TAGS)
+    assert look_for("aws_vpc.this[0]", tags_all=TAGS) == ours
+
+
+def test_what_was_deleted_is_not_found_by_the_tags_that_outlive_it(aws: None) -> None:
+    """The route tables of a destroyed platform were taken for those of the next one, which then stayed for ever."""
     ec2 = boto3.client("ec2", region_name=REGION)
-    tags = {"Name": "comfyui", "Deployment": "comfyui"}
-
-    def vpc(**tags: str) -> str:
-        spec = {"ResourceType": "vpc", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
-        vpc_id: str = ec2.create_vpc(CidrBlock="10.0.0.0/16", TagSpecifications=[spec])["Vpc"]["VpcId"]  # type: ignore[list-item]
-        return vpc_id
-
-    vpc(Name="comfyui", Deployment="another")
-    ours = vpc(**tags)
-    planned = [create("aws_vpc.this[0]", tags_all=tags)]
-    assert adoption.import_ids(planned, frozenset({"aws_vpc.this[0]"}), REGION) == {"aws_vpc.this[0]": ours}
+    vpc = make_vpc(TAGS)
+    spec = tagged("route-table", TAGS)
+    tables = [ec2.create_route_table(VpcId=vpc, TagSpecifications=spec)["RouteTable"]["RouteTableId"] for _ in range(6)]
+    for gone in tables[:-1]:
+        ec2.delete_route_table(RouteTableId=gone)
+    assert len(ec2.describe_tags(Filters=[{"Name": "resource-type", "Values": ["route-table"]}])["Tags"]) > 2
+    assert look_for("aws_route_table.public[0]", tags_all=TAGS, vpc_id=vpc) == tables[-1]
 
 
-def test_what_was_deleted_is_not_found_though_its_tags_are_still_listed(aws: None) -> None:
-    """The tags of what an earlier platform of the same name had: those hid the ones of the killed run."""
+def test_what_lies_in_another_network_is_not_ours(aws: None) -> None:
     ec2 = boto3.client("ec2", region_name=REGION)
-    tags = {"Name": "comfyui-private", "Deployment": "comfyui"}
-    spec: Any = {"ResourceType": "route-table", "Tags": [{"Key": key, "Value": tags[key]} for key in tags]}
-    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-    address = "aws_route_table.private"
-    planned = [create(address, tags_all=tags)]
-    for _ in range(3):
-        table = ec2.create_route_table(VpcId=vpc, TagSpecifications=[spec])["RouteTable"]["RouteTableId"]
-        assert adoption.import_ids(planned, frozenset({address}), REGION) == {address: table}
-        ec2.delete_route_table(RouteTableId=table)
-        assert adoption.import_ids(planned, frozenset({address}), REGION) == {}
+    old, new = make_vpc(TAGS), make_vpc(TAGS)
+    for vpc in (old, new):
+        ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/18", TagSpecifications=tagged("subnet", TAGS))
+    [ours] = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [new]}])["Subnets"]
+    assert look_for('aws_subnet.private["a"]', tags_all=TAGS, vpc_id=new) == ours["SubnetId"]
+
+
+def test_two_that_nothing_tells_apart_are_named(aws: None) -> None:
+    first, second = make_vpc(TAGS), make_vpc(TAGS)
+    with pytest.raises(Failure, match="Delete all but one") as raised:
+        look_for("aws_vpc.this[0]", tags_all=TAGS)
+    assert {first, second} <= set(str(raised.value).replace(",", "").replace(".", "").split())
+
+
+EC2_TYPES = [
+    "aws_eip",
+    "aws_internet_gateway",
+    "aws_nat_gateway",
+    "aws_route_table",
+    "aws_security_group",
+    "aws_subnet",
+    "aws_vpc",
+    "aws_vpc_endpoint",
+    "aws_vpc_endpoint_service",
+]
+
+
+@pytest.mark.parametrize("kind", EC2_TYPES)
+def test_nothing_is_found_where_nothing_is(aws: None, kind: str) -> None:
+    """Of every type: the question itself is one that EC2 understands."""
+    assert look_for(f"{kind}.this", tags_all=TAGS, vpc_id="vpc-0aaa") is None
 
 
 def test_rule_of_a_security_group_is_found_by_what_it_says(aws: None) -> None:
@@ -142,8 +188,10 @@ def test_rule_of_a_security_group_is_found_by_what_it_says(aws: None) -> None:
     rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroupRules"]
     [wanted] = [rule["SecurityGroupRuleId"] for rule in rules if rule.get("FromPort") == 2049]
     address = "aws_vpc_security_group_ingress_rule.efs"
-    planned = [create(address, security_group_id=group, cidr_ipv4="10.0.0.0/16", from_port=2049)]
-    assert adoption.import_ids(planned, frozenset({address}), REGION) == {address: wanted}
+    says = {"security_group_id": group, "ip_protocol": "tcp", "cidr_ipv4": "10.0.0.0/16"}
+    assert look_for(address, **says, from_port=2049, to_port=2049) == wanted
+    assert look_for(address, **says, from_port=2049, to_port=2050) is None
+    assert look_for(address.replace("ingress", "egress"), **says, from_port=2049, to_port=2049) is None
 
 
 def test_imports_are_written_beside_links_to_the_root_and_not_into_it(tmp_path: Path) -> None:

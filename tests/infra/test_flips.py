@@ -9,22 +9,31 @@ import json
 import os
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comfyeks.infra import reference
 from comfyeks.infra.terraform import ROOTS
 from comfyeks.local.emulators import ACCOUNT, REGION, LocalAws
 from tests.support import edge
-from tests.support.platform import Platform
+from tests.support.platform import Platform, everything
 
-pytestmark = [
+on_local_aws = [
     pytest.mark.local,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(5400),
     pytest.mark.skipif(os.environ.get("COMFYEKS_TEST_FLIPS") != "1", reason="minutes; COMFYEKS_TEST_FLIPS=1 runs it"),
 ]
+
+
+def minutes(test: Callable[..., None]) -> Callable[..., None]:
+    for mark in on_local_aws:
+        test = mark(test)
+    return test
+
 
 Settings = dict[str, Any]
 Step = tuple[Settings, Settings]  # of the platform root and of the data root; the next step takes it back
@@ -51,9 +60,8 @@ INNER: list[Step] = [
 ]
 
 
-def edge_steps(aws: LocalAws) -> list[Step]:
-    """The way in; makes the certificates and the secret that the steps name."""
-    every = edge.everything(aws)
+def edge_steps(every: Settings, oidc: Settings) -> list[Step]:
+    """The way in. `every`: edge.everything, `oidc`: edge.oidc."""
     https = {name: every[name] for name in ("domain_name", "certificate_arn")}
     public = {name: every[name] for name in ("cloudfront", "cloudfront_allowed_cidrs")}
     steps: list[Settings] = [
@@ -63,7 +71,7 @@ def edge_steps(aws: LocalAws) -> list[Step]:
         https,
         {**https, "sign_in": "cognito"},
         {**https, "sign_in": "cognito", "cognito_domain_prefix": "studio", "cognito_mfa": False},
-        {**https, **edge.oidc(aws)},
+        {**https, **oidc},
         public,
         {**public, "cloudfront_rate_limit": None},
         {**public, "cloudfront_managed_rules": False},
@@ -72,6 +80,36 @@ def edge_steps(aws: LocalAws) -> list[Step]:
         {"privatelink_allowed_principals": every["privatelink_allowed_principals"]},
     ]
     return [(step, {}) for step in steps]
+
+
+def steps_of(track: str, aws: LocalAws) -> list[Step]:
+    """What a track's deployment is brought to, one after the other; makes the certificates that the steps name."""
+    if track == "together":
+        every = everything(aws)
+        return [(every["terraform"], every["data"]), ({}, {}), (every["terraform"], every["data"])]
+    return [({}, {}), *(INNER if track == "inner" else edge_steps(edge.everything(aws), edge.oidc(aws))), ({}, {})]
+
+
+# Variables that no step changes.
+LEFT_OUT = {
+    "platform": {
+        "node_files": "follows from the files of node/",
+        "private_subnet_ids": "an existing network: test_two_projects_at_once has it",
+        "project": "names the deployment: another one is another deployment",
+        "region": "the same",
+        "vpc_cidr": "another network: all that is in it is made again, as in an apply from nothing",
+    },
+    "data": {"project": "names the deployment", "region": "the same"},
+}
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_variable_is_in_a_step_or_is_left_out_for_a_reason(root: str) -> None:
+    known = reference.blocks(ROOTS[root], "variable").keys()
+    way_in = edge_steps(defaultdict(str), {"sign_in": "oidc", "oidc": {}})
+    changed = {name for step in [*INNER, *way_in] for name in step[list(LEFT_OUT).index(root)]}
+    assert changed | LEFT_OUT[root].keys() == known
+    assert not changed & LEFT_OUT[root].keys()
 
 
 @pytest.fixture
@@ -86,11 +124,12 @@ def changes(stderr: str, root: str) -> str:
     return found[0] if found else "none"
 
 
-@pytest.mark.parametrize("track", ["inner", "edge"])
+@minutes
+@pytest.mark.parametrize("track", ["inner", "edge", "together"])
 def test_each_setting_goes_on_and_off(aws: LocalAws, tmp_path: Path, track: str) -> None:
     platform = Platform(aws, tmp_path / "clone", project=track)
-    wrong, known = [], [({}, {}), *(INNER if track == "inner" else edge_steps(aws)), ({}, {})]
-    for number, (terraform, data) in enumerate(known):
+    wrong = []
+    for number, (terraform, data) in enumerate(steps_of(track, aws)):
         platform.decide({"terraform": terraform, "data": data})
         begun = time.monotonic()
         answer = platform.run("apply", "--allow-replacement")  # a user pool goes when sign-in does
@@ -134,6 +173,7 @@ def network(aws: LocalAws) -> list[str]:
     ]
 
 
+@minutes
 def test_two_projects_at_once_one_of_them_in_an_existing_network(
     aws: LocalAws, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:

@@ -16,11 +16,10 @@ import pytest
 import yaml
 
 from comfyeks.infra import generated
-from comfyeks.local.emulators import ACCOUNT, REGION, LocalAws
+from comfyeks.local.emulators import LocalAws
 from comfyeks.paths import STATE
-from tests.support import edge
 from tests.support.clones import Clone, make_clone
-from tests.support.platform import Platform
+from tests.support.platform import Platform, everything
 
 pytestmark = pytest.mark.local
 
@@ -33,32 +32,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield Platform(aws, tmp_path_factory.mktemp("clone"), project="t-infra")
 
 
-def everything(platform: Platform) -> dict[str, Any]:
-    """Settings in which each switch of both roots is turned."""
-    return {
-        "terraform": {
-            "cluster_admin_arns": [f"arn:aws:iam::{ACCOUNT}:role/admin"],
-            "nat": "per_az",
-            "interface_endpoints": True,
-            "image_mirror": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/mirror",
-            "mount_outputs": True,
-            "efs": True,
-            "queue_kms_key": True,
-            "alarm_email": "ops@example.com",
-            "monthly_budget_usd": 500,
-            **edge.everything(platform.aws),
-        },
-        "data": {"inputs_expiry_days": 30, "outputs_expiry_days": 90, "access_logs": True},
-    }
-
-
 DEFAULTS = {"terraform": {"load_balancer": False}}
 
 
 @pytest.fixture(scope="module")
 def up(platform: Platform) -> float:
     """Seconds that an apply of everything takes, from nothing."""
-    platform.decide(everything(platform))
+    platform.decide(everything(platform.aws))
     begun = time.monotonic()
     answer = platform.run("apply")
     assert answer.returncode == 0, answer.stderr

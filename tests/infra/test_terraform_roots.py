@@ -43,7 +43,7 @@ def test_root_is_valid(terraform: Terraform, root: str) -> None:
 
 
 @pytest.mark.local
-@pytest.mark.parametrize(("root", "suite"), SUITES, ids="-".join)
+@pytest.mark.parametrize(("root", "suite"), SUITES)
 def test_every_variable_switches_and_refuses_what_it_says(
     terraform: Terraform, root: str, suite: str, measured: Callable[[str], None]
 ) -> None:

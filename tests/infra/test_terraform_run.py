@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from getpass import getuser
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 
@@ -146,6 +149,17 @@ def test_exactly_the_plan_that_was_accepted_is_applied(root: Root, fake_terrafor
     assert applied == f"apply -input=false -no-color {file}"
 
 
+def test_exactly_what_was_accepted_is_destroyed(root: Root, fake_terraform: Fake) -> None:
+    calls = fake_terraform("true", changes=f"[{VPC}]")
+    seen: list[Plan] = []
+    with root.start("destroy", [], Progress(), seen.append) as run:
+        wait(run)
+    assert len(seen) == 1
+    planned, _, applied = calls.read_text().splitlines()
+    assert planned.startswith("plan -input=false -no-color -destroy -out=")
+    assert applied.startswith("apply ")
+
+
 def test_refused_plan_is_not_applied(root: Root, fake_terraform: Fake) -> None:
     calls = fake_terraform("true", changes=f"[{VPC}]")
     with (
@@ -201,6 +215,34 @@ def test_run_waits_for_an_earlier_one_that_is_still_at_work(
     thread.join(10)
     assert calls.read_text().startswith("plan")
     assert "an earlier run is still at work" in capsys.readouterr().err
+
+
+def test_provider_that_outlived_its_terraform_is_ended_and_not_waited_for(
+    root: Root, fake_terraform: Fake, tmp_path: Path
+) -> None:
+    fake_terraform("true")
+    root.scratch.mkdir(parents=True)
+    provider = tmp_path / "terraform-provider-aws_v5.100.0_x5"
+    provider.symlink_to(shutil.which("sleep") or "")
+    env = {**os.environ, "TF_DATA_DIR": str(root.scratch)}
+    with (root.scratch / "running").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # By a shell that ends: nobody's child any more, as after a kill of Terraform alone.
+        orphan = int(
+            subprocess.run(
+                ["bash", "-c", f"{provider} 60 > /dev/null & echo $!"],
+                env=env,
+                pass_fds=[lock.fileno()],
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+    try:
+        apply(root)
+        assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGKILL)
 
 
 COMMAND = """
@@ -260,10 +302,11 @@ def put_lock(root: Root, who: str, created: datetime) -> str:
     return key
 
 
-def killed(root: Root, started: datetime) -> None:
-    """What a run leaves behind when it and its Terraform are killed."""
+def killed(root: Root, *started: datetime) -> None:
+    """What runs leave behind when they and their Terraform are killed."""
     root.scratch.mkdir(parents=True)
-    (root.scratch / "running").write_text(json.dumps({"started": started.isoformat(), "logs": []}))
+    noted = [{"started": each.isoformat(), "log": str(root.scratch / "no-log")} for each in started]
+    (root.scratch / "running").write_text(json.dumps(noted))
 
 
 ME = f"{getuser()}@{socket.gethostname()}"
@@ -276,6 +319,44 @@ def test_state_lock_of_a_run_that_was_killed_is_released(root: Root, fake_terraf
     put_lock(root, ME, started + timedelta(seconds=4))
     apply(root)
     assert calls.read_text().splitlines()[0] == "force-unlock -no-color -force lock-1"
+
+
+def test_terraform_that_is_killed_alone_is_noted_for_the_next_run(root: Root, fake_terraform: Fake) -> None:
+    """By the kernel, for want of memory: the command that started it lives on."""
+    fake_terraform("kill -9 $$")
+    with pytest.raises(Failure, match=r"signal 9: run this again"):
+        apply(root)
+    assert root.was_killed()
+
+
+def test_state_lock_of_a_run_before_the_last_one_is_released(root: Root, fake_terraform: Fake) -> None:
+    """The second one was killed before it could."""
+    calls = fake_terraform("true")
+    first = datetime.now(UTC) - timedelta(hours=1)
+    killed(root, first, first + timedelta(minutes=10))
+    put_lock(root, ME, first + timedelta(seconds=4))
+    apply(root)
+    assert calls.read_text().splitlines()[0] == "force-unlock -no-color -force lock-1"
+
+
+def test_run_that_dies_while_it_adopts_is_noted_beside_the_one_before(root: Root, fake_terraform: Fake) -> None:
+    fake_terraform("false")
+    started = datetime.now(UTC) - timedelta(hours=1)
+    killed(root, started)
+    put_lock(root, ME, started + timedelta(seconds=4))
+    with pytest.raises(Failure, match="force-unlock"):
+        apply(root)
+    noted = json.loads((root.scratch / "running").read_text())
+    assert len(noted) == 2
+    assert noted[0]["started"] == started.isoformat()
+    assert root.was_killed()
+
+
+def test_nothing_was_killed_before_the_first_run_nor_after_one_that_ended(root: Root, fake_terraform: Fake) -> None:
+    fake_terraform("true")
+    assert not root.was_killed()
+    apply(root)
+    assert not root.was_killed()
 
 
 @pytest.mark.parametrize(

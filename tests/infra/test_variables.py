@@ -10,7 +10,7 @@ from comfyeks import settings
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.infra import node_files
-from comfyeks.infra.variables import Settings, arguments, listed
+from comfyeks.infra.variables import Settings, arguments, listed, to_destroy
 
 
 def own(deployment: Deployment, text: str) -> None:
@@ -54,9 +54,14 @@ def test_admin_that_is_a_session_is_refused(deployment: Deployment) -> None:
 
 
 def test_destroying_asks_for_no_ranges(deployment: Deployment) -> None:
-    flags = Settings().for_destroy()
+    flags = to_destroy(deployment, Settings())
     flags.check(deployment)
     assert flags.api_public_access is False
+
+
+def test_destroying_leaves_ranges_of_an_earlier_apply_as_they_are(deployment: Deployment) -> None:
+    """Closing the API takes minutes."""
+    assert to_destroy(deployment, Settings(api_allowed_cidrs=("198.51.100.7/32",))) == Settings()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,25 @@ from tests.support.clones import make_clone
 NOT_OURS = 1  # the default VPC of the account
 
 
+def everything(aws: LocalAws) -> dict[str, Any]:
+    """Settings in which each switch of both roots is turned; makes the certificates that they name."""
+    return {
+        "terraform": {
+            "cluster_admin_arns": [f"arn:aws:iam::{ACCOUNT}:role/admin"],
+            "nat": "per_az",
+            "interface_endpoints": True,
+            "image_mirror": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/mirror",
+            "mount_outputs": True,
+            "efs": True,
+            "queue_kms_key": True,
+            "alarm_email": "ops@example.com",
+            "monthly_budget_usd": 500,
+            **edge.everything(aws),
+        },
+        "data": {"inputs_expiry_days": 30, "outputs_expiry_days": 90, "access_logs": True},
+    }
+
+
 class Platform:
     """`comfyeks infra` of a clone, on a local AWS of its own."""
 

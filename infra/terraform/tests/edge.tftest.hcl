@@ -1,4 +1,4 @@
-# The way in: what each option switches, the values it refuses, and the nearest that it takes.
+# The way in: what each option switches. What its variables refuse: variables.tftest.hcl
 
 mock_provider "aws" {
   override_during = plan

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import yaml
 
+from comfyeks.doctor import karpenter
 from comfyeks.doctor.findings import ERROR, OK, WARNING, Finding
-from comfyeks.doctor.pods import explain
-from comfyeks.kubernetes_api import Cluster, Object, Unreachable, condition
+from comfyeks.doctor.pods import explained
+from comfyeks.kubernetes_api import Cluster, Object, Unreachable, is_true, path_of
 from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
@@ -116,41 +117,22 @@ def workloads(cluster: Cluster) -> Iterator[Finding]:
 
 
 def pools(cluster: Cluster) -> Iterator[Finding]:
-    """Karpenter accepts the pools and node classes, and could start what it tried to start."""
-    for path, kind, remedy in (
-        ("/apis/karpenter.k8s.aws/v1/ec2nodeclasses", "ec2nodeclass", "comfyeks infra apply, then comfyeks up"),
-        ("/apis/karpenter.sh/v1/nodepools", "nodepool", "comfyeks up"),
-    ):
-        for thing in cluster.list(path):
-            name, ready = thing["metadata"]["name"], condition(thing, "Ready")
-            if ready.get("status") == "True":
-                yield Finding("pools", OK, f"{kind} {name} is ready")
-            else:
-                why = ready.get("message") or "Karpenter has not looked at it"
-                yield Finding(
-                    "pools", ERROR, f"{kind} {name} is not ready: {why}", f"kubectl describe {kind} {name}; {remedy}"
-                )
-    for claim in cluster.list("/apis/karpenter.sh/v1/nodeclaims"):
-        launched = condition(claim, "Launched")
-        if launched.get("status") == "False":
-            yield Finding(
-                "pools",
-                WARNING,
-                f"node {claim['metadata']['name']} could not be started: {launched.get('message', '')}",
-                f"kubectl describe nodeclaim {claim['metadata']['name']}",
-            )
+    """Karpenter accepts the pools and node classes, and what it starts joins."""
+    for kind in ("EC2NodeClass", "NodePool"):
+        for thing in cluster.list(path_of(kind)):
+            if is_true(thing, "Ready"):
+                yield Finding("pools", OK, f"{kind.lower()} {thing['metadata']['name']} is ready")
+    for reason in karpenter.reasons(cluster):
+        yield Finding("pools", ERROR if reason.certain else WARNING, reason.said, reason.fix)
 
 
 def pods(cluster: Cluster, namespace: str) -> Iterator[Finding]:
     """Every ComfyUI pod that is not ready, with the reason."""
-    events = cluster.list(f"/api/v1/namespaces/{namespace}/events")
-    found = cluster.list(f"/api/v1/namespaces/{namespace}/pods")
+    found = explained(cluster, namespace)
     if not found:
         yield Finding("pods", OK, f"no pod in namespace {namespace}: scaled to zero, or not installed")
-    for pod in found:
+    for pod, reason in found:
         name = pod["metadata"]["name"]
-        about = [event for event in events if event.get("involvedObject", {}).get("name") == name]
-        reason = explain(pod, about)
         if reason is None:
             yield Finding("pods", OK, f"{name} is ready")
         else:

@@ -23,6 +23,20 @@ class Finding:
     fix: str = ""
 
 
+@dataclass(frozen=True)
+class Reason:
+    """Why something does not run. `certain` is False where waiting may be all that is needed."""
+
+    said: str
+    fix: str
+    certain: bool = True
+
+
+def short(text: str) -> str:
+    """A message of somebody else's, cut so that it fits a table."""
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
 def examine(check: str, ask: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """A check's findings. One that cannot be asked is a finding too, and does not keep the others from being asked."""
     try:

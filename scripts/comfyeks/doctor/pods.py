@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-from comfyeks.kubernetes_api import Object, condition
+from comfyeks.doctor import karpenter
+from comfyeks.doctor.findings import Reason, short
+from comfyeks.kubernetes_api import Cluster, Object, condition, path_of
 
-
-@dataclass(frozen=True)
-class Reason:
-    """`certain` is False where waiting may be all that is needed."""
-
-    said: str
-    fix: str
-    certain: bool = True
-
-
-# What scheduler, Karpenter and kubelet write → plain words, what to do. The first that is found counts.
+# What Karpenter, kubelet and the scheduler write → plain words, what to do.
 _PHRASES: tuple[tuple[str, str, str], ...] = (
     (
         r"InsufficientInstanceCapacity|insufficient capacity|ICE cache",
@@ -51,20 +42,26 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
         "kubectl -n kube-system get pods -l app=s3-csi-node; is the EKS add-on aws-mountpoint-s3-csi-driver active?",
     ),
     (
-        r"incompatible with nodepool|did not tolerate|untolerated taint|didn't match Pod's node affinity",
+        r"incompatible with nodepool|did not tolerate taint",
         "no pool and no node takes this pod: its pool, taints or labels do not match",
         "compare pool.name and gpu.taint of charts/comfyui with the pools of charts/karpenter-gpu",
     ),
     (
-        r"no instance type (satisfied|has enough|met)|Insufficient (cpu|memory|ephemeral-storage)",
+        r"no instance type (satisfied|has enough|met)",
         "the pod asks for more than the pool's instance types have",
         "install the values of the type: -f charts/comfyui/instance-types/<type>.yaml",
     ),
-    (
-        r"Insufficient nvidia\.com/gpu",
-        "no node has a free GPU",
-        "Karpenter starts one in a minute or two; if not: kubectl get nodepools,nodeclaims",
-    ),
+)
+# The scheduler knows the nodes that there are, not those that Karpenter can start: what it says is no fault yet.
+_STARTING = (
+    r"Pod should schedule on: nodeclaim/",
+    "Karpenter starts a node for it",
+    "it takes two to four minutes: kubectl get nodeclaims",
+)
+_NO_NODE = (
+    r"\d+/\d+ nodes",
+    "no node that runs now takes it",
+    "Karpenter starts one in a minute or two; if not: kubectl get nodepools,nodeclaims",
 )
 _WAITING = {
     "ImagePullBackOff": (
@@ -85,8 +82,23 @@ _WAITING = {
 _GATE = "wait-for-models"
 
 
-def explain(pod: Object, events: Iterable[Object] = ()) -> Reason | None:
-    """Why a pod is not ready; None when it is, or has ended well. `events` are those about the pod."""
+def explained(cluster: Cluster, namespace: str, selector: str = "") -> list[tuple[Object, Reason | None]]:
+    """Every pod of a namespace, or those that a label selector names, each with why it is not ready."""
+    path = path_of("Pod", namespace) + (f"?labelSelector={selector}" if selector else "")
+    found = cluster.list(path)
+    events = cluster.list(path_of("Event", namespace)) if found else []
+    waits = any(condition(pod, "PodScheduled").get("status") == "False" for pod in found)
+    no_nodes = list(karpenter.reasons(cluster)) if waits else []
+    return [(pod, explain(pod, [event for event in events if _is_about(event, pod)], no_nodes)) for pod in found]
+
+
+def explain(pod: Object, events: Iterable[Object] = (), no_nodes: Sequence[Reason] = ()) -> Reason | None:
+    """Why a pod is not ready; None when it is, or has ended well.
+
+    Args:
+        events: those about the pod.
+        no_nodes: what keeps nodes from starting, see `comfyeks.doctor.karpenter`.
+    """
     status = pod.get("status", {})
     if status.get("phase") == "Succeeded" or condition(pod, "Ready").get("status") == "True":
         return None
@@ -97,13 +109,6 @@ def explain(pod: Object, events: Iterable[Object] = ()) -> Reason | None:
             said, fix = found
             detail = f" ({waiting['message']})" if waiting.get("message") else ""
             return Reason(f"{container['name']}: {said}{detail}", fix.format(container=container["name"], **names))
-    # What is known last says most; the scheduler's own message is repeated for as long as nothing better is.
-    texts = [event.get("message", "") for event in sorted(events, key=_when, reverse=True)]
-    texts.append(condition(pod, "PodScheduled").get("message", ""))
-    for pattern, said, fix in _PHRASES:
-        for text in texts:
-            if re.search(pattern, text, re.IGNORECASE):
-                return Reason(f"{said} ({_short(text)})", fix, certain="nvidia" not in pattern)
     running = {c["name"] for c in status.get("initContainerStatuses", []) if "running" in c.get("state", {})}
     if _GATE in running:
         return Reason(
@@ -111,13 +116,26 @@ def explain(pod: Object, events: Iterable[Object] = ()) -> Reason | None:
             f"kubectl -n {names['namespace']} logs {names['pod']} -c {_GATE} shows how far they are",
             certain=False,
         )
+    # What is known last says most; the scheduler's own message is repeated for as long as nothing better is.
+    texts = [event.get("message", "") for event in sorted(events, key=_when, reverse=True)]
+    texts.append(condition(pod, "PodScheduled").get("message", ""))
+    for text in texts:
+        for pattern, said, fix in _PHRASES:
+            if re.search(pattern, text, re.IGNORECASE):
+                return Reason(f"{said} ({short(text)})", fix)
+    if condition(pod, "PodScheduled").get("status") == "False":
+        if no_nodes:
+            return Reason(f"no node starts: {no_nodes[0].said}", no_nodes[0].fix, no_nodes[0].certain)
+        for pattern, said, fix in (_STARTING, _NO_NODE):
+            if text := next((text for text in texts if re.search(pattern, text)), ""):
+                return Reason(f"{said} ({short(text)})", fix, certain=False)
     text = next((text for text in texts if text), "it has only just been made")
-    return Reason(_short(text), f"kubectl -n {names['namespace']} describe pod {names['pod']}", certain=False)
+    return Reason(short(text), f"kubectl -n {names['namespace']} describe pod {names['pod']}", certain=False)
+
+
+def _is_about(event: Object, pod: Object) -> bool:
+    return bool(event.get("involvedObject", {}).get("name") == pod["metadata"]["name"])
 
 
 def _when(event: Object) -> str:
     return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -90,7 +90,7 @@ def destroy(
     typed = confirm if confirm is not None else _ask(deployment)
     if typed != deployment.name:
         raise UserError(f"{typed!r} is not the deployment's name {deployment.name!r}: nothing was deleted")
-    deploy.destroy(deployment, Settings(), with_data=data)
+    deploy.destroy(deployment, with_data=data)
 
 
 def _ask(deployment: Deployment) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -18,10 +19,10 @@ from comfyeks.console import note
 from comfyeks.deployment import Deployment
 from comfyeks.doctor.account import cluster_exists
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import data_loss, generated, node_files, preflight, replacement, state_bucket
+from comfyeks.infra import data_loss, generated, node_files, preflight, replacement, state_bucket, strangers
 from comfyeks.infra.remembered import Remembered
 from comfyeks.infra.terraform import POLL_SECONDS, Plan, Progress, Root, Run, wait
-from comfyeks.infra.variables import Settings, arguments, section
+from comfyeks.infra.variables import Settings, arguments, section, to_destroy
 
 
 def apply(
@@ -80,19 +81,20 @@ def write_generated(deployment: Deployment, outputs: dict[str, Any]) -> int:
     return len(files)
 
 
-def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = False) -> None:
+def destroy(deployment: Deployment, *, with_data: bool = False) -> None:
     """Take the platform down, Lambda function first; `with_data` also the buckets, images and Terraform's state.
 
-    Raises UserError while GPU nodes are running, Failure when AWS refuses something.
+    Raises UserError while GPU nodes are running or somebody else uses the network, Failure when AWS refuses something.
     """
     progress = Progress()
     if not state_bucket.exists(deployment):
         note(f"{deployment.name} is not there in account {deployment.account}, {deployment.region}: nothing to destroy")
         return
     _refuse_running_nodes(deployment)
+    earlier = Remembered(deployment).fetch(overwrite=True)
     data, platform = _prepare(deployment, progress)
     lambda_app.delete(deployment, forget=True)
-    _destroy(platform, arguments(deployment, "platform", settings.for_destroy()), progress)
+    _destroy_platform(platform, arguments(deployment, "platform", to_destroy(deployment, earlier), earlier), progress)
     generated.remove(deployment)
     if not with_data:
         progress.say("done", f"{deployment.name} is gone; its buckets and images stay")
@@ -102,17 +104,17 @@ def destroy(deployment: Deployment, settings: Settings, *, with_data: bool = Fal
             "data", f"deleted {data_loss.empty_bucket(deployment, kind)} objects from {deployment.bucket(kind)}"
         )
     progress.say("data", f"deleted {data_loss.empty_registry(deployment)} images")
-    _destroy(data, arguments(deployment, "data", settings), progress)
+    _destroy(data, arguments(deployment, "data", Settings()), progress)
     data_loss.delete_state_bucket(deployment)
     shutil.rmtree(deployment.dir / "terraform", ignore_errors=True)
     progress.say("done", f"{deployment.name} and its data are gone")
 
 
 def exists(deployment: Deployment) -> bool:
-    """Whether there is anything of the platform. Raises Failure."""
+    """Whether there is, or may be, anything of the platform. Raises Failure."""
     platform = Root("platform", deployment)
     platform.init()
-    return not platform.is_empty()
+    return not platform.is_empty() or platform.was_killed()
 
 
 def _prepare(deployment: Deployment, progress: Progress) -> tuple[Root, Root]:
@@ -124,11 +126,30 @@ def _prepare(deployment: Deployment, progress: Progress) -> tuple[Root, Root]:
     return data, platform
 
 
-def _destroy(root: Root, variables: list[str], progress: Progress) -> None:
+def _destroy_platform(root: Root, variables: list[str], progress: Progress) -> None:
+    region = root.deployment.region
+    networks: list[str] = []
+
+    def accept(plan: Plan) -> None:
+        strangers.refuse(region, plan)
+        networks.extend(strangers.networks(plan))
+
+    try:
+        _destroy(root, variables, progress, accept)
+    except Failure as failure:
+        if held := [text for vpc in networks for text in strangers.interfaces(vpc, region)]:
+            raise Failure(f"{failure}\nstill in the network {', '.join(networks)}: {'; '.join(held)}") from failure
+        raise
+
+
+def _destroy(
+    root: Root, variables: list[str], progress: Progress, accept: Callable[[Plan], None] | None = None
+) -> None:
+    root.recover(variables, progress)  # what a killed apply left would stay
     if root.is_empty():
         progress.say(root.name, "nothing to destroy")
         return
-    with root.start("destroy", variables, progress) as run:
+    with root.start("destroy", variables, progress, accept) as run:
         wait(run)
 
 

@@ -2,7 +2,8 @@
 
 Terraform writes to its log and not to a pipe: when this program is killed, Terraform finishes what it does and saves
 its state. It also inherits a lock on a file of this checkout, which tells the next run whether Terraform is still at
-work, or died and left the lock on its state behind.
+work, or died and left the lock on its state behind. Its providers inherit that too, and outlive a Terraform that is
+killed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import boto3
+import psutil
 from botocore.exceptions import ClientError, WaiterError
 
 from comfyeks import tools
@@ -36,8 +38,12 @@ ROOTS = {"data": REPO_ROOT / "infra" / "terraform" / "data", "platform": REPO_RO
 
 HEARTBEAT_SECONDS = 10.0
 POLL_SECONDS = 0.2
+LOCK_SECONDS = 1.0  # between two looks whether the run before has ended
 # A state lock taken within this time after the start of a run of ours was taken by that run: it held the lock file.
 LOCK_WINDOW = timedelta(minutes=5)
+
+# What Terraform ends with when it has written its state: done, or failed. Anything else is a signal or a crash.
+ENDED_IN_ORDER = (0, 1)
 
 _ERROR_BLOCK = re.compile(r"^╷\n(?:│ ?.*\n)*?│ Error: (?:.*\n)*?╵$", re.MULTILINE)
 _BEGIN = re.compile(r"^(\S.*): (?:Creating|Modifying|Destroying|Still \w+ing)\.\.\.")
@@ -101,6 +107,9 @@ class Run:
         text = self.log.read_text(errors="replace")
         blocks = error_blocks(text)
         where = f"terraform {self.verb} of the {self.root.name} root failed; full log: {self.log}"
+        if self._process.returncode not in ENDED_IN_ORDER:
+            how = f"signal {-self._process.returncode}" if self._process.returncode < 0 else "a crash"
+            where += f"\nit was ended by {how}: run this again, and what it made will be adopted"
         if blocks and all("Invalid value for variable" in block for block in blocks):
             raise UserError("\n".join(refused_variable(block) for block in blocks))
         raise Failure("\n".join([where, *(blocks or [_tail(text)])]))
@@ -129,17 +138,29 @@ _PAST = {"Creation": "created", "Modifications": "changed", "Destruction": "dest
 
 
 @dataclass(frozen=True)
-class Dead:
-    """A run that did not end in order: when it began, and its log after those of dead runs before it."""
+class Begun:
+    """A run of this checkout that has begun: noted in the lock file until it ends in order."""
 
     started: datetime
-    logs: list[Path]
+    log: Path
 
     @classmethod
-    def noted(cls, text: str) -> Dead:
-        """The opposite of `_note_run`."""
-        note = json.loads(text)
-        return cls(datetime.fromisoformat(note["started"]), [Path(log) for log in note["logs"]])
+    def now(cls, log: Path) -> Begun:
+        return cls(datetime.now(UTC), log)
+
+
+def _noted(lock: IO[str]) -> list[Begun]:
+    """The runs that did not end in order, the first one first."""
+    lock.seek(0)
+    noted = json.loads(lock.read() or "[]")
+    return [Begun(datetime.fromisoformat(run["started"]), Path(run["log"])) for run in noted]
+
+
+def _note(lock: IO[str], runs: list[Begun]) -> None:
+    """Write into the lock file what the next run needs if this one dies."""
+    lock.truncate(0)
+    lock.write(json.dumps([{"started": run.started.isoformat(), "log": str(run.log)} for run in runs]))
+    lock.flush()
 
 
 @dataclass(frozen=True)
@@ -185,12 +206,20 @@ class Root:
 
     def is_empty(self) -> bool:
         """Whether the state holds nothing. Needs `init`."""
-        return not self._addresses()
+        return not self._known()
 
-    def _addresses(self) -> list[str]:
-        """Everything that the state knows; nothing before there is one."""
+    def was_killed(self) -> bool:
+        """Whether a run of this checkout did not end in order, or is at work: it may have made what no state has."""
+        try:
+            return self._lock_file.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _known(self) -> dict[str, str]:
+        """Address → id of everything that the state knows; nothing before there is one."""
         state = json.loads(self._quick("show", "-json"))
-        return [resource["address"] for resource in state.get("values", {}).get("root_module", {}).get("resources", [])]
+        resources = state.get("values", {}).get("root_module", {}).get("resources", [])
+        return {r["address"]: r["values"].get("id", "") for r in resources if "deposed_key" not in r}
 
     def preview(self, variables: list[str]) -> str | None:
         """What an apply would do, as "3 to add, 1 to change, 0 to destroy"; None for nothing. Takes no lock.
@@ -209,28 +238,23 @@ class Root:
     ) -> Iterator[Run]:
         """`apply` or `destroy` at work inside the block, ended when it is left.
 
-        `variables` are arguments (`-var-file=…`). An apply is planned first; `accept` sees the plan and raises to stop
-        there, and exactly that plan is applied. Waits for an earlier run of this user that was left alone, and takes
-        away the state lock of one that died. Raises UserError or Failure.
+        `variables` are arguments (`-var-file=…`). It is planned first; `accept` sees the plan and raises to stop there,
+        and exactly that plan is applied. Waits for an earlier run of this user that was left alone; takes away the
+        state lock of one that died, and adopts what it left. Raises UserError or Failure.
         """
         log = self._log(verb)
-        with self._alone(log, progress) as (lock, dead):
-            if dead is not None:
-                self._release_stale_lock(dead.started, progress)
-                self._adopt(dead.logs, variables, progress, lock)
-                _note_run(lock, [log])
-            first = ["plan", f"-out={self._plan_file}"] if verb == "apply" else [verb, "-auto-approve"]
-            process = self._spawn([*first, *variables], log, lock)
+        with self._alone(log, variables, progress) as lock:
+            destroy = ["-destroy"] if verb == "destroy" else []
+            process = self._spawn(["plan", *destroy, f"-out={self._plan_file}", *variables], log, lock)
             run = Run(self, verb, process, log, progress)
             try:
-                if verb == "apply":
-                    wait(run)
-                    plan = json.loads(self._quick("show", "-json", str(self._plan_file)))
-                    if accept is not None:
-                        accept(plan)
-                    if plan.get("applyable", True):
-                        process = self._spawn(["apply", str(self._plan_file)], log, lock)
-                        run.proceed(process)
+                wait(run)
+                plan = json.loads(self._quick("show", "-json", str(self._plan_file)))
+                if accept is not None:
+                    accept(plan)
+                if plan.get("applyable", True):
+                    process = self._spawn(["apply", str(self._plan_file)], log, lock)
+                    run.proceed(process)
                 yield run
             finally:
                 # Ctrl-C reaches Terraform too: it stops at the next safe point and saves its state.
@@ -239,11 +263,21 @@ class Root:
                     _wait_however_impatient(process)
                 run.close()
                 self._plan_file.unlink(missing_ok=True)
-                lock.truncate(0)  # ended in order: no lock can be left
+                if process.returncode in ENDED_IN_ORDER:
+                    lock.truncate(0)
+
+    def recover(self, variables: list[str], progress: Progress) -> None:
+        """Bring into the state what a killed run left, as `start` does before anything else. Raises Failure."""
+        with self._alone(self._log("recover"), variables, progress) as lock:
+            lock.truncate(0)
 
     @property
     def _adoption(self) -> Path:
         return self.scratch / "adoption"
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.scratch / "running"
 
     @property
     def _plan_file(self) -> Path:
@@ -263,32 +297,33 @@ class Root:
                 pass_fds=[lock.fileno()],  # held for as long as Terraform lives, whatever happens to us
             )
 
-    def _adopt(self, logs: list[Path], variables: list[str], progress: Progress, lock: IO[str]) -> None:
+    def _adopt(self, logs: list[Path], variables: list[str], progress: Progress, lock: IO[str], log: Path) -> None:
         """Bring into the state what dead runs made and did not write down (comfyeks.infra.adoption)."""
-        left = adoption.read(logs).without(self._addresses())
+        left, known = adoption.read(logs), self._known()
+        if any(known.get(address, made) != made for address, made in left.items()):
+            # Killed while something was replaced: the state has the old one still.
+            self._forget_what_is_gone(variables, lock, log)
+            known = self._known()
+        left = {address: made for address, made in left.items() if address not in known}
         if not left:
             return
-        progress.say(self.name, f"a killed run may have left {len(left.made) + len(left.begun)} resources: adopting")
+        progress.say(self.name, f"a killed run may have left {len(left)} resources: adopting")
         # A plan in which the others are imported knows the names of those that were under way.
-        made, plan = self._plan_imports(left.made, variables, lock, targeted=False)
-        wanted = made | adoption.import_ids(plan["resource_changes"], left.begun, self.deployment.region)
+        made, plan = self._plan_imports(adoption.by_id(left), variables, lock, targeted=False)
+        wanted = made | adoption.look_for(
+            left.keys() - adoption.by_id(left).keys(), plan["resource_changes"], self.deployment.region
+        )
         # All at once: a target brings what it depends on, which would be made anew if it were not imported too.
         adopted, plan = self._plan_imports(wanted, variables, lock, targeted=True) if wanted else ({}, {})
         if not adopted:
             progress.say(self.name, "nothing was left")
             return
         # Some are made anew: an import does not know all arguments. Not so what holds others.
-        lost = replacement.precious(plan)
-        log = self._log("adopt")
-        if (
-            lost
-            or self._spawn(
-                ["apply", str(self._plan_file)], log, lock, adoption.folder(self.folder, self._adoption)
-            ).wait()
-            != 0
-        ):
-            what = f"{', '.join(lost)} would be replaced" if lost else "Terraform failed"
-            raise Failure(f"what a killed run left could not be adopted: {what}; full log: {log}")
+        if lost := replacement.precious(plan):
+            raise Failure(f"what a killed run left could not be adopted: {', '.join(lost)} would be replaced")
+        folder = adoption.folder(self.folder, self._adoption)
+        if self._spawn(["apply", str(self._plan_file)], log, lock, folder).wait() != 0:
+            raise Failure(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
         self._await(adopted)
         progress.say(self.name, f"adopted {len(adopted)} resources; which: {log}")
 
@@ -298,7 +333,7 @@ class Root:
         """A plan that imports what of `wanted` (address → import id) is there, and which these are. Raises Failure."""
         while True:
             folder = adoption.write_shadow(self.folder, self._adoption, wanted)
-            log = self._log("adopt")
+            log = self._log("adopt-plan")
             targets = [f"-target={address}" for address in wanted] if targeted else []
             words = ["plan", f"-out={self._plan_file}", *targets, *variables]
             if self._spawn(words, log, lock, folder).wait() == 0:
@@ -308,6 +343,13 @@ class Root:
                 raise Failure(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
             wanted = {address: name for address, name in wanted.items() if address not in refused}
 
+    def _forget_what_is_gone(self, variables: list[str], lock: IO[str], log: Path) -> None:
+        """Take out of the state what is not there any more. Raises Failure."""
+        if self._spawn(["apply", "-refresh-only", "-auto-approve", *variables], log, lock).wait() != 0:
+            raise Failure(
+                f"what a killed run was about to replace could not be read: Terraform failed; full log: {log}"
+            )
+
     def _await(self, adopted: dict[str, str]) -> None:
         try:
             adoption.wait(adopted, self.deployment.region)
@@ -315,23 +357,43 @@ class Root:
             raise Failure(f"something that a killed run left does not come up: {error}") from error
 
     @contextmanager
-    def _alone(self, log: Path, progress: Progress) -> Iterator[tuple[IO[str], Dead | None]]:
-        """Hold the lock file of this root; yields it and an earlier run that died. `log`: of the run that begins."""
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        with (self.scratch / "running").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress.say(self.name, "an earlier run is still at work: waiting for its end")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.seek(0)
-            noted = lock.read().strip()
-            dead = Dead.noted(noted) if noted else None
-            _note_run(lock, [*(dead.logs if dead else []), log])  # or the dead one's is lost if this one dies too
-            yield lock, dead
+    def _alone(self, log: Path, variables: list[str], progress: Progress) -> Iterator[IO[str]]:
+        """Hold the lock file of this root, with nothing left of runs that died.
 
-    def _release_stale_lock(self, previous: datetime, progress: Progress) -> None:
-        """Remove the state lock that a run of ours, started at `previous` and now dead, took and never gave back."""
+        The run that begins, with its `log`, is noted there as one of those until the file is truncated.
+        """
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with self._lock_file.open("a+") as lock:
+            told = False
+            while not _locked(lock):
+                if not told:
+                    progress.say(self.name, "an earlier run is still at work: waiting for its end")
+                    told = True
+                self._end_orphans()
+                time.sleep(LOCK_SECONDS)
+            if dead := _noted(lock):
+                adopting = self._log("adopt")
+                _note(
+                    lock, [*dead, Begun.now(adopting)]
+                )  # what the dead ones left is lost no sooner than it is adopted
+                self._release_stale_lock(dead, progress)
+                self._adopt([run.log for run in dead], variables, progress, lock, adopting)
+            _note(lock, [Begun.now(log)])
+            yield lock
+
+    def _end_orphans(self) -> None:
+        """Kill providers whose Terraform was killed: they live on, at rest, and hold the lock that they inherited."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if not process.name().startswith("terraform-provider-"):
+                    continue
+                parent = process.parent()
+                orphan = parent is None or not parent.name().startswith("terraform")
+                if orphan and process.environ().get("TF_DATA_DIR") == str(self.scratch):
+                    process.kill()
+
+    def _release_stale_lock(self, dead: list[Begun], progress: Progress) -> None:
+        """Remove the state lock that one of these runs took and never gave back."""
         s3 = boto3.client("s3", region_name=self.deployment.region)
         try:
             answer = s3.get_object(Bucket=self.deployment.bucket("artifacts"), Key=f"{self.state_key}.tflock")
@@ -342,11 +404,13 @@ class Root:
         info = json.loads(answer["Body"].read())
         created = _lock_time(info["Created"])
         ours = info["Who"] == f"{getuser()}@{socket.gethostname()}"
-        if ours and previous <= created <= previous + LOCK_WINDOW:
-            self._quick("force-unlock", "-no-color", "-force", info["ID"])
-            progress.say(
-                self.name, f"released the state lock of a run that was killed (started {previous:%H:%M:%S} UTC)"
-            )
+        for run in dead if ours else []:
+            if run.started <= created <= run.started + LOCK_WINDOW:
+                self._quick("force-unlock", "-no-color", "-force", info["ID"])
+                progress.say(
+                    self.name, f"released the state lock of a run that was killed (started {run.started:%H:%M:%S} UTC)"
+                )
+                return
 
     def _quick(self, verb: str, *arguments: str) -> str:
         """Run a command that takes seconds; its stdout. Raises Failure."""
@@ -396,11 +460,13 @@ def refused_variable(block: str) -> str:
     )
 
 
-def _note_run(lock: IO[str], logs: list[Path]) -> None:
-    """Write into the lock file what the next run needs if this one dies."""
-    lock.truncate(0)
-    lock.write(json.dumps({"started": datetime.now(UTC).isoformat(), "logs": [str(log) for log in logs]}))
-    lock.flush()
+def _locked(lock: IO[str]) -> bool:
+    """Lock the file; False when somebody else has."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_time(text: str) -> datetime:

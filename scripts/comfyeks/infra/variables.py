@@ -67,12 +67,6 @@ class Settings:
         """These, and what they leave open from an earlier apply."""
         return Settings(**(earlier.decided() | self.decided()))
 
-    def for_destroy(self) -> Settings:
-        """Destroying needs no ranges, but Terraform checks the rule that one must be named all the same."""
-        if self.api_allowed_cidrs:
-            return self
-        return Settings(api_public_access=False, cluster_admin_arns=self.cluster_admin_arns)
-
 
 def listed(text: str | None) -> tuple[str, ...] | None:
     """Values separated by commas or blanks; None for none."""
@@ -84,6 +78,12 @@ def section(deployment: Deployment, root: str) -> dict[str, Any]:
     """The operator's own variables of a root."""
     own = settings_file.of(deployment)
     return {"data": own.data, "platform": own.terraform}[root]
+
+
+def to_destroy(deployment: Deployment, earlier: Settings) -> Settings:
+    """Destroying needs no ranges, but Terraform checks the rule that one must be named all the same."""
+    named = earlier.api_allowed_cidrs or section(deployment, "platform").get("api_allowed_cidrs")
+    return Settings() if named else Settings(api_public_access=False)
 
 
 def arguments(deployment: Deployment, root: str, settings: Settings, earlier: Settings | None = None) -> list[str]:

@@ -36,8 +36,8 @@ def up(
 ) -> None:
     """Start the local AWS (both emulators). Starts nothing twice; starts from empty when a part had died.
 
-    With --cluster also a local cluster: on the cluster of KUBECONFIG when that is on this machine, else with etcd and
-    API server of KUBEBUILDER_ASSETS where that has them, else with programs built once from the pins in tools/.
+    With --cluster also a local cluster: that of KUBECONFIG when it is on this machine and has no nodes, else an own
+    one, from programs of KUBEBUILDER_ASSETS where it has them, else from programs built once from the pins in tools/.
     """
     aws = LocalAws()
     started = aws.up()
@@ -54,9 +54,7 @@ def up(
 
 def _cluster_up(aws: LocalAws) -> None:
     given = given_kubeconfig(os.environ, note)
-    if missing := binaries.missing():
-        note(f"building {len(missing)} programs, once: about {binaries.BUILD_MINUTES} minutes on two cores")
-    programs = binaries.build(note)
+    programs = binaries.build(note, wanted=binaries.BESIDE_A_CLUSTER if given else binaries.PROGRAMS)
     local = LocalCluster(aws)
     if local.up(programs, given):
         note(f"local cluster up: export KUBECONFIG={local.kubeconfig}")
@@ -85,7 +83,7 @@ def down() -> None:
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show both emulators (with --json also where their logs are). Exits 1 unless all of them run."""
+    """Show the emulators, and the cluster if it was started (--json: also logs). Exits 1 unless all of them run."""
     parts = _parts(LocalAws())
     if as_json:
         typer.echo(json.dumps([vars(part) | {"log": str(part.log)} for part in parts], indent=2))

@@ -16,7 +16,6 @@ import contextlib
 import math
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -29,18 +28,11 @@ import requests
 
 from comfyeks.charts.render import Rendered
 from comfyeks.errors import Failure
-from comfyeks.local.processes import Process
+from comfyeks.local.processes import Process, free_ports
 from comfyeks.paths import STATE
 
 PODS = STATE / "local" / "pods"
 _LEAST_GRACE = 2.0  # seconds that kubelet grants once more when the hook has used the grace period up
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)
@@ -102,7 +94,8 @@ class LocalPod:
         self._entrypoints = dict(entrypoints or {})
         self._volumes: dict[str, Path] = {}
         everything = [*self.init_containers, *self.containers]
-        self.ports = {int(port["containerPort"]): _free_port() for c in everything for port in c.get("ports", [])}
+        wanted = [int(port["containerPort"]) for container in everything for port in container.get("ports", [])]
+        self.ports = dict(zip(wanted, free_ports(len(wanted)), strict=True))
         self.grace = float(spec.get("terminationGracePeriodSeconds", 30))
 
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,6 +18,7 @@ from comfyeks.files import write_atomically
 
 # Start times are equal to the clock tick when it is the same process; a reused pid is at least seconds younger.
 _SAME_START_SECONDS = 0.5
+_PORTS = (20_000, 32_000)  # below Linux' range of ephemeral ports, above most services
 
 
 class Process:
@@ -150,6 +153,21 @@ def _is_zombie(process: psutil.Process) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on, all different, for processes that begin later.
+
+    Not of the range from which the kernel gives ports to connections: there a port that is free now is often taken
+    when its process begins.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.randint(*_PORTS)  # noqa: S311 - no secret
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 def wait_until(what: str, ready: Callable[[], bool], seconds: float, every: float = 0.1) -> None:

@@ -12,7 +12,6 @@ from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure
 from comfyeks.helm import Release
 from comfyeks.infra import deploy, state_bucket
-from comfyeks.infra.variables import Settings
 from comfyeks.up import leftovers
 from comfyeks.up.engine import Step
 from comfyeks.up.work import POOLS_NAMESPACE, POOLS_RELEASE, Work, cluster_arn, make_context
@@ -96,7 +95,7 @@ def aws_left(work: Down) -> str | None:
 
 
 def aws(work: Down) -> None:
-    deploy.destroy(work.deployment, Settings(), with_data=work.with_data)
+    deploy.destroy(work.deployment, with_data=work.with_data)
 
 
 def verify(work: Down) -> None:

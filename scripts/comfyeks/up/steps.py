@@ -8,11 +8,10 @@ from comfyeks import addons, image, lambda_app
 from comfyeks.console import note, out
 from comfyeks.doctor import cli as doctor
 from comfyeks.doctor.findings import ERROR, WARNING, Finding
-from comfyeks.doctor.pods import explain
+from comfyeks.doctor.pods import explained
 from comfyeks.errors import Failure, UserError
 from comfyeks.infra import deploy
 from comfyeks.infra.pending import GENERATED, pending
-from comfyeks.kubernetes_api import Object
 from comfyeks.models import catalogue, pulling
 from comfyeks.models.store import open_store
 from comfyeks.up.engine import Step
@@ -158,14 +157,9 @@ def _replicas(work: Work) -> tuple[int, int]:
 
 
 def _why(work: Work) -> str:
-    selector = f"labelSelector=app.kubernetes.io/instance={work.release}"
-    pods = work.cluster.list(f"/api/v1/namespaces/{work.namespace}/pods?{selector}")
-    events: list[Object] = work.cluster.list(f"/api/v1/namespaces/{work.namespace}/events")
-    for pod in pods:
-        name = pod["metadata"]["name"]
-        reason = explain(pod, [e for e in events if e.get("involvedObject", {}).get("name") == name])
+    for pod, reason in explained(work.cluster, work.namespace, f"app.kubernetes.io/instance={work.release}"):
         if reason is not None:
-            return f"{name}: {reason.said}"
+            return f"{pod['metadata']['name']}: {reason.said}"
     return "there is no pod yet"
 
 

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,10 @@ PROGRAMS = (
 )
 
 
+# What a cluster that is there already lacks.
+BESIDE_A_CLUSTER = tuple(program for program in PROGRAMS if program.module == "karpenter")
+
+
 def found(environment: Mapping[str, str] | None = None) -> dict[str, Path]:
     """The programs that are there, by name: those of KUBEBUILDER_ASSETS first, then built ones.
 
@@ -62,30 +66,36 @@ def found(environment: Mapping[str, str] | None = None) -> dict[str, Path]:
     return there
 
 
-def missing(environment: Mapping[str, str] | None = None) -> list[Program]:
+def missing(environment: Mapping[str, str] | None = None, wanted: Sequence[Program] = PROGRAMS) -> list[Program]:
     """What `build` would have to build."""
     there = found(environment)
-    return [program for program in PROGRAMS if program.name not in there]
+    return [program for program in wanted if program.name not in there]
 
 
-def build(tell: Callable[[str], None], environment: Mapping[str, str] | None = None) -> dict[str, Path]:
-    """Build what is missing; every program by name.
+def build(
+    tell: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+    wanted: Sequence[Program] = PROGRAMS,
+) -> dict[str, Path]:
+    """Build those of `wanted` that are missing; every program that is there then, by name.
 
     Args:
-        tell: takes one line before and after each program.
+        tell: takes one line before each program and after it, and one with the minutes at the beginning.
 
     Raises:
         UserError: Go is not on PATH.
         Failure: a build failed; carries the end of Go's output.
     """
     environment = os.environ if environment is None else environment
-    wanted = missing(environment)
-    if wanted and shutil.which("go") is None:
+    to_do = missing(environment, wanted)
+    if to_do and shutil.which("go") is None:
         raise UserError(
             "building the local cluster needs Go on PATH (go.dev/dl); or set KUBECONFIG to a cluster on this machine"
         )
-    for number, program in enumerate(wanted, start=1):
-        tell(f"building {program.name} ({number} of {len(wanted)}) …")
+    if to_do:
+        tell(f"building {len(to_do)} programs, once: about {BUILD_MINUTES} minutes on two cores when nothing is there")
+    for number, program in enumerate(to_do, start=1):
+        tell(f"building {program.name} ({number} of {len(to_do)}) …")
         begun = time.monotonic()
         _build(program, environment)
         tell(f"{program.name} is built ({time.monotonic() - begun:.0f} s)")

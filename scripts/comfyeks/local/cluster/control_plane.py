@@ -16,9 +16,9 @@ import yaml
 
 from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
-from comfyeks.kubernetes_api import Api, Cluster, Refused, Unreachable
+from comfyeks.kubernetes_api import LOCAL_CLUSTER, Api, Cluster, Refused, Unreachable
 from comfyeks.local.cluster import certificates
-from comfyeks.local.processes import Process, wait_until
+from comfyeks.local.processes import Process, free_ports, wait_until
 
 HOST = "127.0.0.1"
 PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -45,7 +45,7 @@ class ControlPlane:
         """
         shutil.rmtree(self.home / "etcd", ignore_errors=True)
         self._write_certificates()
-        etcd, peer, server = _free_ports(3)
+        etcd, peer, server = free_ports(3)
         self._run("etcd", programs, self._etcd_flags(etcd, peer))
         self._run("kube-apiserver", programs, self._api_server_flags(etcd, server))
         self._write_kubeconfigs(f"https://{HOST}:{server}")
@@ -85,6 +85,7 @@ class ControlPlane:
         self._write_pair("server", certificates.issue(ca, "kube-apiserver", hosts=names))
         self._write_pair("etcd-server", certificates.issue(ca, "etcd", hosts=["localhost", HOST]))
         self._write_pair("etcd-client", certificates.issue(ca, "kube-apiserver"))
+        self._write_pair("kubelet-client", certificates.issue(ca, "kube-apiserver-kubelet-client", ["system:masters"]))
         self._write_pair("service-accounts", certificates.signing_key())
 
     def _write_pair(self, name: str, pair: certificates.Pair) -> None:
@@ -98,11 +99,8 @@ class ControlPlane:
         return certificates.issue(ca, name, groups)
 
     def _write_kubeconfigs(self, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self.kubeconfig.touch(mode=0o600)
-        admin = self._kubeconfig(self._user("comfyeks-local", ["system:masters"]), endpoint)
-        write_atomically(self.kubeconfig, admin)
-        self.kubeconfig.chmod(0o600)
+        admin = self._kubeconfig(self._user(LOCAL_CLUSTER, ["system:masters"]), endpoint)
+        write_atomically(self.kubeconfig, admin, mode=0o600)
 
     def _kubeconfig(self, user: certificates.Pair, endpoint: str | None = None) -> str:
         cluster = {
@@ -161,6 +159,9 @@ class ControlPlane:
             f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
             f"--service-account-key-file={pki / 'service-accounts.crt'}",
             f"--service-cluster-ip-range={SERVICE_CIDR}",
+            f"--kubelet-client-certificate={pki / 'kubelet-client.crt'}",
+            f"--kubelet-client-key={pki / 'kubelet-client.key'}",
+            "--kubelet-preferred-address-types=ExternalIP",  # the others are of a network that is not there
             "--endpoint-reconciler-type=none",  # its own address is a loopback one, which endpoints may not have
         ]
 
@@ -204,7 +205,7 @@ class ControlPlane:
 
 def kubeconfig_text(cluster: Mapping[str, str], user: Mapping[str, str]) -> str:
     """A kubeconfig with one context."""
-    name = "comfyeks-local"
+    name = LOCAL_CLUSTER
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
@@ -220,18 +221,6 @@ def kubeconfig_text(cluster: Mapping[str, str], user: Mapping[str, str]) -> str:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def _base64(data: bytes) -> str:

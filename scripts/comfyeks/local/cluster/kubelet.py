@@ -4,7 +4,7 @@
 
 Real: the Node and its lease, registered with the rights of that node only; labels and taints from the user data; pods
 that the scheduler bound, their volumes resolved through claims, ConfigMaps and service account tokens; init
-containers, native sidecars and restarts in kubelet's order, readiness, graceful ends, status and events.
+containers, native sidecars and restarts in kubelet's order, readiness, graceful ends, status, events and logs.
 
 Played: containers are processes (`comfyeks.local.pod`), a hostPath lies below the node's root, a Mountpoint volume is
 a folder, the GPU appears where the NVIDIA device plugin would run. A pod gets AWS credentials if its service account
@@ -14,6 +14,7 @@ probes, subPath, secrets, the pod network (a pod's address is made up; `ports.js
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import json
@@ -31,7 +32,8 @@ import yaml
 from comfyeks.errors import Failure
 from comfyeks.files import write_atomically
 from comfyeks.kubernetes_api import Api, Cluster, Conflict, NotFound, Object, Refused, Unreachable
-from comfyeks.local.cluster.control_plane import kubeconfig_text
+from comfyeks.local.cluster.control_plane import HOST, kubeconfig_text
+from comfyeks.local.cluster.logs import LogServer
 from comfyeks.local.cluster.node_config import NodeConfig
 from comfyeks.local.emulators import local_client
 from comfyeks.local.pod import LocalPod, config_folder, is_sidecar, made
@@ -40,6 +42,7 @@ from comfyeks.versions import VERSIONS
 
 KUBELET_VERSION = f"v{VERSIONS['go_tools']['kubernetes']}"
 ROOT_VARIABLE = "COMFYUI_NODE_ROOT"
+_RUNTIME = "comfyeks-local://1"
 _POLL_SECONDS = 0.5
 _LEASE_SECONDS = 40
 _RENEW_SECONDS = 10.0
@@ -101,9 +104,12 @@ class Kubelet:
         self._pods: dict[str, threading.Thread] = {}
         self._renewed = 0.0
         self._addresses = 1
+        self._logs = LogServer(home / "pods", self._authority(), home)
 
     def run(self) -> None:
         """Until the process ends."""
+        for record in self.home.glob("pods/*/run/*.json"):  # of a kubelet before this one: their pods begin anew
+            Process(record.parent.parent, record.stem).kill()
         self.register()
         while True:
             try:
@@ -112,6 +118,11 @@ class Kubelet:
             except (Unreachable, Refused) as error:
                 log(f"API server: {error}")
             time.sleep(_POLL_SECONDS)
+
+    def _authority(self) -> str:
+        """PEM of the cluster's certificate authority; empty where the kubeconfig does not hold it."""
+        cluster = yaml.safe_load(Path(self.machine.kubeconfig).read_text())["clusters"][0]["cluster"]
+        return base64.b64decode(cluster.get("certificate-authority-data", "")).decode()
 
     # -- the node -----------------------------------------------------------------------------------------------------
 
@@ -166,14 +177,16 @@ class Kubelet:
             "addresses": [
                 {"type": "InternalIP", "address": machine.address},
                 {"type": "Hostname", "address": machine.node},
+                {"type": "ExternalIP", "address": HOST},  # where the API server finds its logs
             ],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs.port}},
             "conditions": [
                 {"type": kind, "status": status, "reason": reason, "lastHeartbeatTime": now, "lastTransitionTime": now}
                 for kind, (status, reason) in healthy.items()
             ],
             "nodeInfo": {
                 "kubeletVersion": KUBELET_VERSION,
-                "containerRuntimeVersion": "comfyeks-local://1",
+                "containerRuntimeVersion": _RUNTIME,
                 "osImage": "stand-in for Amazon Linux 2023",
                 "operatingSystem": "linux",
                 "architecture": "amd64",
@@ -435,10 +448,8 @@ class PodRun:
         )
         mine = yaml.safe_load(Path(self._kubelet.machine.kubeconfig).read_text())
         path = self._home / "kubeconfig"
-        write_atomically(
-            path, kubeconfig_text(mine["clusters"][0]["cluster"], {"token": str(answer["status"]["token"])})
-        )
-        path.chmod(0o600)
+        token = {"token": str(answer["status"]["token"])}
+        write_atomically(path, kubeconfig_text(mine["clusters"][0]["cluster"], token), mode=0o600)
         return path
 
     # -- what the API server is told ----------------------------------------------------------------------------------
@@ -570,6 +581,11 @@ class PodRun:
                     "count": 1,
                 }
             )
+
+
+def is_stand_in(node: Object) -> bool:
+    """Whether a Node of the cluster is one of these."""
+    return bool(node.get("status", {}).get("nodeInfo", {}).get("containerRuntimeVersion") == _RUNTIME)
 
 
 def _is_service_account(volume: Mapping[str, Any]) -> bool:

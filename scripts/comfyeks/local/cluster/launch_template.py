@@ -68,12 +68,7 @@ def problems(
     keys = {(taint["key"], taint["effect"]) for taint in config.taints}
     if missing_taints := {(taint["key"], taint["effect"]) for taint in taints} - keys:
         found.append(f"taints are missing: {sorted(missing_taints)}")
-    for label in (
-        "nvidia.com/gpu.present",
-        "comfyui-on-eks/pool",
-        "karpenter.sh/nodepool",
-        "karpenter.sh/capacity-type",
-    ):
+    for label in LABELS:
         if label not in config.labels:
             found.append(f"the label {label} is missing")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -24,7 +25,8 @@ from comfyeks.files import write_atomically
 from comfyeks.infra.generated import ADDONS
 from comfyeks.kubernetes_api import Api, Cluster, Refused, Unreachable
 from comfyeks.local.cluster import crds
-from comfyeks.local.cluster.control_plane import ControlPlane
+from comfyeks.local.cluster.control_plane import ControlPlane, kubeconfig_text
+from comfyeks.local.cluster.kubelet import is_stand_in
 from comfyeks.local.emulators import LocalAws, PartStatus
 from comfyeks.local.node import LocalNode
 from comfyeks.local.processes import Process, kill_marked
@@ -34,6 +36,7 @@ from comfyeks.paths import STATE
 _MARK = "COMFYEKS_CLUSTER_HOME"
 MACHINES = "machines"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_EKS_LOGINS = ("aws", "aws-iam-authenticator", "eksctl")
 HELM_TIMEOUT = "3m"
 
 
@@ -50,10 +53,10 @@ class LocalCluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """Of the cluster that is up: its own, or the user's. Raises Failure when none is."""
+        """Of the cluster that is up. Raises Failure when none is."""
         if not self._settings.exists():
             raise Failure("the local cluster is not up: start it with `comfyeks local up --cluster`")
-        return Path(json.loads(self._settings.read_text())["kubeconfig"])
+        return self._plane.kubeconfig
 
     def api(self) -> Api:
         return Api(Cluster(kubeconfig=self.kubeconfig))
@@ -63,7 +66,7 @@ class LocalCluster:
 
         Args:
             programs: see `binaries.build`.
-            given: the kubeconfig of a cluster to use instead of an own control plane.
+            given: the kubeconfig of a cluster to use instead of an own control plane; see `given_kubeconfig`.
         """
         states = {part.state for part in self.status()}
         if states == {"running"}:
@@ -73,10 +76,10 @@ class LocalCluster:
         try:
             if given is None:
                 self._plane.start(programs)
-            kubeconfig = given or self._plane.kubeconfig
-            self._install_crds(Api(Cluster(kubeconfig=kubeconfig)))
+            else:  # a copy, so that nothing here writes the user's file
+                write_atomically(self._plane.kubeconfig, flattened(given), mode=0o600)
+            self._install_crds(Api(Cluster(kubeconfig=self._plane.kubeconfig)))
             settings = {
-                "kubeconfig": str(kubeconfig),
                 "nodes": str(self.nodes),
                 "own_control_plane": given is None,
                 "entrypoints": {"karpenter/controller": str(programs["karpenter"])},
@@ -92,8 +95,10 @@ class LocalCluster:
         return True
 
     def down(self) -> None:
-        """End all of it. A cluster that the user gave keeps what was installed there."""
+        """End all of it. A cluster that the user gave loses the nodes and keeps what was installed there."""
         self._machines.kill()
+        with contextlib.suppress(Failure):
+            self._forget_nodes()
         aws: dict[str, str] = {}
         with contextlib.suppress(Failure):  # without it nobody knows the instances any more
             aws = self._aws.env()
@@ -105,6 +110,13 @@ class LocalCluster:
             shutil.rmtree(self.home / folder, ignore_errors=True)
         for file in (self._settings, self.home / "services.json", self._plane.kubeconfig):
             file.unlink(missing_ok=True)
+
+    def _forget_nodes(self) -> None:
+        """Out of a cluster that stays: nobody would say there that they are gone."""
+        if self._settings.exists() and not json.loads(self._settings.read_text())["own_control_plane"]:
+            api = self.api()
+            for node in filter(is_stand_in, api.list("Node")):
+                api.delete("Node", None, node["metadata"]["name"])
 
     def status(self) -> list[PartStatus]:
         """The processes as they are now; all stopped when the cluster was never started."""
@@ -183,26 +195,62 @@ class LocalCluster:
 
 
 def given_kubeconfig(environment: Mapping[str, str], tell: Callable[[str], None]) -> Path | None:
-    """The cluster on this machine that KUBECONFIG leads to, if any.
+    """The cluster that KUBECONFIG leads to, when stand-in nodes can live there: on this machine, without other nodes.
 
-    Never another one: a shell that points at a real cluster must not get stand-in nodes. Raises UserError when the file
-    is no kubeconfig.
+    Any other is left alone, with a word about it: KUBECONFIG may be set in the user's profile, and a real cluster must
+    not get stand-in nodes. Raises UserError when it names no kubeconfig.
     """
     text = environment.get("KUBECONFIG", "")
     if not text:
         return None
+    if why := _unsuited(text):
+        tell(f"KUBECONFIG={text} is left alone, because {why}; an own control plane starts")
+        return None
+    return Path(text).expanduser()
+
+
+def _unsuited(text: str) -> str:
+    """Why the cluster of KUBECONFIG is not for stand-in nodes; empty when it is."""
+    if os.pathsep in text:
+        return "it names several files"
     path = Path(text).expanduser()
     try:
-        config = yaml.safe_load(path.read_text())
-        context = next(each["context"] for each in config["contexts"] if each["name"] == config["current-context"])
-        cluster = next(each["cluster"] for each in config["clusters"] if each["name"] == context["cluster"])
+        name, cluster, user = _current(path)
         host = urlsplit(cluster["server"]).hostname
     except (OSError, yaml.YAMLError, KeyError, TypeError, StopIteration) as error:
         raise UserError(f"KUBECONFIG={text} is no kubeconfig with a current context: {error!r}; unset it") from error
     if host not in _LOOPBACK:
-        tell(f"KUBECONFIG leads to {host}, not to this machine: it is left alone, and an own control plane starts")
-        return None
-    return path
+        return f"it leads to {host}, not to this machine"
+    login = Path((user.get("exec") or {}).get("command", "")).name
+    if login in _EKS_LOGINS or name.startswith("arn:"):  # a tunnel to it begins on this machine, too
+        return f"it leads to the EKS cluster {name}"
+    try:
+        nodes = Api(Cluster(kubeconfig=path)).list("Node")
+    except (Refused, Unreachable) as error:
+        return f"its API server does not answer: {error}"
+    others = [node["metadata"]["name"] for node in nodes if not is_stand_in(node)]
+    return f"it has nodes of its own ({', '.join(others)}), where pods would find no local AWS" if others else ""
+
+
+def flattened(path: Path) -> str:
+    """A kubeconfig's current context alone, with the files that it refers to inside."""
+    _, cluster, user = _current(path)
+    for part in (cluster, user):
+        for field in ("certificate-authority", "client-certificate", "client-key"):
+            if file := part.pop(field, None):
+                part[f"{field}-data"] = base64.b64encode((path.parent / file).read_bytes()).decode()
+    if file := user.pop("tokenFile", None):
+        user["token"] = (path.parent / file).read_text().strip()
+    return kubeconfig_text(cluster, user)
+
+
+def _current(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Name and settings of the cluster of a kubeconfig's current context, and its user's."""
+    config = yaml.safe_load(path.read_text())
+    context = next(each["context"] for each in config["contexts"] if each["name"] == config["current-context"])
+    cluster = next(each["cluster"] for each in config["clusters"] if each["name"] == context["cluster"])
+    users = (each["user"] for each in config.get("users") or [] if each["name"] == context.get("user"))
+    return str(context["cluster"]), dict(cluster), dict(next(users, {}))
 
 
 def _part(process: Process) -> PartStatus:
@@ -221,8 +269,3 @@ def wait_for(what: str, ready: Callable[[], bool], seconds: float, explain: Call
         if time.monotonic() - begun > seconds:
             raise Failure(f"{what}: not within {seconds:.0f} s. {explain()}")
         time.sleep(0.25)
-
-
-def objects(text: str) -> list[dict[str, Any]]:
-    """The objects of a YAML text."""
-    return [item for item in yaml.safe_load_all(text) if item]

@@ -49,7 +49,7 @@ class Machines:
     def __init__(self, home: Path, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self.home = home
         self.nodes = Path(settings["nodes"])
-        self.kubeconfig = Path(settings["kubeconfig"])
+        self.kubeconfig = home / "kubeconfig"
         self._own = bool(settings["own_control_plane"])
         self._entrypoints = {part: str(path) for part, path in settings["entrypoints"].items()}
         self._environment = dict(environment)
@@ -114,8 +114,7 @@ class Machines:
             log(f"{instance['InstanceId']} may not join: {problem}")
         else:
             text = ControlPlane(self.home, {}).node_kubeconfig(name) if self._own else self.kubeconfig.read_text()
-            write_atomically(kubeconfig, text)
-            kubeconfig.chmod(0o600)
+            write_atomically(kubeconfig, text, mode=0o600)
         return Description(
             node=name,
             provider_id=f"aws:///{zone}/{instance['InstanceId']}",
