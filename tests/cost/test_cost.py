@@ -8,6 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,8 @@ from comfyeks.cost import prices as price_table
 from comfyeks.cost.model import HOURS_PER_MONTH, Usage, dollars, estimate, plans
 from comfyeks.cost.prices import Key, Prices, load
 from comfyeks.errors import UserError
+from comfyeks.settings import DeploymentSettings
+from comfyeks.up.cli import cost_lines
 
 REFERENCE = {
     "EKS control plane": "73.00",
@@ -180,6 +183,23 @@ def test_a_price_that_is_not_known_is_asked_for_and_not_guessed() -> None:
 
 def test_a_region_nobody_entered_has_no_prices() -> None:
     assert load("eu-central-1").amounts == {}
+
+
+def monthly(**variables: Any) -> Decimal:
+    """What `comfyeks up --plan` says a deployment with these Terraform variables costs a month."""
+    lines = cost_lines(DeploymentSettings(terraform=variables), "us-west-2")
+    return Decimal(re.findall(r"about ([\d.]+) USD a month", lines[0])[0])
+
+
+def test_the_plan_counts_what_is_paid_for_whatever_is_used() -> None:
+    gateway = HOURS_PER_MONTH * (Decimal("0.045") + Decimal("0.005"))  # and its public address
+    keys_cluster_nodes = 2 + 73 + 2 * HOURS_PER_MONTH * Decimal("0.1504")
+    assert monthly(nat="none") == monthly(private_subnet_ids=["subnet-1"]) == keys_cluster_nodes
+    assert monthly() - monthly(nat="none") == gateway
+    assert monthly(nat="per_az") - monthly() == 2 * gateway
+    assert monthly(nat="per_az", zones=["us-west-2a", "us-west-2b"]) - monthly() == gateway
+    with_endpoints = cost_lines(DeploymentSettings(terraform={"interface_endpoints": True}), "us-west-2")
+    assert "0.01 USD an hour more for each service in each of 3 zones" in with_endpoints[1]
 
 
 def test_an_answer_is_kept_and_wins_over_the_table(tmp_path: Path) -> None:
