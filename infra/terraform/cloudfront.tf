@@ -73,7 +73,8 @@ resource "aws_cloudfront_vpc_origin" "this" {
     create_before_destroy = true
   }
 
-  depends_on = [aws_lb_listener.http, aws_lb_listener.https]
+  # CloudFront takes no load balancer without a listener, and no network without an internet gateway.
+  depends_on = [aws_internet_gateway.this, aws_lb_listener.http, aws_lb_listener.https]
 }
 
 data "aws_cloudfront_cache_policy" "none" {

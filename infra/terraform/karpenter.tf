@@ -112,7 +112,8 @@ resource "aws_cloudwatch_event_target" "interruption" {
   arn       = aws_sqs_queue.interruption.arn
 }
 
-# The controller's permissions: those of Karpenter 1.14, in one inline policy (a managed one holds 6,144 characters).
+# The controller's permissions: those of Karpenter 1.14 but for zonal shift, which is off (settings.enableZonalShift), in one inline
+# policy (a managed one holds 6,144 characters).
 locals {
   ec2_arn_prefix = "arn:${local.partition}:ec2:${var.region}"
   owned_tag      = "kubernetes.io/cluster/${local.name}"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+from comfyeks.infra import reference
 from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
 
@@ -50,6 +51,28 @@ def test_every_variable_switches_and_refuses_what_it_says(
     answer = terraform(root, "test", "-no-color", f"-filter=tests/{suite}.tftest.hcl")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     measured(f"terraform test, {root}, {suite}: {answer.stdout.strip().splitlines()[-1]}")
+
+
+def runs(root: str) -> list[str]:
+    """Text of every run of a root's tests, and of the variables that all runs of a file share."""
+    texts = [path.read_text() for path in sorted(ROOTS[root].glob("tests/*.tftest.hcl"))]
+    return [run for text in texts for run in re.findall(r"^(?:run|variables) .*?^\}", text, re.MULTILINE | re.DOTALL)]
+
+
+RULES = {
+    (root, name): block["validation"]
+    for root, folder in ROOTS.items()
+    for name, block in reference.blocks(folder, "variable").items()
+    if "validation" in block
+}
+
+
+@pytest.mark.parametrize(("root", "name"), RULES)
+def test_each_rule_of_a_variable_is_broken_by_a_run_and_kept_by_another(root: str, name: str) -> None:
+    refused = [run for run in runs(root) if f"expect_failures = [var.{name}]" in run]
+    assert len(refused) >= len(RULES[root, name])
+    setting = re.compile(rf"^ +{name} +=", re.MULTILINE)
+    assert [run for run in runs(root) if setting.search(run) and "expect_failures" not in run]
 
 
 @pytest.mark.parametrize("name", blocks("variable"))

@@ -217,32 +217,29 @@ def test_run_waits_for_an_earlier_one_that_is_still_at_work(
     assert "an earlier run is still at work" in capsys.readouterr().err
 
 
-def test_provider_that_outlived_its_terraform_is_ended_and_not_waited_for(
-    root: Root, fake_terraform: Fake, tmp_path: Path
+@pytest.mark.parametrize("mine", [True, False], ids=["of this deployment", "of another"])
+def test_provider_that_outlived_its_terraform_is_ended(
+    root: Root, fake_terraform: Fake, tmp_path: Path, mine: bool
 ) -> None:
     fake_terraform("true")
-    root.scratch.mkdir(parents=True)
+    killed(root, datetime.now(UTC))
     provider = tmp_path / "terraform-provider-aws_v5.100.0_x5"
     provider.symlink_to(shutil.which("sleep") or "")
-    env = {**os.environ, "TF_DATA_DIR": str(root.scratch)}
-    with (root.scratch / "running").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # By a shell that ends: nobody's child any more, as after a kill of Terraform alone.
-        orphan = int(
-            subprocess.run(
-                ["bash", "-c", f"{provider} 60 > /dev/null & echo $!"],
-                env=env,
-                pass_fds=[lock.fileno()],
-                capture_output=True,
-                text=True,
-            ).stdout
-        )
+    # By a shell that ends: nobody's child any more, as after a kill of Terraform alone.
+    answer = subprocess.run(
+        ["bash", "-c", f"{provider} 600 > /dev/null & echo $!"],
+        env={**os.environ, "TF_DATA_DIR": str(root.scratch if mine else tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    orphan = psutil.Process(int(answer.stdout))
     try:
         apply(root)
-        assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+        ended = not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        assert ended == mine
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(orphan, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
 
 
 COMMAND = """

@@ -128,18 +128,18 @@ def _prepare(deployment: Deployment, progress: Progress) -> tuple[Root, Root]:
 
 def _destroy_platform(root: Root, variables: list[str], progress: Progress) -> None:
     region = root.deployment.region
-    networks: list[str] = []
+    plans: list[Plan] = []
 
     def accept(plan: Plan) -> None:
         strangers.refuse(region, plan)
-        networks.extend(strangers.networks(plan))
+        plans.append(plan)
 
     try:
         _destroy(root, variables, progress, accept)
     except Failure as failure:
-        if held := [text for vpc in networks for text in strangers.interfaces(vpc, region)]:
-            raise Failure(f"{failure}\nstill in the network {', '.join(networks)}: {'; '.join(held)}") from failure
-        raise
+        held = {vpc: strangers.left(vpc, region, plan) for plan in plans for vpc in strangers.networks(plan)}
+        told = [f"still in the network {vpc}: {'; '.join(found)}" for vpc, found in held.items() if found]
+        raise Failure("\n".join([str(failure), *told])) from failure
 
 
 def _destroy(

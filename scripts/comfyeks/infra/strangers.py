@@ -13,17 +13,16 @@ if TYPE_CHECKING:
     from comfyeks.infra.terraform import Plan
 
 NODE_GROUP_TAG = "eks:nodegroup-name"  # EKS ends these with their group
-CLUSTER_TAG = "aws:eks:cluster-name"  # EKS removes this group with the cluster
 
 
 def refuse(region: str, plan: Plan) -> None:
-    """Raise UserError naming what is in the network that a plan would delete, and that nothing deletes along with it.
+    """Raise UserError naming what others run in the network that a plan would delete.
 
     Terraform would try for twenty minutes, with the cluster gone already.
     """
     known = _known(plan)
     for vpc in networks(plan):
-        if found := list(in_network(vpc, region, known)):
+        if found := [*_machines(vpc, region), *_balancers(vpc, region, known), *_subnets(vpc, region, known)]:
             raise UserError(
                 f"somebody else uses the network {vpc}, and AWS deletes none that is in use: {'; '.join(found)}. "
                 "Delete that, then run this again; Terraform has deleted nothing yet"
@@ -39,46 +38,84 @@ def networks(plan: Plan) -> list[str]:
     ]
 
 
-def interfaces(vpc: str, region: str) -> list[str]:
-    """Every network interface that is left in a VPC, and what it says of itself: it holds subnet and security group."""
-    pages = boto3.client("ec2", region_name=region).get_paginator("describe_network_interfaces")
-    found = [
-        i for page in pages.paginate(Filters=[{"Name": "vpc-id", "Values": [vpc]}]) for i in page["NetworkInterfaces"]
+def left(vpc: str, region: str, plan: Plan) -> list[str]:
+    """What holds a network that AWS would not delete.
+
+    More than `refuse` asks for: services of AWS put security groups, endpoints and interfaces into a network, and
+    mostly take them out again.
+    """
+    known = _known(plan)
+    return [
+        *_machines(vpc, region),
+        *_balancers(vpc, region, known),
+        *_subnets(vpc, region, known),
+        *_security_groups(vpc, region, known),
+        *_route_tables(vpc, region, known),
+        *_endpoints(vpc, region, known),
+        *_interfaces(vpc, region),
     ]
-    return [f"network interface {i['NetworkInterfaceId']} ({i.get('Description') or i['Status']})" for i in found]
 
 
-def in_network(vpc: str, region: str, known: set[str]) -> Iterator[str]:
-    """What is in a VPC and not `known` (ids), one text for each."""
-    ec2, elb = boto3.client("ec2", region_name=region), boto3.client("elbv2", region_name=region)
-    inside: list[Any] = [{"Name": "vpc-id", "Values": [vpc]}]
+def _machines(vpc: str, region: str) -> Iterator[str]:
     alive: list[Any] = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
-    for page in ec2.get_paginator("describe_instances").paginate(Filters=[*inside, *alive]):
+    pages = boto3.client("ec2", region_name=region).get_paginator("describe_instances")
+    for page in pages.paginate(Filters=[*_inside(vpc), *alive]):
         for instance in (each for group in page["Reservations"] for each in group["Instances"]):
             if NODE_GROUP_TAG not in _tags(instance):
                 yield f"instance {instance['InstanceId']}"
-    for balancers in elb.get_paginator("describe_load_balancers").paginate():
-        for balancer in balancers["LoadBalancers"]:
+
+
+def _balancers(vpc: str, region: str, known: set[str]) -> Iterator[str]:
+    for page in boto3.client("elbv2", region_name=region).get_paginator("describe_load_balancers").paginate():
+        for balancer in page["LoadBalancers"]:
             if balancer["VpcId"] == vpc and balancer["LoadBalancerArn"] not in known:
                 yield f"load balancer {balancer['LoadBalancerName']}"
-    for groups in ec2.get_paginator("describe_security_groups").paginate(Filters=inside):
-        for security_group in groups["SecurityGroups"]:
-            own = security_group["GroupName"] == "default" or CLUSTER_TAG in _tags(security_group)
-            if not own and security_group["GroupId"] not in known:
-                yield f"security group {security_group['GroupId']} ({security_group['GroupName']})"
-    for subnets in ec2.get_paginator("describe_subnets").paginate(Filters=inside):
-        for subnet in subnets["Subnets"]:
+
+
+def _subnets(vpc: str, region: str, known: set[str]) -> Iterator[str]:
+    pages = boto3.client("ec2", region_name=region).get_paginator("describe_subnets")
+    for page in pages.paginate(Filters=_inside(vpc)):
+        for subnet in page["Subnets"]:
             if subnet["SubnetId"] not in known:
                 yield f"subnet {subnet['SubnetId']} ({subnet['CidrBlock']})"
-    for tables in ec2.get_paginator("describe_route_tables").paginate(Filters=inside):
-        for table in tables["RouteTables"]:
+
+
+def _security_groups(vpc: str, region: str, known: set[str]) -> Iterator[str]:
+    pages = boto3.client("ec2", region_name=region).get_paginator("describe_security_groups")
+    for page in pages.paginate(Filters=_inside(vpc)):
+        for group in page["SecurityGroups"]:
+            if group["GroupName"] != "default" and group["GroupId"] not in known:
+                yield f"security group {group['GroupId']} ({group['GroupName']})"
+
+
+def _route_tables(vpc: str, region: str, known: set[str]) -> Iterator[str]:
+    pages = boto3.client("ec2", region_name=region).get_paginator("describe_route_tables")
+    for page in pages.paginate(Filters=_inside(vpc)):
+        for table in page["RouteTables"]:
             main = any(association.get("Main") for association in table["Associations"])
             if not main and table["RouteTableId"] not in known:
                 yield f"route table {table['RouteTableId']}"
-    for endpoints in ec2.get_paginator("describe_vpc_endpoints").paginate(Filters=inside):
-        for endpoint in endpoints["VpcEndpoints"]:
+
+
+def _endpoints(vpc: str, region: str, known: set[str]) -> Iterator[str]:
+    pages = boto3.client("ec2", region_name=region).get_paginator("describe_vpc_endpoints")
+    for page in pages.paginate(Filters=_inside(vpc)):
+        for endpoint in page["VpcEndpoints"]:
             if endpoint["State"] not in ("deleting", "deleted") and endpoint["VpcEndpointId"] not in known:
                 yield f"endpoint {endpoint['VpcEndpointId']} ({endpoint['ServiceName']})"
+
+
+def _interfaces(vpc: str, region: str) -> Iterator[str]:
+    """All of them, with what they say of themselves: one holds its subnet and its security group."""
+    pages = boto3.client("ec2", region_name=region).get_paginator("describe_network_interfaces")
+    for page in pages.paginate(Filters=_inside(vpc)):
+        for interface in page["NetworkInterfaces"]:
+            about = interface.get("Description") or interface["Status"]
+            yield f"network interface {interface['NetworkInterfaceId']} ({about})"
+
+
+def _inside(vpc: str) -> list[Any]:
+    return [{"Name": "vpc-id", "Values": [vpc]}]
 
 
 def _known(plan: Plan) -> set[str]:

@@ -2,8 +2,7 @@
 
 Terraform writes to its log and not to a pipe: when this program is killed, Terraform finishes what it does and saves
 its state. It also inherits a lock on a file of this checkout, which tells the next run whether Terraform is still at
-work, or died and left the lock on its state behind. Its providers inherit that too, and outlive a Terraform that is
-killed.
+work, or died and left the lock on its state behind.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ ROOTS = {"data": REPO_ROOT / "infra" / "terraform" / "data", "platform": REPO_RO
 
 HEARTBEAT_SECONDS = 10.0
 POLL_SECONDS = 0.2
-LOCK_SECONDS = 1.0  # between two looks whether the run before has ended
 # A state lock taken within this time after the start of a run of ours was taken by that run: it held the lock file.
 LOCK_WINDOW = timedelta(minutes=5)
 
+ORPHAN_SECONDS = 10  # to end a process that was killed
 # What Terraform ends with when it has written its state: done, or failed. Anything else is a signal or a crash.
 ENDED_IN_ORDER = (0, 1)
 
@@ -364,25 +363,24 @@ class Root:
         """
         self.scratch.mkdir(parents=True, exist_ok=True)
         with self._lock_file.open("a+") as lock:
-            told = False
-            while not _locked(lock):
-                if not told:
-                    progress.say(self.name, "an earlier run is still at work: waiting for its end")
-                    told = True
-                self._end_orphans()
-                time.sleep(LOCK_SECONDS)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress.say(self.name, "an earlier run is still at work: waiting for its end")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if dead := _noted(lock):
                 adopting = self._log("adopt")
                 _note(
                     lock, [*dead, Begun.now(adopting)]
                 )  # what the dead ones left is lost no sooner than it is adopted
+                self._end_orphans()
                 self._release_stale_lock(dead, progress)
                 self._adopt([run.log for run in dead], variables, progress, lock, adopting)
             _note(lock, [Begun.now(log)])
             yield lock
 
     def _end_orphans(self) -> None:
-        """Kill providers whose Terraform was killed: they live on, at rest, and hold the lock that they inherited."""
+        """Kill providers whose Terraform was killed: they live on, with whatever call was under way."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if not process.name().startswith("terraform-provider-"):
@@ -391,6 +389,7 @@ class Root:
                 orphan = parent is None or not parent.name().startswith("terraform")
                 if orphan and process.environ().get("TF_DATA_DIR") == str(self.scratch):
                     process.kill()
+                    process.wait(ORPHAN_SECONDS)
 
     def _release_stale_lock(self, dead: list[Begun], progress: Progress) -> None:
         """Remove the state lock that one of these runs took and never gave back."""
@@ -458,15 +457,6 @@ def refused_variable(block: str) -> str:
         (part for part in paragraphs[2:] if not part.startswith("This was checked by")),
         paragraphs[-1],
     )
-
-
-def _locked(lock: IO[str]) -> bool:
-    """Lock the file; False when somebody else has."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _lock_time(text: str) -> datetime:

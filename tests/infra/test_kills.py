@@ -1,0 +1,174 @@
+"""Applies and destroys that are killed again and again: the next one goes on, makes nothing twice and leaves nothing.
+
+Minutes a seed: only with COMFYEKS_TEST_KILLS=<number of seeds>.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from comfyeks.infra.terraform import ROOTS
+from comfyeks.local.emulators import LocalAws
+from tests.support.platform import Platform
+
+SEEDS = int(os.environ.get("COMFYEKS_TEST_KILLS", "0"))
+
+pytestmark = [
+    pytest.mark.local,
+    pytest.mark.timeout(5400),
+    pytest.mark.skipif(not SEEDS, reason="minutes; COMFYEKS_TEST_KILLS=<number of seeds> runs it"),
+]
+
+PLAIN: dict[str, Any] = {"terraform": {"load_balancer": False}}
+WIDE: dict[str, Any] = {"terraform": {"nat": "per_az", "efs": True, "queue_kms_key": True}}
+
+# What has no name of its own, so that a second one of it can be made: operation of EC2, where it lists them, their ids.
+UNNAMED = [
+    ("describe_addresses", "Addresses", "AllocationId"),
+    ("describe_internet_gateways", "InternetGateways", "InternetGatewayId"),
+    ("describe_nat_gateways", "NatGateways", "NatGatewayId"),
+    ("describe_network_acls", "NetworkAcls", "NetworkAclId"),
+    ("describe_route_tables", "RouteTables", "RouteTableId"),
+    ("describe_security_groups", "SecurityGroups", "GroupId"),
+    ("describe_subnets", "Subnets", "SubnetId"),
+    ("describe_vpc_endpoints", "VpcEndpoints", "VpcEndpointId"),
+    ("describe_vpcs", "Vpcs", "VpcId"),
+]
+
+
+@pytest.fixture
+def aws(tmp_path: Path) -> Iterator[LocalAws]:
+    with LocalAws(tmp_path / "aws") as local:
+        yield local
+
+
+def state_ids(platform: Platform) -> set[str]:
+    """Id of everything that both states know."""
+    found = set()
+    for root in ROOTS:
+        answer = platform.aws.client("s3").get_object(
+            Bucket=platform.names.bucket("artifacts"), Key=f"terraform/{root}.tfstate"
+        )
+        resources = json.load(answer["Body"])["resources"]
+        managed = [resource for resource in resources if resource["mode"] == "managed"]
+        found |= {each["attributes"].get("id") or "" for resource in managed for each in resource["instances"]}
+    return found
+
+
+def ours_in_no_state(platform: Platform) -> list[str]:
+    """What carries the deployment's tag and is in no state; what is there twice of what AWS lets be there twice."""
+    known = state_ids(platform)
+    found = []
+    for operation, things, id_name in UNNAMED:
+        for thing in getattr(platform.aws.client("ec2"), operation)()[things]:
+            tags = {tag["Key"]: tag["Value"] for tag in thing.get("Tags", [])}
+            gone = thing.get("State") in ("deleted", "deleting")
+            if tags.get("Deployment") == platform.names.name and not gone and thing[id_name] not in known:
+                found.append(f"{thing[id_name]} ({tags.get('Name')})")
+    kms = platform.aws.client("kms")
+    keys = [kms.describe_key(KeyId=key["KeyId"])["KeyMetadata"] for key in kms.list_keys()["Keys"]]
+    of_us = [key for key in keys if platform.names.name in key.get("Description", "") and key["KeyState"] == "Enabled"]
+    return found + [f"{key['KeyId']} ({key['Description']})" for key in of_us if key["KeyId"] not in known]
+
+
+def events(platform: Platform, since: set[Path], words: tuple[str, ...]) -> int:
+    """How many lines of Terraform's logs that are not of `since` begin something."""
+    logs = set((platform.dir / "logs").glob("*.log")) - since
+    return sum(log.read_text(errors="replace").count(word) for log in logs for word in words)
+
+
+def terraforms(process: subprocess.Popen[bytes], kind: str) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if child.name().startswith(kind)]
+
+
+def kill(process: subprocess.Popen[bytes], way: str) -> None:
+    """Of what runs: all of it (power), Terraform alone (no memory), or all but the providers."""
+    if way == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        doomed = [child for child in terraforms(process, "terraform") if child.name() == "terraform"]
+        if way == "all but the providers":
+            process.kill()
+        for child in doomed:
+            child.kill()
+    process.wait()
+
+
+def run_and_kill(platform: Platform, verb: tuple[str, ...], chance: random.Random, words: tuple[str, ...]) -> str:
+    """Start a command, kill it once it has begun some things; what was done, in words."""
+    earlier = set((platform.dir / "logs").glob("*.log"))
+    count, way = (
+        chance.choice([1, 2, 3, 5, 8, 13, 21, 34]),
+        chance.choice(["all", "Terraform", "all but the providers"]),
+    )
+    process = platform.start(*verb)
+    deadline = time.monotonic() + 600
+    while process.poll() is None and time.monotonic() < deadline:
+        if events(platform, earlier, words) >= count:
+            kill(process, way)
+            return f"{verb[0]} killed ({way}) when it had begun {count}"
+        time.sleep(0.05)
+    return f"{verb[0]} ended before it had begun {count}: {process.wait()}"
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_killed_applies_and_destroys_are_finished_by_the_next(
+    aws: LocalAws, tmp_path: Path, seed: int, measured: Callable[[str], None]
+) -> None:
+    chance = random.Random(seed)
+    settings = WIDE if seed % 2 else PLAIN
+    platform = Platform(aws, tmp_path / "clone", project="kills")
+    platform.decide(settings)
+
+    def say(text: str) -> None:
+        print(f"seed {seed}: {text}", flush=True)
+
+    for _ in range(chance.choice([1, 2, 4, 6])):
+        say(run_and_kill(platform, ("apply",), chance, (": Creating...", ": Importing...")))
+    begun = time.monotonic()
+    answer = platform.run("apply")
+    say(f"the last apply: {answer.returncode}, {time.monotonic() - begun:.0f} s")
+    assert answer.returncode == 0, answer.stderr
+    assert ours_in_no_state(platform) == []
+    assert platform.run("apply").stderr.count("No changes") == len(ROOTS)
+    destroy = ("destroy", "--confirm", platform.names.name)
+    for _ in range(chance.choice([0, 1, 2])):
+        say(run_and_kill(platform, destroy, chance, (": Destroying...",)))
+    answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+    say(f"the last destroy: {answer.returncode}")
+    assert answer.returncode == 0, answer.stderr
+    assert set(platform.inventory().values()) == {0}, platform.inventory()
+    assert platform.buckets() == set()
+    measured(f"seed {seed}: killed, finished and gone")
+
+
+def test_destroy_takes_what_a_killed_first_apply_made(aws: LocalAws, tmp_path: Path) -> None:
+    """Its state holds nothing yet: Terraform saves it after twenty seconds."""
+    platform = Platform(aws, tmp_path / "clone", project="kills")
+    platform.decide(PLAIN)
+    process = platform.start("apply")
+    deadline = time.monotonic() + 600
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(
+            "aws_subnet.private" in log.read_text() and "aws_vpc.this[0]: Creation" in log.read_text()
+            for log in (platform.dir / "logs").glob("*-platform-apply.log")
+        ):
+            break
+        time.sleep(0.05)
+    kill(process, "all")
+    assert platform.inventory()["vpcs"] == 1
+    answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+    assert answer.returncode == 0, answer.stderr
+    assert set(platform.inventory().values()) == {0}, platform.inventory()
+    assert platform.buckets() == set()
