@@ -163,7 +163,7 @@ def test_a_pod_that_comes_before_the_models_never_sees_an_empty_folder(
     before.kill()
     before.wait(10)
     node.start()
-    eventually("a new place", lambda: url(node) != where, lambda: node.kubelet.tail())
+    eventually("a new place", lambda: url(node) != where, node.kubelet.tail)
     eventually("the pod ready again", lambda: is_true(pod(), "Ready") and answers(node), lambda: pod()["status"])
     cluster.helm("uninstall", "early", "--namespace", namespace)
     eventually("no pod", lambda: not cluster.api.list("Pod", namespace), events)

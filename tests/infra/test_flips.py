@@ -38,7 +38,7 @@ def minutes(test: Callable[..., None]) -> Callable[..., None]:
 Settings = dict[str, Any]
 Step = tuple[Settings, Settings]  # of the platform root and of the data root; the next step takes it back
 
-INNER: list[Step] = [
+NETWORK: list[Step] = [
     ({"nat": "per_az", "cluster_admin_arns": [f"arn:aws:iam::{ACCOUNT}:role/admin"]}, {"models_old_version_days": 14}),
     ({"interface_endpoints": True, "mount_outputs": True}, {"inputs_expiry_days": 30}),
     (
@@ -51,19 +51,24 @@ INNER: list[Step] = [
     ),
     ({"api_public_access": False, "queue_kms_key": True}, {"access_logs": True}),
     ({"api_allowed_cidrs": ["203.0.113.0/24"], "efs": True}, {"stale_upload_days": 5}),
+]
+
+NODES: list[Step] = [
     ({"system_node_count": 3, "alarm_email": "ops@example.com"}, {"images_kept": 5}),
     ({"system_node_disk_gib": 80, "monthly_budget_usd": 500}, {"tags": {"CostCentre": "studio"}}),
     ({"log_retention_days": 90, "comfyui_namespace": "studio"}, {}),
+]
+
+NAMES: list[Step] = [
     ({"tags": {"CostCentre": "studio"}}, {}),
     ({"comfyui_release": "studio", "system_node_types": ["t3.xlarge"]}, {}),
     ({"zones": [f"{REGION}a", f"{REGION}b"]}, {}),
 ]
 
 
-def edge_steps(every: Settings, oidc: Settings) -> list[Step]:
-    """The way in. `every`: edge.everything, `oidc`: edge.oidc."""
+def way_in(every: Settings, oidc: Settings) -> list[Step]:
+    """The load balancer and sign-in. `every`: edge.everything, `oidc`: edge.oidc."""
     https = {name: every[name] for name in ("domain_name", "certificate_arn")}
-    public = {name: every[name] for name in ("cloudfront", "cloudfront_allowed_cidrs")}
     steps: list[Settings] = [
         {"load_balancer": False},
         {"load_balancer_allowed_cidrs": every["load_balancer_allowed_cidrs"]},
@@ -72,11 +77,20 @@ def edge_steps(every: Settings, oidc: Settings) -> list[Step]:
         {**https, "sign_in": "cognito"},
         {**https, "sign_in": "cognito", "cognito_domain_prefix": "studio", "cognito_mfa": False},
         {**https, **oidc},
-        public,
-        {**public, "cloudfront_rate_limit": None},
-        {**public, "cloudfront_managed_rules": False},
+    ]
+    return [(step, {}) for step in steps]
+
+
+def public(every: Settings) -> list[Step]:
+    """An address on the internet, and one in other networks. `every`: edge.everything."""
+    https = {name: every[name] for name in ("domain_name", "certificate_arn")}
+    listed = {name: every[name] for name in ("cloudfront", "cloudfront_allowed_cidrs")}
+    steps: list[Settings] = [
+        listed,
+        {**listed, "cloudfront_rate_limit": None},
+        {**listed, "cloudfront_managed_rules": False},
         {"cloudfront": True, "allow_unauthenticated_public_access": True},
-        {**public, **https, "cloudfront_certificate_arn": every["cloudfront_certificate_arn"]},
+        {**listed, **https, "cloudfront_certificate_arn": every["cloudfront_certificate_arn"]},
         {"privatelink_allowed_principals": every["privatelink_allowed_principals"]},
     ]
     return [(step, {}) for step in steps]
@@ -87,7 +101,14 @@ def steps_of(track: str, aws: LocalAws) -> list[Step]:
     if track == "together":
         every = everything(aws)
         return [(every["terraform"], every["data"]), ({}, {}), (every["terraform"], every["data"])]
-    return [({}, {}), *(INNER if track == "inner" else edge_steps(edge.everything(aws), edge.oidc(aws))), ({}, {})]
+    steps = {
+        "network": NETWORK,
+        "nodes": NODES,
+        "names": NAMES,
+        "way in": way_in(edge.everything(aws), edge.oidc(aws)),
+        "public": public(edge.everything(aws)),
+    }
+    return [({}, {}), *steps[track], ({}, {})]
 
 
 # Variables that no step changes.
@@ -106,8 +127,9 @@ LEFT_OUT = {
 @pytest.mark.parametrize("root", ROOTS)
 def test_every_variable_is_in_a_step_or_is_left_out_for_a_reason(root: str) -> None:
     known = reference.blocks(ROOTS[root], "variable").keys()
-    way_in = edge_steps(defaultdict(str), {"sign_in": "oidc", "oidc": {}})
-    changed = {name for step in [*INNER, *way_in] for name in step[list(LEFT_OUT).index(root)]}
+    any_value: dict[str, Any] = defaultdict(str)
+    steps = [*NETWORK, *NODES, *NAMES, *way_in(any_value, {"sign_in": "oidc", "oidc": {}}), *public(any_value)]
+    changed = {name for step in steps for name in step[list(LEFT_OUT).index(root)]}
     assert changed | LEFT_OUT[root].keys() == known
     assert not changed & LEFT_OUT[root].keys()
 
@@ -125,9 +147,9 @@ def changes(stderr: str, root: str) -> str:
 
 
 @minutes
-@pytest.mark.parametrize("track", ["inner", "edge", "together"])
+@pytest.mark.parametrize("track", ["network", "nodes", "names", "way in", "public", "together"])
 def test_each_setting_goes_on_and_off(aws: LocalAws, tmp_path: Path, track: str) -> None:
-    platform = Platform(aws, tmp_path / "clone", project=track)
+    platform = Platform(aws, tmp_path / "clone", project=track.replace(" ", "-"))
     wrong = []
     for number, (terraform, data) in enumerate(steps_of(track, aws)):
         platform.decide({"terraform": terraform, "data": data})

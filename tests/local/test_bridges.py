@@ -136,6 +136,20 @@ def launch_template_own_tags(clients: Clients) -> bool:
     return not version["LaunchTemplateData"].get("TagSpecifications")
 
 
+@probe("launch-template-changed-tags")
+def launch_template_changed_tags(clients: Clients) -> bool:
+    ec2, name = clients("ec2"), unique("template")
+    template = ec2.create_launch_template(
+        LaunchTemplateName=name,
+        LaunchTemplateData={"InstanceType": "g5.2xlarge"},
+        TagSpecifications=[{"ResourceType": "launch-template", "Tags": [{"Key": "Deployment", "Value": "x"}]}],
+    )["LaunchTemplate"]
+    ec2.create_tags(Resources=[template["LaunchTemplateId"]], Tags=[{"Key": "CostCentre", "Value": "y"}])
+    ec2.delete_tags(Resources=[template["LaunchTemplateId"]], Tags=[{"Key": "Deployment"}])
+    [described] = ec2.describe_launch_templates(LaunchTemplateNames=[name])["LaunchTemplates"]
+    return bool(described["Tags"] == [{"Key": "CostCentre", "Value": "y"}])
+
+
 @probe("fleet-security-groups")
 def fleet_security_groups(clients: Clients) -> bool:
     ec2, name = clients("ec2"), unique("template")
@@ -266,6 +280,33 @@ def eks_updates(clients: Clients) -> bool:
     network_of = eks.describe_cluster(name=name)["cluster"]["resourcesVpcConfig"]
     sizes = eks.describe_nodegroup(**of_group)["nodegroup"]["scalingConfig"]
     return bool(told == "Successful" and access.items() <= network_of.items() and sizes["maxSize"] == 3)
+
+
+@probe("eks-tags")
+def eks_tags(clients: Clients) -> bool:
+    eks, tags, later = clients("eks"), {"Deployment": "x"}, {"CostCentre": "y"}
+    made = cluster(clients, tags=tags)
+    of_cluster, name = {"clusterName": made["name"]}, unique("addon")
+    eks.create_addon(**of_cluster, addonName=name, tags=tags)
+    association = eks.create_pod_identity_association(
+        **of_cluster, namespace="n", serviceAccount="s", roleArn=ROLE, tags=tags
+    )["association"]
+    described = [
+        lambda: eks.describe_cluster(name=made["name"])["cluster"],
+        lambda: eks.describe_addon(**of_cluster, addonName=name)["addon"],
+        lambda: eks.describe_pod_identity_association(**of_cluster, associationId=association["associationId"])[
+            "association"
+        ],
+    ]
+    try:
+        for describe in described:
+            arn = next(value for key, value in describe().items() if key in ("arn", "addonArn", "associationArn"))
+            eks.tag_resource(resourceArn=arn, tags=later)
+            eks.untag_resource(resourceArn=arn, tagKeys=["Deployment"])
+            assert eks.list_tags_for_resource(resourceArn=arn)["tags"] == later
+    except ClientError:
+        return False
+    return all(describe()["tags"] == later for describe in described)
 
 
 @probe("lambda-sqs-batches")

@@ -229,6 +229,53 @@ def eks_updates() -> None:
     eks._handle_request_sync = handle
 
 
+@bridge(
+    "eks-tags",
+    "ministack",
+    aws="Tags that are put on something later show when it is described; pod identity associations take them too.",
+    gap="Keeps them apart from what it describes, and refuses associations.",
+    needed_by="a change of the tags (`tags`) on a platform that is up",
+)
+def eks_tags() -> None:
+    from ministack.services import eks
+
+    stores = {
+        "arn": eks._clusters,
+        "nodegroupArn": eks._nodegroups,
+        "addonArn": eks._addons,
+        "accessEntryArn": eks._access_entries,
+        "associationArn": eks._pod_identity_associations,
+    }
+
+    def tags_of(arn: str) -> dict[str, str] | None:
+        found = (each for name, store in stores.items() for each in store.values() if each.get(name) == arn)
+        tags: dict[str, str] | None = next((each.setdefault("tags", {}) for each in found), None)
+        return tags
+
+    def missing(arn: str) -> Answer:
+        answer: Answer = eks._tag_resource_not_found(arn)
+        return answer
+
+    def tag(arn: str, body: dict[str, Any]) -> Answer:
+        if (tags := tags_of(arn)) is None:
+            return missing(arn)
+        tags.update(body.get("tags", {}))
+        return _json(200, {})
+
+    def untag(arn: str, query: dict[str, Any]) -> Answer:
+        if (tags := tags_of(arn)) is None:
+            return missing(arn)
+        keys = query.get("tagKeys", [])
+        for key in [keys] if isinstance(keys, str) else keys:
+            tags.pop(key, None)
+        return _json(200, {})
+
+    def listed(arn: str) -> Answer:
+        return missing(arn) if (tags := tags_of(arn)) is None else _json(200, {"tags": tags})
+
+    eks._tag_resource, eks._untag_resource, eks._list_tags = tag, untag, listed
+
+
 def _json(status: int, body: dict[str, Any]) -> Answer:
     from ministack.services import eks
 

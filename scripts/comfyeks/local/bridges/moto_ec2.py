@@ -133,6 +133,19 @@ def launch_template_own_tags() -> None:
 
 
 @bridge(
+    "launch-template-changed-tags",
+    "moto",
+    aws="Tags that are put on a launch template later show when it is described.",
+    gap="Shows those of its creation for ever.",
+    needed_by="a change of the tags (`tags`) on a platform that is up",
+)
+def launch_template_changed_tags() -> None:
+    from moto.ec2.models.launch_templates import LaunchTemplate
+
+    LaunchTemplate.tags = property(LaunchTemplate.get_tags, lambda self, at_creation: None)  # type: ignore[assignment]
+
+
+@bridge(
     "fleet-security-groups",
     "moto",
     aws="Instances of a fleet get the security groups of the launch template, also those of its network interfaces.",
