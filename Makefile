@@ -75,5 +75,5 @@ lock: setup      ## resolve requirements.txt anew from pyproject.toml, and that 
 	@$(COMPILE) tools/policy/requirements.in --output-file tools/policy/requirements.txt
 clean:           ## stop the local AWS and remove what was made here; .comfyeks/<name> of a deployment stays
 	@[ ! -x $(BIN)/comfyeks ] || $(BIN)/comfyeks local down
-	@rm -rf .venv .tools .comfyeks/local .comfyeks/demo .comfyeks/comfyui-demo .comfyeks/cache \
+	@rm -rf .venv .tools .comfyeks/local .comfyeks/demo .comfyeks/comfyui-demo \
 	  .mypy_cache .pytest_cache .ruff_cache

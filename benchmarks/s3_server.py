@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -10,6 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import boto3
 
 from comfyeks.paths import REPO_ROOT, TOOLS
 
@@ -66,3 +70,26 @@ def serving(
     finally:
         process.terminate()
         process.wait()
+
+
+def client(environment: dict[str, str]) -> Any:
+    """A client of a server that `serving` yielded the environment of."""
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
+        region_name=environment["AWS_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def hashes(s3: Any, bucket: str, prefix: str = "") -> dict[str, str]:
+    """SHA-256 of every object, by key."""
+    found = {}
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            digest = hashlib.sha256()
+            for chunk in s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].iter_chunks(2**20):
+                digest.update(chunk)
+            found[item["Key"]] = digest.hexdigest()
+    return found

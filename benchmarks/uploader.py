@@ -29,13 +29,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import boto3
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.s3_server import serving  # noqa: E402 - found by the line above
+from benchmarks import s3_server  # noqa: E402 - found by the line above
 
 
 @dataclass(frozen=True)
@@ -83,19 +82,25 @@ def measuring(found: list[Measured]) -> Iterator[None]:
     found.append(Measured(time.perf_counter() - began, cpu))
 
 
+def start(
+    output: Path, state: Path, environment: dict[str, str], *, pod: str = "pod", prefix: str = "", **streams: Any
+) -> subprocess.Popen[bytes]:
+    """The program of the chart, at work on a folder."""
+    settings = {
+        "OUTPUTS_BUCKET": BUCKET,
+        "OUTPUTS_PREFIX": prefix,
+        "OUTPUT_DIR": str(output),
+        "STATE_DIR": str(state),
+        "POD_NAME": pod,
+        "KEEP_LOCAL_GIB": "100",
+    }
+    return subprocess.Popen([sys.executable, SCRIPT], env={**environment, **settings}, **streams)
+
+
 def uploader(output: Path, work: Path, environment: dict[str, str]) -> None:
     """From the start of the uploader to its end, with everything in the bucket."""
     state = work / "state"
-    env = {
-        **environment,
-        "OUTPUTS_BUCKET": BUCKET,
-        "OUTPUTS_PREFIX": "uploader/",
-        "OUTPUT_DIR": str(output),
-        "STATE_DIR": str(state),
-        "POD_NAME": "pod",
-        "KEEP_LOCAL_GIB": "100",
-    }
-    process = subprocess.Popen([sys.executable, SCRIPT], env=env, stdout=subprocess.PIPE)
+    process = start(output, state, environment, prefix="uploader/", stdout=subprocess.PIPE)
     assert process.stdout
     process.stdout.readline()  # "started": from here on it knows the signal
     process.send_signal(signal.SIGTERM)
@@ -112,24 +117,12 @@ def aws_s3_cp(output: Path, environment: dict[str, str]) -> None:
 
 def check_and_empty(environment: dict[str, str], expected: list[str]) -> None:
     """Both put every byte; the bucket is empty afterwards."""
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
-        region_name=environment["AWS_REGION"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-    )
+    s3 = s3_server.client(environment)
     for prefix in ("uploader/", "aws/"):
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        found = []
-        for key in keys:
-            digest = hashlib.sha256()
-            for chunk in s3.get_object(Bucket=BUCKET, Key=key)["Body"].iter_chunks(2**20):
-                digest.update(chunk)
-            found.append(digest.hexdigest())
+        found = s3_server.hashes(s3, BUCKET, prefix)
+        for key in found:
             s3.delete_object(Bucket=BUCKET, Key=key)
-        if sorted(found) != expected:
+        if sorted(found.values()) != expected:
             raise SystemExit(f"{prefix}: {len(found)} objects are not the {len(expected)} files: the numbers are void")
 
 
@@ -140,7 +133,7 @@ def measure(load: Load, work: Path, rounds: int) -> dict[str, object]:
     expected = sorted(hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in output.iterdir())
     found: dict[str, list[Measured]] = {"uploader": [], "aws s3 cp": []}
     (work / "buckets" / BUCKET).mkdir(parents=True)
-    with serving(work / "server", work / "buckets") as server:
+    with s3_server.serving(work / "server", work / "buckets") as server:
         environment = {**os.environ, **server, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         for number in range(rounds):
             for tool in list(found)[:: 1 if number % 2 else -1]:

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,16 +25,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import av
-import boto3
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.s3_server import serving  # noqa: E402 - found by the line above
+from benchmarks import s3_server  # noqa: E402 - found by the line above
+from benchmarks.uploader import BUCKET, start  # noqa: E402
 
-SCRIPT = ROOT / "charts/comfyui/files/uploader.py"
-BUCKET = "outputs"
 AWAY_SECONDS = 60
 FAULTS = ("lost", "not_expected", "other_bytes", "unfinished_uploads")
 
@@ -44,17 +41,8 @@ class Pod:
     def __init__(self, home: Path, name: str, environment: dict[str, str]):
         self.name, self.home, self.output, self.log = name, home, home / "output", home / "log"
         self.output.mkdir(parents=True)
-        env = {
-            **environment,
-            "OUTPUTS_BUCKET": BUCKET,
-            "OUTPUTS_PREFIX": "",
-            "OUTPUT_DIR": str(self.output),
-            "STATE_DIR": str(home / "state"),
-            "POD_NAME": name,
-            "KEEP_LOCAL_GIB": "100",
-        }
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, SCRIPT], env=env, stdout=log, stderr=log)
+            self.process = start(self.output, home / "state", environment, pod=name, stdout=log, stderr=log)
 
     def events(self, name: str) -> int:
         return self.log.read_text().count(f'"event": "{name}"')
@@ -106,28 +94,15 @@ def hashes(pod: Pod) -> dict[str, str]:
 
 def in_bucket(environment: dict[str, str]) -> tuple[dict[str, str], int]:
     """SHA-256 by key, and how many uploads in parts were left unfinished."""
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
-        region_name=environment["AWS_REGION"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-    )
-    found = {}
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
-        for item in page.get("Contents", []):
-            digest = hashlib.sha256()
-            for chunk in s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].iter_chunks(2**20):
-                digest.update(chunk)
-            found[item["Key"]] = digest.hexdigest()
-    return found, len(s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+    s3 = s3_server.client(environment)
+    return s3_server.hashes(s3, BUCKET), len(s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
 
 
 def prove(work: Path) -> dict[str, object]:
     (work / "buckets" / BUCKET).mkdir(parents=True)
     began = time.monotonic()
     with ExitStack() as server:
-        served = server.enter_context(serving(work / "server", work / "buckets"))
+        served = server.enter_context(s3_server.serving(work / "server", work / "buckets"))
         environment = {**os.environ, **served}
         pods = first, second = [Pod(work / name, name, environment) for name in ("comfyui-a", "comfyui-b")]
         again = first.output / "grid.png"
@@ -147,7 +122,7 @@ def prove(work: Path) -> dict[str, object]:
     second.told_to_end()
     time.sleep(AWAY_SECONDS / 2)
     port = served["AWS_ENDPOINT_URL_S3"].rpartition(":")[2]
-    with serving(work / "server-again", work / "buckets", port=int(port)):
+    with s3_server.serving(work / "server-again", work / "buckets", port=int(port)):
         open_file.write(b" and ended")
         open_file.close()
         first.told_to_end()

@@ -16,6 +16,7 @@ import yaml
 from comfyeks import tools
 from comfyeks.console import note
 from comfyeks.errors import Failure, UserError
+from comfyeks.kubernetes_api import Api, Cluster, condition
 from comfyeks.paths import REPO_ROOT
 
 WAIT = ("--wait", "--timeout", "10m")
@@ -84,6 +85,7 @@ class Helm:
     def upgrade(self, release: Release) -> None:
         """Install or upgrade, and wait until it is ready. Picks up what a killed helm left behind."""
         self._recover(release)
+        self._begin_rollouts_again(release)
         self._write(release, *release.argv()[1:], *(WAIT if release.wait else ()))
 
     def uninstall(self, release: Release) -> bool:
@@ -115,6 +117,25 @@ class Helm:
         note(f"{release.name}: an earlier run was ended half-way ({installed['status']}); it is taken back first")
         verb = "uninstall" if installed["status"] == "pending-install" else "rollback"
         self._write(release, verb, release.name, "--namespace", release.namespace, *WAIT)
+
+    def _begin_rollouts_again(self, release: Release) -> None:
+        """Restart the Deployments of a release whose rollout took too long.
+
+        Helm takes such a one for failed at its first look and waits no further, although what kept it (a role, a node
+        group) may be mended by now.
+        """
+        if (self._installed(release) or {}).get("status") != "failed":
+            return
+        api = Api(Cluster(self._context))
+        for deployment in api.list("Deployment", release.namespace):
+            metadata = deployment["metadata"]
+            ours = metadata.get("annotations", {}).get("meta.helm.sh/release-name") == release.name
+            if ours and condition(deployment, "Progressing").get("reason") == "ProgressDeadlineExceeded":
+                note(f"{release.name}: the rollout of {metadata['name']} took too long before; it begins again")
+                # What `kubectl rollout restart` does.
+                now = {"kubectl.kubernetes.io/restartedAt": datetime.now(UTC).isoformat(timespec="seconds")}
+                template = {"spec": {"template": {"metadata": {"annotations": now}}}}
+                api.patch("Deployment", release.namespace, metadata["name"], template)
 
     def _mark(self, release: Release) -> Path:
         """Exists while a helm that this checkout started is at work, or was killed."""

@@ -4,5 +4,4 @@ from pathlib import Path
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 STATE = REPO_ROOT / ".comfyeks"
-CACHE = STATE / "cache"
 TOOLS = REPO_ROOT / ".tools"

@@ -31,7 +31,14 @@ STATUS = Status(
     ],
     pods=[
         Pod("comfyui-7c9d8b6f5-4xk2p", "ready", "i-0a1b2c3d4e5f60718", 3),
-        Pod("comfyui-7c9d8b6f5-m8w7q", "pending", "i-0918273645546372a", None, "it waits for the node's models"),
+        Pod(
+            "comfyui-7c9d8b6f5-m8w7q",
+            "pending",
+            "i-0918273645546372a",
+            None,
+            "it waits for the node's models",
+            "kubectl -n comfyui logs comfyui-7c9d8b6f5-m8w7q -c wait-for-models shows how far they are",
+        ),
     ],
     model_events=0,
     dead_letters=0,

@@ -93,6 +93,7 @@ _PAGE = """<!doctype html>
 :root {{ color-scheme: light dark }}
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }}
 table {{ border-collapse: collapse; width: 100% }}
+th {{ white-space: nowrap }}
 th, td {{ text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid #8884 }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums }}
 .detail {{ opacity: .7; font-size: .85em; overflow-wrap: anywhere }}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +17,7 @@ from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.charts import render as rendering
 from comfyeks.charts.render import Rendered, RenderError, render
 from comfyeks.paths import REPO_ROOT
+from tests.support.modules import load
 
 Container = dict[str, Any]
 
@@ -122,17 +121,7 @@ def node_program() -> ModuleType:
 
 
 def _as_module(path: Path) -> ModuleType:
-    loader = SourceFileLoader(f"charts_{path.stem.replace('-', '_')}", str(path))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # dataclasses look their module up
-    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
+    return load(path, f"charts_{path.stem.replace('-', '_')}")
 
 
 def need_tool(name: str) -> str:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -19,8 +25,9 @@ from typer.testing import CliRunner, Result
 from comfyeks.client import batch_cli, workflow
 from comfyeks.client.batch import read_items
 from comfyeks.errors import Failure, UserError
-from tests.client.conftest import WORKFLOW, text_to_image
-from tests.support.comfyui import CHECKPOINT, RunningServer, comfyui
+from comfyeks.local.processes import wait_until
+from tests.client.conftest import WORKFLOW, picture, text_to_image
+from tests.support.comfyui import CHECKPOINT, RunningServer, Server, comfyui, new_colour
 from tests.support.proxy import proxying
 from tests.support.safetensors import write_model
 
@@ -161,6 +168,20 @@ def test_another_batch_does_not_mix_with_the_one_of_a_folder(own_server: Running
     assert "row a had other parameters" in str(result.exception)
 
 
+def test_a_row_whose_job_ended_just_before_it_was_cancelled_is_not_made_again(
+    own_server: RunningServer, tmp_path: Path
+) -> None:
+    graph, rows, out = graph_file(tmp_path, text_to_image()), rows_file(tmp_path, "id,seed\na,1\n"), tmp_path / "out"
+    assert run(graph, rows, "--out", out, "--url", own_server.url).exit_code == 0
+    journal = out / "batch.jsonl"
+    submitted = json.loads(journal.read_text().splitlines()[0])
+    journal.write_text(json.dumps({**submitted, "status": "cancelled"}) + "\n")
+    shutil.rmtree(out / "a")
+    assert run(graph, rows, "--out", out, "--url", own_server.url).exit_code == 0
+    assert len(list((out / "a").iterdir())) == 1
+    assert len(prompts(own_server)) == 1
+
+
 def test_behind_a_load_balancer_a_later_run_asks_the_server_that_has_the_job(tmp_path: Path) -> None:
     """The job was submitted through a sticky session that ended with its process."""
     homes = [tmp_path / name for name in ("one", "two")]
@@ -176,8 +197,11 @@ def test_behind_a_load_balancer_a_later_run_asks_the_server_that_has_the_job(tmp
         assert len(prompts(one)) + len(prompts(two)) == 1
 
 
-FIFTY = "id,Prompt.text\n" + "".join(f"n{number},picture {number}\n" for number in range(50))
-ALL_FIFTY = sorted(f"picture {number}" for number in range(50))
+def fifty(tmp_path: Path) -> tuple[Path, Path, dict[int, str]]:
+    """A workflow, fifty rows that give it a colour each, and the name of the row of each colour."""
+    names = {new_colour(): f"n{number}" for number in range(50)}
+    text = "id,Canvas.color\n" + "".join(f"{name},{color}\n" for color, name in names.items())
+    return graph_file(tmp_path, picture()), rows_file(tmp_path, text), names
 
 
 def done(out: Path) -> set[str]:
@@ -188,78 +212,89 @@ def done(out: Path) -> set[str]:
     )
 
 
+def completed(server: Server, names: dict[int, str]) -> list[str]:
+    """The row of every job that ran to its end on the server."""
+    colours = [
+        entry["prompt"][2]["1"]["inputs"].get("color")
+        for entry in server.get("/history").json().values()
+        if entry["status"]["status_str"] == "success"
+    ]
+    return sorted(names[color] for color in colours if color in names)
+
+
+def check_pictures(out: Path, names: dict[int, str]) -> None:
+    """Each row has one picture, its own."""
+    assert done(out) == set(names.values())
+    for color, name in names.items():
+        [path] = (out / name).iterdir()
+        assert Image.open(path).convert("RGB").getpixel((5, 5)) == (color >> 16, color >> 8 & 255, color & 255)
+
+
 @pytest.mark.local
 @pytest.mark.parametrize(
     ("number", "goals"), [(signal.SIGKILL, (8, 30)), (signal.SIGTERM, (20,))], ids=["killed", "terminated"]
 )
 def test_fifty_rows_ended_in_the_middle_again_and_again_are_neither_lost_nor_doubled(
-    tmp_path: Path, number: signal.Signals, goals: tuple[int, ...]
+    server: Server, tmp_path: Path, number: signal.Signals, goals: tuple[int, ...]
 ) -> None:
-    home, out = tmp_path / "comfyui", tmp_path / "out"
-    write_model(home / "models", f"checkpoints/{CHECKPOINT}")
-    graph, rows = graph_file(tmp_path, text_to_image()), rows_file(tmp_path, FIFTY)
-    with comfyui(home, step_seconds=0.02) as server:
-        for goal in goals:
-            process = subprocess.Popen(
-                command(server.url, graph, rows, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-            while process.poll() is None and len(done(out)) < goal:
-                time.sleep(0.01)
-            process.send_signal(number)
-            process.communicate(timeout=60)
-            assert process.returncode in (-signal.SIGKILL, 143)
-            assert goal <= len(done(out)) < 50
-        last = subprocess.run(command(server.url, graph, rows, out), capture_output=True, text=True, timeout=300)
-        assert last.returncode == 0, last.stderr
-        completed = {
-            entry["prompt"][1]
-            for entry in server.get("/history").json().values()
-            if entry["status"]["status_str"] == "success"
-        }
-        assert len(completed) == 50
-        assert prompts_of(server, completed) == ALL_FIFTY
-    assert len(done(out)) == 50
-    for folder in (out / name for name in done(out)):
-        [picture] = folder.iterdir()
-        text = json.loads(Image.open(picture).text["prompt"])["6"]["inputs"]["text"]  # type: ignore[attr-defined]
-        assert text == f"picture {folder.name[1:]}"
-
-
-def prompts_of(server: RunningServer, ids: set[str]) -> list[str]:
-    history = server.get("/history").json()
-    return sorted(history[prompt_id]["prompt"][2]["6"]["inputs"]["text"] for prompt_id in ids)
-
-
-@pytest.mark.local
-def test_a_server_that_restarts_in_the_middle_loses_no_row(tmp_path: Path) -> None:
-    home, out = tmp_path / "comfyui", tmp_path / "out"
-    write_model(home / "models", f"checkpoints/{CHECKPOINT}")
-    (home / "custom_nodes").mkdir()
-    graph = graph_file(tmp_path, text_to_image())
-    rows = rows_file(tmp_path, "".join(FIFTY.splitlines(keepends=True)[:13]))
-    flags = ["--base-directory", str(home), "--database-url", "sqlite:///:memory:"]
-
-    def start(port: str) -> tuple[subprocess.Popen[str], str]:
-        started = subprocess.Popen(
-            [sys.executable, "-m", "comfyeks.local.comfyui", *flags, "--port", port], stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "COMFYUI_STANDIN_STEP_SECONDS": "0.05"},
-        )  # fmt: skip
-        assert started.stderr is not None
-        return started, started.stderr.readline().strip().rpartition(" ")[2]
-
-    server, url = start("0")
-    try:
+    out = tmp_path / "out"
+    graph, rows, names = fifty(tmp_path)
+    for goal in goals:
         process = subprocess.Popen(
-            command(url, graph, rows, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command(server.url, graph, rows, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        while process.poll() is None and len(done(out)) < 3:
+        while process.poll() is None and len(done(out)) < goal:
             time.sleep(0.01)
-        server.kill()
-        server.wait()
-        server, _ = start(url.rpartition(":")[2])
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode in (-signal.SIGKILL, 143)
+        assert goal <= len(done(out)) < 50
+    last = subprocess.run(command(server.url, graph, rows, out), capture_output=True, text=True, timeout=300)
+    assert last.returncode == 0, last.stderr
+    assert completed(server, names) == sorted(names.values())
+    check_pictures(out, names)
+
+
+@contextmanager
+def started(port: str, home: Path) -> Iterator[str]:
+    """A server in a process of its own: that of COMFYUI_COMMAND, else a stand-in. Its URL; killed at the end."""
+    real = os.environ.get("COMFYUI_COMMAND")
+    (home / "custom_nodes").mkdir(parents=True, exist_ok=True)
+    flags = ["--base-directory", str(home), "--database-url", "sqlite:///:memory:"]
+    words = shlex.split(real) if real else [sys.executable, "-m", "comfyeks.local.comfyui", *flags]
+    server = subprocess.Popen([*words, "--port", port], env={**os.environ, "COMFYUI_STANDIN_STEP_SECONDS": "0.05"})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until("the server", lambda: answers(url), 180, every=0.05)
+        yield url
     finally:
         server.kill()
         server.wait()
-    assert len(done(out)) == 12
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/prompt", timeout=5).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+@pytest.mark.local
+def test_a_server_that_is_killed_and_started_again_loses_no_row(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    graph, rows, names = fifty(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    with started(port, tmp_path / "comfyui") as url:
+        process = subprocess.Popen(
+            command(url, graph, rows, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and len(done(out)) < 12:
+            time.sleep(0.01)
+    assert process.poll() is None
+    assert len(done(out)) < 50
+    with started(port, tmp_path / "comfyui"):
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    check_pictures(out, names)

@@ -1,9 +1,11 @@
-"""The library against the stand-in."""
+"""The library against a server."""
 
 from __future__ import annotations
 
+import io
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,25 @@ from comfyeks.client import (
 )
 from comfyeks.errors import UserError
 from comfyeks.local.processes import wait_until
-from tests.client.conftest import fast_client, sleeping, text_to_image
-from tests.support.comfyui import CHECKPOINT, RunningServer, comfyui
+from tests.client.conftest import fast_client, jobs, picture, text_to_image
+from tests.support.comfyui import RunningServer, Server, comfyui, empty_image
 from tests.support.proxy import proxying
 from tests.support.safetensors import write_model
 
 
-def jobs(server: RunningServer, *statuses: str) -> list[dict[str, Any]]:
-    return list(server.get(f"/api/jobs?status={','.join(statuses)}").json()["jobs"])
-
-
 def test_a_workflow_becomes_a_picture_on_this_disk(client: ComfyClient, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    result = client.run(text_to_image(seed=1), timeout=30, on_progress=seen.append)
+    result = client.run(picture(), timeout=30, on_progress=seen.append)
     [saved] = client.save(result, tmp_path)
     assert Image.open(saved.path).size == (128, 64)
     assert saved.bytes == saved.path.stat().st_size
+    assert [node for node in dict.fromkeys(p.node for p in seen) if node] == ["Canvas", "Scale", "Save"]
+    assert seen[-1].done == 3
+
+
+def test_the_steps_of_a_sampler_are_progress(stand_in: RunningServer) -> None:
+    seen: list[Progress] = []
+    fast_client(stand_in.url).run(text_to_image(seed=1), timeout=30, on_progress=seen.append)
     assert [node for node in dict.fromkeys(p.node for p in seen) if node] == [
         "Checkpoint", "Prompt", "Negative prompt", "Size", "Sampler", "Decode", "Save",
     ]  # fmt: skip
@@ -47,46 +52,51 @@ def test_a_workflow_becomes_a_picture_on_this_disk(client: ComfyClient, tmp_path
 
 
 def test_a_cached_workflow_gives_its_old_result(client: ComfyClient, tmp_path: Path) -> None:
-    first = client.run(text_to_image(seed=2))
-    again = client.run(text_to_image(seed=2))
+    graph = picture()
+    first = client.run(graph)
+    again = client.run(graph)
     assert again.files == first.files
-    assert set(again.cached) == set(text_to_image())
+    assert set(again.cached) == set(graph)
     client.save(first, tmp_path)
     client.save(again, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_cached_result_whose_file_is_gone_is_an_error(
-    client: ComfyClient, server: RunningServer, tmp_path: Path
-) -> None:
-    [file] = client.run(text_to_image(seed=3)).files
-    (server.output / file.filename).unlink()
-    result = client.run(text_to_image(seed=3))
+def test_a_cached_result_whose_file_is_gone_is_an_error(stand_in: RunningServer, tmp_path: Path) -> None:
+    client, graph = fast_client(stand_in.url), picture()
+    [file] = client.run(graph).files
+    (stand_in.output / file.filename).unlink()
+    result = client.run(graph)
     with pytest.raises(ResultMissing, match=rf"{file.filename} .* is not on the server"):
         client.save(result, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_kind_of_result_is_saved(client: ComfyClient, tmp_path: Path) -> None:
-    frames = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 3, "color": 99}}
+    folder = f"kinds-{uuid.uuid4().hex[:8]}"
     graph = {
-        "1": frames,
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "deep/er/pic"}},
+        "1": empty_image(32, batch=3),
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": f"{folder}/er/pic"}},
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-        "4": {"class_type": "SaveWEBM", "inputs": {"images": ["1", 0], "filename_prefix": "clip", "codec": "vp9",
-                                                   "fps": 8, "crf": 40}},
+        "4": {"class_type": "SaveWEBM", "inputs": {"images": ["1", 0], "filename_prefix": f"{folder}/clip",
+                                                   "codec": "vp9", "fps": 8, "crf": 40}},
         "5": {"class_type": "EmptyAudio", "inputs": {"duration": 0.1, "sample_rate": 8000, "channels": 1}},
-        "6": {"class_type": "SaveAudio", "inputs": {"audio": ["5", 0], "filename_prefix": "sound"}},
+        "6": {"class_type": "SaveAudio", "inputs": {"audio": ["5", 0], "filename_prefix": f"{folder}/sound"}},
         "7": {"class_type": "PreviewAny", "_meta": {"title": "Cap/tion"}, "inputs": {"source": "a red fox"}},
         "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},
         "9": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
-        "10": {"class_type": "SaveLatent", "inputs": {"samples": ["9", 0], "filename_prefix": "latent"}},
+        "10": {"class_type": "SaveLatent", "inputs": {"samples": ["9", 0], "filename_prefix": f"{folder}/latent"}},
+        "11": {"class_type": "CreateVideo", "inputs": {"images": ["1", 0], "fps": 8}},
+        "12": {"class_type": "SaveVideo", "inputs": {"video": ["11", 0], "filename_prefix": f"{folder}/film",
+                                                     "format": "auto", "codec": "auto"}},
     }  # fmt: skip
-    saved = client.save(client.run(graph), tmp_path, graph)
+    saved = client.save(client.run(graph, timeout=60), tmp_path, graph)
     names = [str(file.path.relative_to(tmp_path)) for file in saved]
-    assert [name for name in names if name.startswith("deep/er/")] == [f"deep/er/pic_0000{n}_.png" for n in (1, 2, 3)]
+    pictures = [name for name in names if name.startswith(f"{folder}/er/")]
+    assert pictures == [f"{folder}/er/pic_0000{n}_.png" for n in (1, 2, 3)]
     assert sum(name.startswith("ComfyUI_temp_") for name in names) == 3
-    assert {"clip_00001_.webm", "sound_00001_.flac", "latent_00001_.latent"} <= set(names)
+    others = ("clip_00001_.webm", "sound_00001.flac", "latent_00001_.latent", "film_00001_.mp4")
+    assert {f"{folder}/{name}" for name in others} <= set(names)
     [text] = [file.path for file in saved if file.kind == "text"]
     assert text.name.startswith("Cap_tion-text-")
     assert text.read_text() == "a red fox"
@@ -94,35 +104,38 @@ def test_every_kind_of_result_is_saved(client: ComfyClient, tmp_path: Path) -> N
     assert [Image.open(path).format for path in sent] == ["PNG"] * 3
 
 
-def test_images_that_only_the_websocket_brings_are_missed_when_they_do_not_come(server: RunningServer) -> None:
-    graph = {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 5}},
-        "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},
-    }
+def test_images_that_only_the_websocket_brings_are_missed_when_they_do_not_come(server: Server) -> None:
+    graph = {"1": empty_image(8), "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
     with proxying(server.url) as proxy:
         proxy.deaf = True
         with pytest.raises(ResultMissing, match="over the websocket only"):
             fast_client(proxy.url).run(graph)
 
 
-def test_two_clients_at_once_get_their_own_results(server: RunningServer, tmp_path: Path) -> None:
+def test_images_over_the_websocket_may_come_after_the_job_is_done(server: Server, tmp_path: Path) -> None:
+    graph = {"1": empty_image(8), "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
+    with proxying(server.url) as proxy:
+        proxy.delay = 0.8
+        client = fast_client(proxy.url)
+        [saved] = client.save(client.run(graph), tmp_path, graph)
+    assert Image.open(saved.path).size == (8, 8)
+
+
+def test_two_clients_at_once_get_their_own_results(server: Server, tmp_path: Path) -> None:
     results: dict[int, Any] = {}
 
-    def work(seed: int) -> None:
-        own = fast_client(server.url)
-        seen: list[Progress] = []
-        result = own.run(text_to_image(seed=seed), timeout=30, on_progress=seen.append)
-        results[seed] = (
-            own.save(result, tmp_path / str(seed)),
-            result.raw["workflow"]["prompt"]["3"]["inputs"]["seed"],
-        )
+    def work(number: int) -> None:
+        own, graph = fast_client(server.url), picture()
+        result = own.run(graph, timeout=30, on_progress=lambda progress: None)
+        made = result.raw["workflow"]["prompt"]["1"]["inputs"]["color"]
+        results[number] = (own.save(result, tmp_path / str(number)), made == graph["1"]["inputs"]["color"])
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in (101, 102, 103, 104)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
-    assert {seed: told for seed, (_, told) in results.items()} == {seed: seed for seed in (101, 102, 103, 104)}
+        thread.join(60)
+    assert [own for _, own in results.values()] == [True] * 4
     assert len({saved[0].path.read_bytes() for saved, _ in results.values()}) == 4
 
 
@@ -134,71 +147,84 @@ def test_a_missing_model_is_refused_with_the_servers_reason_and_choices(client: 
     graph["4"]["inputs"]["ckpt_name"] = "absent.safetensors"
     with pytest.raises(Rejected) as error:
         client.run(graph)
+    there = client.model_files("checkpoints")
     assert 'node 4 "Checkpoint" (CheckpointLoaderSimple)' in str(error.value)
-    assert f"'absent.safetensors' is not on this server; it has: {CHECKPOINT}" in str(error.value)
+    assert f"'absent.safetensors' is not on this server; it has: {', '.join(there) or 'none'}" in str(error.value)
     assert error.value.node_errors["4"]["errors"][0]["type"] == "value_not_in_list"
 
 
 def test_an_unknown_node_is_refused_with_its_name(client: ComfyClient) -> None:
     with pytest.raises(Rejected, match="Node 'Mystery' not found"):
-        client.run({**text_to_image(), "99": {"class_type": "Mystery", "inputs": {}}})
+        client.run({**picture(), "99": {"class_type": "Mystery", "inputs": {}}})
 
 
-def test_a_workflow_of_which_a_part_cannot_run_is_refused_and_cancelled(
-    client: ComfyClient, server: RunningServer
-) -> None:
-    graph = {**sleeping(), "8": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
+def test_a_workflow_of_which_a_part_cannot_run_is_refused_and_cancelled(client: ComfyClient, server: Server) -> None:
+    graph = {**server.slow(20), "8": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
     with pytest.raises(Rejected, match=r"node 8 \(SaveImage\): input images is required and missing"):
         client.run(graph)
     assert jobs(server, "pending", "in_progress") == []
 
 
-def test_an_error_in_a_node_is_told_with_its_type_and_message(client: ComfyClient, server: RunningServer) -> None:
-    write_model(server.models, "checkpoints/broken.safetensors", b"")
-    graph = text_to_image()
-    graph["4"]["inputs"]["ckpt_name"] = "broken.safetensors"
+def test_an_error_in_a_node_is_told_with_its_type_and_message(client: ComfyClient, server: Server) -> None:
+    answer = server.post("/upload/image", files={"image": (f"broken-{uuid.uuid4().hex[:8]}.png", b"no image")})
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": answer.json()["name"]}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
     with pytest.raises(ExecutionFailed) as error:
         client.run(graph)
-    (server.models / "checkpoints/broken.safetensors").unlink()
-    assert "(CheckpointLoaderSimple) failed: safetensors_rust.SafetensorError: " in str(error.value)
-    assert "header too small" in str(error.value)
+    assert str(error.value).startswith("node 1 (LoadImage) failed: ")
+    assert error.value.details["exception_type"] in str(error.value)
     assert error.value.details["traceback"]
 
 
-def test_an_interrupt_by_somebody_else_is_told_as_one(client: ComfyClient, server: RunningServer) -> None:
-    timer = threading.Timer(0.3, lambda: server.post("/interrupt"))
-    timer.start()
-    with pytest.raises(Interrupted, match=r"interrupted on the server at node 1 \(StandInSleep\), not by this program"):
-        client.run(sleeping())
+def test_a_model_that_cannot_be_loaded_is_told(stand_in: RunningServer) -> None:
+    write_model(stand_in.models, "checkpoints/broken.safetensors", b"")
+    graph = text_to_image()
+    graph["4"]["inputs"]["ckpt_name"] = "broken.safetensors"
+    with pytest.raises(ExecutionFailed) as error:
+        fast_client(stand_in.url).run(graph)
+    (stand_in.models / "checkpoints/broken.safetensors").unlink()
+    assert "(CheckpointLoaderSimple) failed: safetensors_rust.SafetensorError: " in str(error.value)
+    assert "header too small" in str(error.value)
 
 
-def test_a_time_limit_cancels_the_job_on_the_server(client: ComfyClient, server: RunningServer) -> None:
+def test_an_interrupt_by_somebody_else_is_told_as_one(client: ComfyClient, server: Server) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.node_id:
+            server.post("/interrupt")
+
+    with pytest.raises(Interrupted, match=r"interrupted on the server at node \w+ \(\w+\), not by this program"):
+        client.run(server.slow(20), on_progress=interrupt)
+
+
+def test_a_time_limit_cancels_the_job_on_the_server(client: ComfyClient, server: Server) -> None:
     with pytest.raises(TimedOut, match=r"timed out after 0.4 s; the job was cancelled on the server") as error:
-        client.run(sleeping(), timeout=0.4)
+        client.run(server.slow(20), timeout=0.4)
     assert error.value.exit_code == 124
     assert jobs(server, "pending", "in_progress") == []
 
 
-def test_a_time_limit_takes_a_pending_job_out_of_the_queue(client: ComfyClient, server: RunningServer) -> None:
-    blocker = fast_client(server.url).submit(sleeping())
+def test_a_time_limit_takes_a_pending_job_out_of_the_queue(client: ComfyClient, server: Server) -> None:
+    blocker = fast_client(server.url).submit(server.slow(20))
     with pytest.raises(TimedOut):
-        client.run(text_to_image(seed=50), timeout=0.3)
+        client.run(picture(), timeout=0.3)
     assert [job["id"] for job in jobs(server, "pending", "in_progress")] == [blocker]
     client.cancel(blocker)
 
 
-def test_an_exception_in_the_reporter_cancels_the_job(client: ComfyClient, server: RunningServer) -> None:
+def test_an_exception_in_the_reporter_cancels_the_job(client: ComfyClient, server: Server) -> None:
     def break_(progress: Progress) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as error:
-        client.run(sleeping(), on_progress=break_)
+        client.run(server.slow(20), on_progress=break_)
     assert error.value.__notes__ == ["the job was cancelled on the server"]
     assert jobs(server, "pending", "in_progress") == []
 
 
-def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, server: RunningServer) -> None:
-    blocker = fast_client(server.url).submit(sleeping())
+def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, server: Server) -> None:
+    blocker = fast_client(server.url).submit(server.slow(20))
 
     def clear_once_it_is_queued() -> None:
         wait_until("the job in the queue", lambda: bool(jobs(server, "pending")), 10, every=0.02)
@@ -207,7 +233,7 @@ def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, serv
     other = threading.Thread(target=clear_once_it_is_queued)
     other.start()
     with pytest.raises(JobLost, match="no longer knows job"):
-        client.run(text_to_image(seed=51))
+        client.run(picture())
     other.join()
     client.cancel(blocker)
 
@@ -215,7 +241,7 @@ def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, serv
 def test_nobody_at_the_address_is_told_quickly() -> None:
     started = time.monotonic()
     with pytest.raises(Unreachable, match=r"no connection to http://127.0.0.1:9: Connection refused"):
-        fast_client("http://127.0.0.1:9").run(text_to_image())
+        fast_client("http://127.0.0.1:9").run(picture())
     assert time.monotonic() - started < 5
 
 
@@ -234,7 +260,7 @@ def test_a_server_that_is_something_else_is_told_so(tmp_path: Path) -> None:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handler)
         with serving(app) as url, pytest.raises(Exception, match=words):
-            fast_client(url).run(text_to_image())
+            fast_client(url).run(picture())
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8188", "ftp://x", "http://"])
@@ -246,9 +272,7 @@ def test_an_address_without_scheme_or_host_is_refused(url: str) -> None:
 # Uploads --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_upload_never_replaces_another_file_of_its_name(
-    client: ComfyClient, server: RunningServer, tmp_path: Path
-) -> None:
+def test_an_upload_never_replaces_another_file_of_its_name(client: ComfyClient, server: Server, tmp_path: Path) -> None:
     names = []
     for folder, color in (("a", "red"), ("b", "blue"), ("c", "red")):
         path = tmp_path / folder / "bild 中.png"
@@ -257,7 +281,9 @@ def test_an_upload_never_replaces_another_file_of_its_name(
         names.append(client.upload(path))
     assert names[0] == names[2] != names[1]
     assert all(name.endswith("/bild 中.png") for name in names)
-    assert Image.open(server.home / "input" / names[1]).getpixel((0, 0)) == (0, 0, 255)
+    subfolder, _, file = names[1].rpartition("/")
+    stored = server.get("/view", params={"type": "input", "subfolder": subfolder, "filename": file}).content
+    assert Image.open(io.BytesIO(stored)).getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_a_file_larger_than_the_server_takes_is_refused(tmp_path: Path) -> None:

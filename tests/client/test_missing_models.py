@@ -30,18 +30,18 @@ def workflow(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pulled(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+def pulled(stand_in: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What was pulled; a pulled model is on the server at once."""
     found: list[str] = []
 
     def pull(known: object, wanted: list[Wanted], **options: object) -> None:
         for one in wanted:
             found.append(f"{one.folder}/{one.name}")
-            write_model(server.models, found[-1])
+            write_model(stand_in.models, found[-1])
 
     monkeypatch.setattr(missing_models.pulling, "run", pull)
     yield found
-    (server.models / "checkpoints" / REFINER).unlink(missing_ok=True)
+    (stand_in.models / "checkpoints" / REFINER).unlink(missing_ok=True)
 
 
 def run(*arguments: Any) -> Result:
@@ -51,36 +51,36 @@ def run(*arguments: Any) -> Result:
 
 
 def test_with_pull_the_missing_model_is_brought_and_the_workflow_runs(
-    server: RunningServer, workflow: Path, tmp_path: Path, pulled: list[str]
+    stand_in: RunningServer, workflow: Path, tmp_path: Path, pulled: list[str]
 ) -> None:
-    result = run(workflow, "--url", server.url, "--out", tmp_path / "out", "--pull")
+    result = run(workflow, "--url", stand_in.url, "--out", tmp_path / "out", "--pull")
     assert result.exit_code == 0, result.exception
     assert pulled == [f"checkpoints/{REFINER}"]
     assert len(result.stdout.splitlines()) == 1
 
 
 def test_without_an_answer_nothing_is_pulled_and_the_command_is_told(
-    server: RunningServer, workflow: Path, pulled: list[str]
+    stand_in: RunningServer, workflow: Path, pulled: list[str]
 ) -> None:
-    error = run(workflow, "--url", server.url).exception
+    error = run(workflow, "--url", stand_in.url).exception
     assert isinstance(error, Rejected)
     assert str(error).endswith(". 'comfyeks models pull sdxl-refiner' brings it")
     assert pulled == []
 
 
 def test_a_model_that_nobody_knows_is_refused_as_before(
-    server: RunningServer, workflow: Path, pulled: list[str]
+    stand_in: RunningServer, workflow: Path, pulled: list[str]
 ) -> None:
     workflow.write_text(workflow.read_text().replace(REFINER, "unheard-of.safetensors"))
-    error = run(workflow, "--url", server.url, "--pull").exception
+    error = run(workflow, "--url", stand_in.url, "--pull").exception
     assert isinstance(error, Rejected)
     assert "models pull" not in str(error)
     assert pulled == []
 
 
 def test_nothing_is_pulled_for_a_workflow_that_is_wrong_anyway(
-    server: RunningServer, workflow: Path, pulled: list[str]
+    stand_in: RunningServer, workflow: Path, pulled: list[str]
 ) -> None:
-    error = run(workflow, "--url", server.url, "--pull", "--set", "Size.width=0").exception
+    error = run(workflow, "--url", stand_in.url, "--pull", "--set", "Size.width=0").exception
     assert isinstance(error, Rejected)
     assert pulled == []

@@ -49,12 +49,12 @@ while True:
 
 
 @pytest.fixture
-def kubectl(server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kubectl(stand_in: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Its log: a line per start."""
     log = tmp_path / "kubectl.log"
     program = tmp_path / "bin" / "kubectl"
     program.parent.mkdir()
-    port = server.url.rpartition(":")[2]
+    port = stand_in.url.rpartition(":")[2]
     program.write_text(textwrap.dedent(KUBECTL).format(python=sys.executable, log=str(log), port=port))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")

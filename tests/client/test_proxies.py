@@ -9,34 +9,32 @@ from typing import Any
 import pytest
 
 from comfyeks.client import JobLost, Progress, Unreachable
-from tests.client.conftest import fast_client, sleeping, text_to_image
-from tests.support.comfyui import CHECKPOINT, RunningServer, comfyui
+from comfyeks.local.processes import wait_until
+from tests.client.conftest import fast_client, picture
+from tests.support.comfyui import Server, comfyui
 from tests.support.proxy import Proxy, proxying
-from tests.support.safetensors import write_model
 
 
 @pytest.fixture
-def proxy(server: RunningServer) -> Iterator[Proxy]:
+def proxy(server: Server) -> Iterator[Proxy]:
     with proxying(server.url) as running:
         yield running
 
 
-def history_count(server: RunningServer) -> int:
+def history_count(server: Server) -> int:
     return len(server.get("/history").json())
 
 
 def test_the_cookie_keeps_every_request_and_the_websocket_on_one_server(tmp_path: Path) -> None:
-    write_model(tmp_path / "models", f"checkpoints/{CHECKPOINT}")
-    flags = ["--models-directory", str(tmp_path / "models")]
     with (
-        comfyui(tmp_path / "a", *flags) as first,
-        comfyui(tmp_path / "b", *flags) as second,
+        comfyui(tmp_path / "a") as first,
+        comfyui(tmp_path / "b") as second,
         proxying(first.url, second.url) as proxy,
     ):
-        for run in range(4):
+        for _ in range(4):
             client = fast_client(proxy.url)
             seen: list[Progress] = []
-            result = client.run(text_to_image(seed=run), on_progress=seen.append)
+            result = client.run(picture(), on_progress=seen.append)
             assert client.save(result, tmp_path / "out")
             assert any(progress.live for progress in seen)
             assert len({backend for _, _, backend in proxy.log}) == 1
@@ -45,11 +43,11 @@ def test_the_cookie_keeps_every_request_and_the_websocket_on_one_server(tmp_path
         assert history_count(first) == history_count(second) == 2
 
 
-def test_a_deaf_websocket_is_made_up_for_by_polling(proxy: Proxy, tmp_path: Path) -> None:
+def test_a_deaf_websocket_is_made_up_for_by_polling(proxy: Proxy, server: Server, tmp_path: Path) -> None:
     proxy.deaf = True
     client = fast_client(proxy.url)
     seen: list[Progress] = []
-    result = client.run(sleeping(0.4, 4), on_progress=seen.append)
+    result = client.run(server.slow(1), on_progress=seen.append)
     assert client.save(result, tmp_path)
     assert [progress.state for progress in seen] == ["running"]
     assert not seen[0].live
@@ -58,19 +56,19 @@ def test_a_deaf_websocket_is_made_up_for_by_polling(proxy: Proxy, tmp_path: Path
 def test_no_websocket_at_all_is_made_up_for_by_polling(proxy: Proxy, tmp_path: Path) -> None:
     proxy.refuse_websockets = True
     client = fast_client(proxy.url)
-    assert client.save(client.run(text_to_image(seed=201)), tmp_path)
+    assert client.save(client.run(picture()), tmp_path)
 
 
-def test_a_websocket_that_is_closed_again_and_again_is_opened_again(proxy: Proxy) -> None:
+def test_a_websocket_that_is_closed_again_and_again_is_opened_again(proxy: Proxy, server: Server) -> None:
     proxy.close_after = 0.3
     seen: list[Progress] = []
-    fast_client(proxy.url).run(sleeping(2.0, 40), on_progress=seen.append)
+    fast_client(proxy.url).run(server.slow(2), on_progress=seen.append)
     assert len(proxy.handshakes) >= 2
     assert any(progress.live for progress in seen)
 
 
-def test_a_quiet_websocket_is_kept_alive_with_pings(proxy: Proxy) -> None:
-    fast_client(proxy.url, ping_seconds=0.05).run(sleeping(0.8, 0))
+def test_a_quiet_websocket_is_kept_alive_with_pings(proxy: Proxy, server: Server) -> None:
+    fast_client(proxy.url, ping_seconds=0.05).run(server.quiet(0.8))
     assert len(proxy.handshakes) == 1
 
 
@@ -80,11 +78,11 @@ def test_a_quiet_websocket_is_kept_alive_with_pings(proxy: Proxy) -> None:
     ids=["the answer is lost", "the request is lost", "a gateway error"],
 )
 def test_a_lost_submission_is_looked_up_and_never_runs_twice(
-    proxy: Proxy, server: RunningServer, fault: str, posts: int
+    proxy: Proxy, server: Server, fault: str, posts: int
 ) -> None:
     before = history_count(server)
     setattr(proxy, fault, 1)
-    result = fast_client(proxy.url).run(text_to_image(seed=300 + posts + len(fault)))
+    result = fast_client(proxy.url).run(picture())
     assert result.files
     assert history_count(server) == before + 1
     assert sum(method == "POST" and path == "/api/prompt" for method, path, _ in proxy.log) == posts
@@ -93,21 +91,22 @@ def test_a_lost_submission_is_looked_up_and_never_runs_twice(
 def test_a_submission_that_never_gets_through_is_an_error(proxy: Proxy) -> None:
     proxy.drop_posts = 99
     with pytest.raises(Unreachable, match="could not be submitted: no connection to"):
-        fast_client(proxy.url, lost_post_seconds=0.0).run(text_to_image())
+        fast_client(proxy.url, lost_post_seconds=0.0).run(picture())
 
 
-def test_a_download_that_breaks_is_started_again(proxy: Proxy, server: RunningServer, tmp_path: Path) -> None:
+def test_a_download_that_breaks_is_started_again(proxy: Proxy, server: Server, tmp_path: Path) -> None:
     client = fast_client(proxy.url)
-    result = client.run(text_to_image(seed=400, width=256))
+    result = client.run(picture(width=256))
     proxy.break_downloads = 2
     [saved] = client.save(result, tmp_path)
-    assert saved.path.read_bytes() == (server.output / result.files[0].filename).read_bytes()
+    assert saved.path.read_bytes() == server.get("/view", params={"filename": result.files[0].filename}).content
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_server_that_restarts_in_the_middle_loses_the_job_and_says_so(tmp_path: Path) -> None:
-    with comfyui(tmp_path / "new") as new, proxying("") as proxy, comfyui(tmp_path / "old") as old:
-        proxy.backends[0] = old.url
+def test_a_server_that_restarts_in_the_middle_loses_the_job_and_says_so(
+    proxy: Proxy, server: Server, tmp_path: Path
+) -> None:
+    with comfyui(tmp_path) as new:
         client = fast_client(proxy.url)
 
         def restart(progress: Progress) -> None:
@@ -115,19 +114,16 @@ def test_a_server_that_restarts_in_the_middle_loses_the_job_and_says_so(tmp_path
                 proxy.backends[0] = new.url
 
         with pytest.raises(JobLost, match="restarted"):
-            client.run(sleeping(1.5, 30), on_progress=restart)
+            client.run(server.slow(1.5), on_progress=restart)
 
 
-def test_a_server_that_stays_away_is_given_up_after_the_patience(tmp_path: Path) -> None:
-    with proxying("") as proxy, comfyui(tmp_path) as server:
-        proxy.backends[0] = server.url
+def test_a_server_that_stays_away_is_given_up_after_the_patience(proxy: Proxy, server: Server) -> None:
+    def vanish(progress: Progress) -> None:
+        proxy.backends[0] = "http://127.0.0.1:9"
 
-        def vanish(progress: Progress) -> None:
-            proxy.backends[0] = "http://127.0.0.1:9"
-
-        client = fast_client(proxy.url, patience=0.5)
-        with pytest.raises(Unreachable, match="no answer about job"):
-            client.run(sleeping(1.0, 20), on_progress=vanish)
+    client = fast_client(proxy.url, patience=0.5)
+    with pytest.raises(Unreachable, match="no answer about job"):
+        client.run(server.slow(1), on_progress=vanish)
 
 
 class _OldServer:
@@ -146,13 +142,12 @@ class _OldServer:
         proxy._forward = forward  # type: ignore[method-assign]
 
 
-def test_a_server_without_the_jobs_api_is_followed_by_its_history(
-    proxy: Proxy, server: RunningServer, tmp_path: Path
-) -> None:
+def test_a_server_without_the_jobs_api_is_followed_by_its_history(proxy: Proxy, server: Server, tmp_path: Path) -> None:
     _OldServer(proxy)
     proxy.deaf = True
     client = fast_client(proxy.url)
-    assert client.save(client.run(text_to_image(seed=500)), tmp_path)
-    job = client.submit(sleeping())
+    assert client.save(client.run(picture()), tmp_path)
+    job = client.submit(server.slow(20))
+    wait_until("the job's start", lambda: bool(server.get("/queue").json()["queue_running"]), 30, every=0.02)
     assert client.cancel(job).status == "cancelled"  # type: ignore[union-attr]
     assert server.get("/prompt").json()["exec_info"]["queue_remaining"] == 0

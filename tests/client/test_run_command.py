@@ -20,8 +20,8 @@ from typer.testing import CliRunner, Result
 from comfyeks.client import cli
 from comfyeks.errors import ComfyeksError
 from comfyeks.local.comfyui.media import read_video, write_video
-from tests.client.conftest import WORKFLOW, sleeping, text_to_image
-from tests.support.comfyui import RunningServer
+from tests.client.conftest import WORKFLOW, jobs, picture, text_to_image
+from tests.support.comfyui import RunningServer, Server, sleeping
 from tests.support.proxy import proxying
 
 
@@ -44,14 +44,14 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def start(server: RunningServer, graph: Path, *flags: str) -> subprocess.Popen[str]:
+def start(server: Server, graph: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "comfyeks", "run", graph, "--url", server.url, *flags],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
 
 
-def until_running(server: RunningServer) -> str:
+def until_running(server: Server) -> str:
     for _ in range(500):
         running = server.get("/api/jobs?status=in_progress").json()["jobs"]
         if running:
@@ -60,12 +60,12 @@ def until_running(server: RunningServer) -> str:
     raise AssertionError("no job came to run")
 
 
-def status(server: RunningServer, prompt_id: str) -> str:
+def status(server: Server, prompt_id: str) -> str:
     return str(server.get(f"/api/jobs/{prompt_id}").json()["status"])
 
 
-def test_paths_go_to_stdout_and_everything_else_to_stderr(server: RunningServer, tmp_path: Path) -> None:
-    result = run(WORKFLOW, "--url", server.url, "--out", tmp_path / "got", "--seed", 600, "--set", "Size.width=64",
+def test_paths_go_to_stdout_and_everything_else_to_stderr(stand_in: RunningServer, tmp_path: Path) -> None:
+    result = run(WORKFLOW, "--url", stand_in.url, "--out", tmp_path / "got", "--seed", 600, "--set", "Size.width=64",
                  "--set", "5.height=64", "--set", "Prompt.text=ein Fuchs")  # fmt: skip
     assert result.exit_code == 0
     [path] = result.stdout.splitlines()
@@ -78,18 +78,18 @@ def test_paths_go_to_stdout_and_everything_else_to_stderr(server: RunningServer,
 
 
 def test_json_tells_events_as_they_come_and_the_outcome_last(
-    server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path
+    server: Server, workflow: Callable[[Any], Path], tmp_path: Path
 ) -> None:
-    result = run(workflow(text_to_image(seed=601)), "--url", server.url, "--out", tmp_path / "got", "--json")
+    result = run(workflow(picture()), "--url", server.url, "--out", tmp_path / "got", "--json")
     *events, outcome = map(json.loads, result.stdout.splitlines())
     assert {event["event"] for event in events} == {"progress"}
-    assert {"Sampler", "Save"} <= {event["node"] for event in events}
+    assert {"Scale", "Save"} <= {event["node"] for event in events}
     assert outcome["status"] == "completed"
     [file] = outcome["files"]
     assert Path(file["path"]).stat().st_size == file["bytes"]
 
 
-def test_a_failure_is_told_in_json_too(server: RunningServer, workflow: Callable[[Any], Path]) -> None:
+def test_a_failure_is_told_in_json_too(server: Server, workflow: Callable[[Any], Path]) -> None:
     graph = text_to_image()
     graph["4"]["inputs"]["ckpt_name"] = "absent.safetensors"
     result = run(workflow(graph), "--url", server.url, "--json")
@@ -98,9 +98,7 @@ def test_a_failure_is_told_in_json_too(server: RunningServer, workflow: Callable
     assert json.loads(result.stdout)["status"] == "Rejected"
 
 
-def test_an_input_file_is_uploaded_and_used(
-    server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path
-) -> None:
+def test_an_input_file_is_uploaded_and_used(server: Server, workflow: Callable[[Any], Path], tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (0, 200, 0)).save(tmp_path / "photo.png")
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}},
@@ -111,9 +109,7 @@ def test_an_input_file_is_uploaded_and_used(
     assert Image.open(result.stdout.strip()).getpixel((0, 0)) == (0, 200, 0)
 
 
-def test_masks_and_videos_are_uploaded_too(
-    server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path
-) -> None:
+def test_masks_and_videos_are_uploaded_too(server: Server, workflow: Callable[[Any], Path], tmp_path: Path) -> None:
     Image.new("RGBA", (16, 16), (200, 0, 0, 255)).save(tmp_path / "mask.png")
     write_video(tmp_path / "clip.webm", [Image.new("RGB", (64, 64))] * 4, 8.0, "libvpx-vp9", {})
     graph = {
@@ -135,11 +131,11 @@ def test_masks_and_videos_are_uploaded_too(
 
 
 def test_show_opens_every_result(
-    server: RunningServer, workflow: Callable[[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, workflow: Callable[[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr("typer.launch", lambda path: len(opened.append(path) or [1]))  # type: ignore[func-returns-value]
-    result = run(workflow(text_to_image(seed=811)), "--url", server.url, "--out", tmp_path / "got", "--show")
+    result = run(workflow(picture()), "--url", server.url, "--out", tmp_path / "got", "--show")
     assert opened == result.stdout.splitlines()
     assert "--show: nothing on this machine opens" in result.stderr
 
@@ -149,13 +145,13 @@ def test_show_opens_every_result(
     [["--input", "/no/such/file.png"], ["--timeout", "0"], ["--set", "nope"], ["--seed", "-1"], ["--url", "nonsense"]],
 )
 def test_wrong_usage_is_exit_code_2_before_anything_is_sent(
-    server: RunningServer, workflow: Callable[[Any], Path], flags: list[str]
+    stand_in: RunningServer, workflow: Callable[[Any], Path], flags: list[str]
 ) -> None:
-    before = len(server.get("/history").json())
-    result = run(workflow(text_to_image()), "--url", server.url, *flags)
+    before = len(stand_in.get("/history").json())
+    result = run(workflow(text_to_image()), "--url", stand_in.url, *flags)
     assert isinstance(result.exception, ComfyeksError)
     assert result.exception.exit_code == 2
-    assert len(server.get("/history").json()) == before
+    assert len(stand_in.get("/history").json()) == before
 
 
 @pytest.fixture
@@ -176,7 +172,7 @@ def test_a_server_that_never_answers_is_given_up_at_the_time_limit(
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}}
     started = time.monotonic()
     result = run(workflow(graph), "--url", mute, "--timeout", "0.5", *(["--input", photo] if upload else []))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 10
     assert isinstance(result.exception, ComfyeksError)
     assert result.exception.exit_code == 124
     assert str(result.exception).startswith("timed out after 0.5 s; ")
@@ -184,13 +180,13 @@ def test_a_server_that_never_answers_is_given_up_at_the_time_limit(
 
 
 def test_a_submission_that_is_never_answered_is_given_up_at_the_time_limit(
-    server: RunningServer, workflow: Callable[[Any], Path]
+    server: Server, workflow: Callable[[Any], Path]
 ) -> None:
     with proxying(server.url) as proxy:
         proxy.mute_posts = True
         started = time.monotonic()
-        result = run(workflow(text_to_image(seed=700)), "--url", proxy.url, "--timeout", "0.5")
-    assert time.monotonic() - started < 2
+        result = run(workflow(picture()), "--url", proxy.url, "--timeout", "0.5")
+    assert time.monotonic() - started < 10
     assert isinstance(result.exception, ComfyeksError)
     assert result.exception.exit_code == 124
     assert str(result.exception) == "timed out after 0.5 s; the job was cancelled on the server"
@@ -199,9 +195,9 @@ def test_a_submission_that_is_never_answered_is_given_up_at_the_time_limit(
 @pytest.mark.local
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_cancels_the_job_on_the_server(
-    server: RunningServer, workflow: Callable[[Any], Path], number: signal.Signals, code: int
+    server: Server, workflow: Callable[[Any], Path], number: signal.Signals, code: int
 ) -> None:
-    process = start(server, workflow(sleeping()))
+    process = start(server, workflow(server.slow(20)))
     prompt_id = until_running(server)
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
@@ -211,13 +207,12 @@ def test_a_signal_cancels_the_job_on_the_server(
 
 
 @pytest.mark.local
-def test_a_timeout_is_exit_code_124(server: RunningServer, workflow: Callable[[Any], Path]) -> None:
-    process = start(server, workflow(sleeping()), "--timeout", "0.5")
-    prompt_id = until_running(server)
-    _, errors = process.communicate(timeout=20)
+def test_a_timeout_is_exit_code_124(server: Server, workflow: Callable[[Any], Path]) -> None:
+    process = start(server, workflow(server.slow(20)), "--timeout", "1")
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 124
-    assert "Error: timed out after 0.5 s; the job was cancelled on the server" in errors
-    assert status(server, prompt_id) == "cancelled"
+    assert "Error: timed out after 1 s; " in errors
+    assert jobs(server, "in_progress", "pending") == []
 
 
 @pytest.mark.local
@@ -231,8 +226,8 @@ def test_a_server_killed_in_the_middle_is_told_at_the_time_limit(
     )
     assert server.stderr is not None
     url = server.stderr.readline().strip().rpartition(" ")[2]
-    running = RunningServer(url, tmp_path, None)  # type: ignore[arg-type]
-    client = start(running, workflow(sleeping()), "--timeout", "3")
+    running = Server(url)
+    client = start(running, workflow(sleeping(20, 1000)), "--timeout", "3")
     until_running(running)
     server.kill()
     server.wait()

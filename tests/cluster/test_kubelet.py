@@ -151,19 +151,19 @@ def test_a_pod_that_comes_before_the_models_never_sees_an_empty_folder(
     (node.disk / MODEL).write_bytes(b"model")
     status = node.disk / ".comfyui-model-sync" / "status.json"
     status.parent.mkdir()
-    ready = {
-        "schema": 1, "state": "idle", "ready": True, "first_ready": True, "missing_files": 0, "missing_bytes": 0,
-        "left_out_count": 0, "left_out": [], "first_missing_files": 0, "first_missing_bytes": 0,
-    }  # fmt: skip
-    status.write_text(json.dumps(ready))
+    nothing = [f"{of}{what}" for of in ("", "first_") for what in ("missing_files", "missing_bytes")]
+    nothing += ["left_out_count", "skipped_count"]
+    ready = {"schema": 1, "state": "idle", "ready": True, "first_ready": True, "files": 1, "bytes": 5, "error": ""}
+    status.write_text(json.dumps({**dict.fromkeys(nothing, 0), **ready}))
     eventually("the pod ready", lambda: is_true(pod(), "Ready"), lambda: (events(), pod()["status"]))
     assert checkpoints(node) == ["sd_xl_base_1.0.safetensors"]
 
     # A kubelet that is killed and comes again: the pod does too.
-    before = psutil.Process(node.kubelet.pid)
+    before, where = psutil.Process(node.kubelet.pid), url(node)
     before.kill()
     before.wait(10)
     node.start()
+    eventually("a new place", lambda: url(node) != where, node.kubelet.tail)
     eventually("the pod ready again", lambda: is_true(pod(), "Ready") and answers(node), lambda: pod()["status"])
     cluster.helm("uninstall", "early", "--namespace", namespace)
     eventually("no pod", lambda: not cluster.api.list("Pod", namespace), events)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -71,8 +69,21 @@ def left(clone: Clone) -> list[str]:
     return found
 
 
+# In this order: each test goes on with the cluster that the one before has left.
+
+
+def test_programs_of_kubebuilder_assets_come_first(clone: Clone, tmp_path: Path) -> None:
+    for name in ("etcd", "kube-apiserver"):
+        shutil.copy2(binaries.found()[name], tmp_path / name)
+    up(Clone(clone.root, {**clone.env, "KUBEBUILDER_ASSETS": str(tmp_path)}))
+    running = {name: psutil.Process(part["pid"]).exe() for name, part in parts(clone).items() if name in PARTS}
+    assert running["etcd"] == str(tmp_path / "etcd")
+    assert running["kube-apiserver"] == str(tmp_path / "kube-apiserver")
+    assert str(tmp_path) not in running["kube-scheduler"]
+
+
 def test_up_twice_starts_once_and_status_shows_every_part(clone: Clone) -> None:
-    assert "local cluster up" in up(clone)
+    up(clone)
     before = parts(clone)
     assert before.keys() > CLUSTER
     assert works(clone)
@@ -94,38 +105,43 @@ def test_nothing_of_it_listens_beyond_loopback(clone: Clone) -> None:
     assert {address for address, _ in listening} <= {"127.0.0.1", "::1"}
 
 
-@pytest.mark.parametrize("victims", [{"etcd"}, CLUSTER], ids=lambda v: "+".join(sorted(v)))
-def test_after_kill_9_of_parts_up_starts_the_cluster_anew(clone: Clone, victims: set[str]) -> None:
+def kill(clone: Clone, victims: set[str]) -> None:
+    processes = [psutil.Process(part["pid"]) for name, part in parts(clone).items() if name in victims]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, 10)
+
+
+def test_after_kill_9_of_a_part_up_starts_the_cluster_anew(clone: Clone) -> None:
     up(clone)
-    before = parts(clone)
-    for name in victims:
-        os.kill(before[name]["pid"], signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(before[name]["pid"])] if psutil.pid_exists(before[name]["pid"]) else [], 5)
-    assert {name for name, part in parts(clone).items() if part["state"] == "dead"} >= victims
+    kill(clone, {"etcd"})
+    assert parts(clone)["etcd"]["state"] == "dead"
     assert "local cluster up" in up(clone)
     assert works(clone)
 
 
-def test_an_up_that_is_killed_leaves_nothing_that_stops_the_next(clone: Clone) -> None:
-    clone.comfyeks("local", "down")
+def test_after_kill_9_of_every_part_and_of_the_next_up_the_one_after_works(clone: Clone) -> None:
+    up(clone)
+    kill(clone, CLUSTER)
+    assert {name for name, part in parts(clone).items() if part["state"] == "dead"} >= CLUSTER
+    record = clone.root / ".comfyeks/local/cluster/run/kube-apiserver.json"
+    before = record.read_bytes()
     words = clone.argv("local", "up", "--cluster")
     process = subprocess.Popen(words, cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL)
-    record = clone.root / ".comfyeks/local/cluster/run/kube-apiserver.json"
     deadline = time.monotonic() + 120
-    while not record.exists():
+    while not record.exists() or record.read_bytes() == before:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
     process.wait()
-    up(clone)
+    assert "local cluster up" in up(clone)
     assert works(clone)
 
 
 def test_down_after_kill_9_leaves_no_process_and_down_again_is_fine(clone: Clone) -> None:
     up(clone)
-    os.kill(parts(clone)[MACHINES]["pid"], signal.SIGKILL)
-    os.kill(parts(clone)["etcd"]["pid"], signal.SIGKILL)
+    kill(clone, {MACHINES, "etcd"})
     assert left(clone)
     clone.comfyeks("local", "down")
     assert left(clone) == []
@@ -149,15 +165,3 @@ def test_the_cluster_of_kubeconfig_is_used_and_left_as_it_was(
     assert left(user) == []
     assert (theirs.read_bytes(), theirs.stat().st_mtime_ns) == before
     assert cluster.api.get("ServiceAccount", "default", "default") is not None
-
-
-def test_programs_of_kubebuilder_assets_are_used(clone: Clone, tmp_path: Path) -> None:
-    clone.comfyeks("local", "down")
-    for name in ("etcd", "kube-apiserver"):
-        shutil.copy2(binaries.found()[name], tmp_path / name)
-    up(Clone(clone.root, {**clone.env, "KUBEBUILDER_ASSETS": str(tmp_path)}))
-    running = {name: psutil.Process(part["pid"]).exe() for name, part in parts(clone).items() if name in PARTS}
-    assert running["etcd"] == str(tmp_path / "etcd")
-    assert running["kube-apiserver"] == str(tmp_path / "kube-apiserver")
-    assert str(tmp_path) not in running["kube-scheduler"]
-    clone.comfyeks("local", "down")

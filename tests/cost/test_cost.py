@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from comfyeks.charts.instance_types import read_table
 from comfyeks.cli import app
 from comfyeks.cost import prices as price_table
 from comfyeks.cost.model import HOURS_PER_MONTH, Usage, dollars, estimate, plans
 from comfyeks.cost.prices import Key, Prices, load
 from comfyeks.errors import UserError
+from comfyeks.settings import DeploymentSettings
+from comfyeks.up.cli import cost_lines
 
 REFERENCE = {
     "EKS control plane": "73.00",
@@ -52,6 +57,27 @@ def test_the_reference_scenario_is_reproduced_to_the_cent(entrance: str, transfe
     prices = load("us-west-2")
     assert {line.what: dollars(line.amount(prices)) for line in month.lines} == {**REFERENCE, transfer[0]: transfer[1]}
     assert month.total(prices) == Decimal(total)
+
+
+@pytest.mark.parametrize("region", ["us-west-2", "us-east-1"])
+def test_every_price_of_the_table_says_where_it_is_from_and_is_used(region: str) -> None:
+    prices = load(region, own=Path("none"))
+    assert set(prices.sources) == set(prices.amounts)
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\d", source.day) and source.what for source in prices.sources.values())
+    usages = [
+        Usage(instance_type=kind, system_capacity=system, entrance=entrance, interface_endpoints=1)
+        for kind in read_table()
+        for system in ("reserved", "on-demand")
+        for entrance in ("alb", "cloudfront")
+    ]
+    assert set(prices.amounts) <= set().union(*(estimate(usage).keys() for usage in usages))
+
+
+def test_the_answer_names_the_source_of_each_price() -> None:
+    words = ["cost", "--json", "--region", "us-west-2", "--price", "ec2.g5.2xlarge=1/hour"]
+    prices = {entry["price"]: entry for entry in json.loads(CliRunner().invoke(app, words).stdout)["prices"]}
+    assert prices["ec2.g5.2xlarge per hour"]["from"] == "the operator"
+    assert "reference" in prices["eks.cluster per hour"]["from"]
 
 
 def test_what_such_tables_leave_out_is_added_after_the_total() -> None:
@@ -144,11 +170,12 @@ def test_a_quantity_that_cannot_be_is_refused(words: list[str], said: str) -> No
 
 
 def test_a_price_that_is_not_known_is_asked_for_and_not_guessed() -> None:
-    result = CliRunner().invoke(app, ["cost", "--instance-type", "g6.xlarge", "--region", "us-west-2"])
+    result = CliRunner().invoke(app, ["cost", "--instance-type", "g4dn.xlarge", "--region", "us-west-2"])
     assert isinstance(result.exception, UserError)
-    assert "--price ec2.g6.xlarge=USD/hour" in str(result.exception)
+    assert "--price ec2.g4dn.xlarge=USD/hour" in str(result.exception)
     again = CliRunner().invoke(
-        app, ["cost", "--instance-type", "g6.xlarge", "--region", "us-west-2", "--price", "ec2.g6.xlarge=2", "--json"]
+        app,
+        ["cost", "--instance-type", "g4dn.xlarge", "--region", "us-west-2", "--price", "ec2.g4dn.xlarge=2", "--json"],
     )
     gpu = next(line for line in json.loads(again.stdout)["lines"] if line["what"].startswith("GPU"))
     assert gpu["usd"] == "320"
@@ -156,6 +183,23 @@ def test_a_price_that_is_not_known_is_asked_for_and_not_guessed() -> None:
 
 def test_a_region_nobody_entered_has_no_prices() -> None:
     assert load("eu-central-1").amounts == {}
+
+
+def monthly(**variables: Any) -> Decimal:
+    """What `comfyeks up --plan` says a deployment with these Terraform variables costs a month."""
+    lines = cost_lines(DeploymentSettings(terraform=variables), "us-west-2")
+    return Decimal(re.findall(r"about ([\d.]+) USD a month", lines[0])[0])
+
+
+def test_the_plan_counts_what_is_paid_for_whatever_is_used() -> None:
+    gateway = HOURS_PER_MONTH * (Decimal("0.045") + Decimal("0.005"))  # and its public address
+    keys_cluster_nodes = 2 + 73 + 2 * HOURS_PER_MONTH * Decimal("0.1504")
+    assert monthly(nat="none") == monthly(private_subnet_ids=["subnet-1"]) == keys_cluster_nodes
+    assert monthly() - monthly(nat="none") == gateway
+    assert monthly(nat="per_az") - monthly() == 2 * gateway
+    assert monthly(nat="per_az", zones=["us-west-2a", "us-west-2b"]) - monthly() == gateway
+    with_endpoints = cost_lines(DeploymentSettings(terraform={"interface_endpoints": True}), "us-west-2")
+    assert "0.01 USD an hour more for each service in each of 3 zones" in with_endpoints[1]
 
 
 def test_an_answer_is_kept_and_wins_over_the_table(tmp_path: Path) -> None:

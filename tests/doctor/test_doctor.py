@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from comfyeks.cli import app
 from comfyeks.doctor import account, machine
 from comfyeks.doctor.findings import ERROR, OK, WARNING
+from comfyeks.errors import Failure
 from comfyeks.models.status import NodeStatus
 from tests.support.fake_kubernetes import Objects, fake_kubernetes, pod, unscheduled
 
@@ -176,6 +177,21 @@ def test_a_tool_that_is_missing(world: World, tmp_path: Path) -> None:
     assert "kubectl is not on PATH" in one(world, "tools")["said"]
 
 
+def test_without_credentials_this_machine_is_examined_all_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: object) -> None:
+        raise Failure("AWS did not tell which account this is: expired. Check the credentials (aws sts …).")
+
+    monkeypatch.setattr("comfyeks.doctor.cli.current", nobody)
+    (tmp_path / "bin" / "kubectl").unlink()
+    answer = world.ask()
+    tool, credentials = not_fine(answer)
+    assert (tool["check"], credentials["check"]) == ("tools", "credentials")
+    assert "aws sso login" in credentials["fix"]
+    assert answer.exit_code == 4
+
+
 def test_a_quota_that_lets_no_node_start(world: World) -> None:
     world.quota = dict.fromkeys(world.quota, 4.0)
     on_demand, spot = not_fine(world.ask())
@@ -223,14 +239,43 @@ def test_an_api_server_that_does_not_answer(world: World, tmp_path: Path) -> Non
     text = kubeconfig.read_text()
     port = text.partition("127.0.0.1:")[2].partition("\n")[0]
     kubeconfig.write_text(text.replace(port, "1"))
-    [finding] = not_fine(world.ask())
-    assert finding["check"] == "cluster"
+    finding = one(world, "cluster")
     assert "does not answer" in finding["said"]
+    assert "api_allowed_cidrs" in finding["fix"]
+
+
+def test_a_cluster_without_our_terraform_is_looked_into_whatever_its_name(world: World, tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(kubeconfig.read_text().replace("comfyui", "theirs"))
+    boto3.client("s3").delete_bucket(Bucket=f"comfyui-artifacts-{ACCOUNT}-{REGION}")
+    del world.objects["/apis/apps/v1/daemonsets"][1]
+    [finding] = not_fine(world.ask("--context", "here"))
+    assert finding["said"] == "the Pod Identity agent is not installed"
+    assert not_fine(world.ask()) == []  # without a context: there is no deployment yet
+
+
+def test_a_cluster_that_is_older_than_the_charts_ask_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comfyeks.kubernetes_api.Cluster.version", lambda _: "1.33")
+    assert "Kubernetes is 1.33" in one(world, "cluster")["said"]
+
+
+def test_a_context_that_does_not_exist(world: World) -> None:
+    finding = next(f for f in not_fine(world.ask("--context", "gone")))
+    assert "gone" in finding["said"]
+    assert finding["fix"]
 
 
 def test_karpenter_is_not_healthy(world: World) -> None:
     world.objects["/apis/apps/v1/deployments"][0]["status"] = {"readyReplicas": 0}
     assert one(world, "add-ons")["said"] == "Karpenter: 0 of 2 pods are ready"
+
+
+def test_karpenter_is_scaled_to_zero(world: World) -> None:
+    world.objects["/apis/apps/v1/deployments"][0] |= {"spec": workload("", "/karpenter/controller", 0, 0)["spec"]}
+    world.objects["/apis/apps/v1/deployments"][0]["status"] = {}
+    finding = one(world, "add-ons")
+    assert finding["said"] == "Karpenter: 0 of 0 pods are ready"
+    assert "scale deployment karpenter --replicas" in finding["fix"]
 
 
 def test_the_device_plugin_is_missing(world: World) -> None:

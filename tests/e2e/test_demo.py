@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from PIL import Image
 
 from comfyeks.local.emulators import PARTS
+from comfyeks.local.processes import wait_until
 from tests.support.clones import Clone, make_clone, plain_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("demo"), pytest.mark.timeout(1200)]
@@ -79,10 +79,12 @@ def test_the_demo_and_the_documents_transcript_survive_a_kill_and_end_clean(
     killed = subprocess.Popen(
         clone.argv("demo", "--no-cluster"), cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL
     )
-    time.sleep(20)
+    # In the middle of Terraform: emulators, a command of the demo's and its own children are what it leaves.
+    wait_until("terraform", lambda: any("terraform" in process.name() for process in left_by(clone.root)), 120)
     assert killed.poll() is None, "the demo ended before it could be killed"
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     killed.wait()
+    assert left_by(clone.root)
 
     began = time.monotonic()
     answer = newcomer(clone)

@@ -1,6 +1,7 @@
 """`comfyeks up` and `down` on the local AWS and a real API server: from nothing, killed at five points, and back.
 
-Half an hour of two cores: only with COMFYEKS_TEST_UP=1 (docs/local.md).
+In between `status`, and `doctor` with the faults of tests/support/doctor_faults.py. A quarter of an hour of two cores:
+only with COMFYEKS_TEST_UP=1 (docs/local.md).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import yaml
@@ -21,16 +23,21 @@ from comfyeks import image
 from comfyeks.local.emulators import LocalAws
 from tests.support.chart_mirror import make_chart_mirror
 from tests.support.clones import Clone, make_clone, plain_environment
+from tests.support.doctor_faults import FAULTS, Ground
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.xdist_group("up"),
     pytest.mark.timeout(5400),
-    pytest.mark.skipif(os.environ.get("COMFYEKS_TEST_UP") != "1", reason="half an hour; COMFYEKS_TEST_UP=1 runs it"),
+    pytest.mark.skipif(
+        os.environ.get("COMFYEKS_TEST_UP") != "1", reason="a quarter of an hour; COMFYEKS_TEST_UP=1 runs it"
+    ),
 ]
 NAME = "comfyui-try"
 # Step in which `up` is killed, and within how many of its seconds. Steps before it were done by the runs before.
 KILLED = (("aws", 30), ("aws", 60), ("add-ons", 5), ("charts", 2), ("events", 3))
+# What this machine has not.
+LACKING = {"the Pod Identity agent is not installed", "the Mountpoint for S3 CSI driver: not in the cluster"}
 STEP = re.compile(r"✓ \d+/\d+  (\S.*?\S) +(done|nothing to do)  \(([\d.]+) s\)")
 
 
@@ -40,6 +47,12 @@ class Place:
 
     clone: Clone
     aws: LocalAws
+    folder: Path
+
+    def doctor(self, clone: Clone | None = None) -> list[dict[str, str]]:
+        """What the doctor calls an error or a warning."""
+        answer = (clone or self.clone).comfyeks("doctor", "--json", check=False)
+        return [finding for finding in json.loads(answer.stdout) if finding["severity"] != "ok"]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.clone.comfyeks(*words, check=False)
@@ -92,9 +105,34 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             "COMFYEKS_PROJECT": "try",
             "COMFYEKS_API_ALLOWED_CIDRS": "198.51.100.7/32",
         }
-        yield Place(clone, aws)
+        yield Place(clone, aws, folder)
     finally:
         clone.comfyeks("local", "down")
+
+
+def errors(findings: list[dict[str, str]]) -> set[str]:
+    return {finding["said"] for finding in findings if finding["severity"] == "error"}
+
+
+def faults_that_are_missed(place: Place) -> list[str]:
+    """Seeds each fault, asks the doctor until it has named it with a fix, and takes it back; prints what was said."""
+    ground = Ground(place.clone, place.aws, NAME, place.folder)
+    missed = []
+    for fault in FAULTS:
+        begun = time.monotonic()
+        with fault.seed(ground) as clone:
+            found = None
+            while found is None and time.monotonic() - begun < 180:  # a controller's word takes its time
+                found = next(
+                    (f for f in place.doctor(clone) if f["check"] == fault.check and fault.says in f["said"]), None
+                )
+        if found is None or not found["fix"]:
+            missed.append(fault.name)
+            print(f"\n✗ {fault.name}: {found}")
+        else:
+            print(f"\n✓ {fault.name} ({time.monotonic() - begun:.1f} s)\n  {found['said']}\n  → {found['fix']}")
+    assert len(FAULTS) >= 12
+    return missed
 
 
 def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(place: Place) -> None:
@@ -128,10 +166,12 @@ def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(pla
     status = json.loads(place.run("status", "--json").stdout)
     assert [pod["state"] for pod in status["pods"]] == ["ready"]
     assert len(status["nodes"]) == 1
-    found = json.loads(place.run("doctor", "--json").stdout)
-    # What this machine lacks, and nothing else.
-    wrong = {finding["said"] for finding in found if finding["severity"] == "error"}
-    assert wrong <= {"the Pod Identity agent is not installed", "the Mountpoint for S3 CSI driver: not in the cluster"}
+    assert errors(place.doctor()) <= LACKING
+    assert faults_that_are_missed(place) == []
+    until = time.monotonic() + 300  # Karpenter is back at work some time after its pod is
+    while not (left := errors(place.doctor())) <= LACKING:
+        assert time.monotonic() < until, left
+        time.sleep(2)
 
     place.steps("down", "--confirm", NAME)
     again = place.steps("down", "--confirm", NAME)

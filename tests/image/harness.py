@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from comfyeks.paths import REPO_ROOT
+from tests.support import modules
 
 IMAGE = REPO_ROOT / "image"
 HOST = "https://git.example/"
@@ -20,13 +19,7 @@ HOST = "https://git.example/"
 
 def load(script: str) -> ModuleType:
     """A script of the image as a module."""
-    spec = importlib.util.spec_from_file_location(script, IMAGE / f"{script}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[script] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return modules.load(IMAGE / f"{script}.py", script)
 
 
 def nvidia_smi(folder: Path, *lines: str, exit_code: int = 0, stderr: str = "") -> Path:

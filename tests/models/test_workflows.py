@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from PIL import Image
 
@@ -15,12 +17,14 @@ from comfyeks.client import ComfyClient
 from comfyeks.models import catalogue
 from comfyeks.models.references import LOADERS, references
 from comfyeks.paths import REPO_ROOT
+from tests.standin.record import choices
 from tests.support.comfyui import RunningServer, comfyui
 from tests.support.safetensors import write_model
 
 WORKFLOWS = sorted((REPO_ROOT / "workflows").glob("*.json"))
 INDEX: dict[str, dict[str, list[str]]] = yaml.safe_load((REPO_ROOT / "workflows" / "index.yaml").read_text())
 CATALOGUE = catalogue.load()
+RECORD: dict[str, Any] = yaml.safe_load((REPO_ROOT / "tests" / "standin" / "real_server.yaml").read_text())
 
 
 def graph(path: Path) -> dict[str, Any]:
@@ -75,10 +79,34 @@ def test_the_stand_in_reads_each_loaders_input_from_the_folder_we_think(server: 
     for loader, inputs in LOADERS.items():
         for key, folder in inputs.items():
             if loader in shown:
-                choices = shown[loader]["input"]["required"][key][0]
-                assert set(server.get(f"/models/{folder}").json()) <= set(choices)
+                offered = choices(shown[loader]["input"]["required"][key])
+                assert offered is not None
+                assert set(server.get(f"/models/{folder}").json()) <= set(offered)
                 checked += 1
     assert checked >= 8
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_real_server_has_every_node_and_input(path: Path) -> None:
+    """By its record; the other way round (nothing is missing, types, limits, choices) the stand-in looks, which is held
+    to the same record by tests/standin."""
+    for node_id, node in graph(path).items():
+        declared = RECORD["nodes"][node["class_type"]]
+        assert set(node["inputs"]) <= {*declared["required"], *declared["optional"]}, node_id
+
+
+@pytest.mark.skipif("COMFYUI_URL" not in os.environ, reason="no real server: COMFYUI_URL is not set")
+def test_a_real_server_without_models_misses_nothing_else() -> None:
+    for path in WORKFLOWS:
+        answer = requests.post(f"{os.environ['COMFYUI_URL']}/prompt", json={"prompt": graph(path)}, timeout=60)
+        assert answer.status_code == 400, "it has the models; this is for one that has none"
+        refused = {
+            (node_id, problem["extra_info"]["input_name"])
+            for node_id, entry in answer.json()["node_errors"].items()
+            for problem in entry["errors"]
+        }
+        pictures = {(node_id, "image") for node_id, node in graph(path).items() if node["class_type"] == "LoadImage"}
+        assert refused - pictures == {(found.node_id, found.input) for found in references(graph(path))}, path.name
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

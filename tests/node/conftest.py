@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +11,7 @@ from comfyeks.paths import REPO_ROOT
 from tests.node import s3_stub
 from tests.node.s3_stub import S3Stub
 from tests.node.support import ProgramNode
+from tests.support.modules import load
 
 PROGRAM = REPO_ROOT / "node/comfyui-model-sync"
 
@@ -21,17 +19,7 @@ PROGRAM = REPO_ROOT / "node/comfyui-model-sync"
 @pytest.fixture(scope="session")
 def sync() -> ModuleType:
     """The node program as a module."""
-    loader = SourceFileLoader("comfyui_model_sync", str(PROGRAM))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # dataclasses look their module up
-    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
+    return load(PROGRAM, "comfyui_model_sync")
 
 
 @pytest.fixture

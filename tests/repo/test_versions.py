@@ -66,7 +66,8 @@ def test_go_modules_have_those_versions() -> None:
     assert crds in go_mod("tools/crds/go.mod")
     prometheus = f"prometheus-operator v{VERSIONS['go_tools']['prometheus_operator_crds']}"
     assert prometheus in go_mod("tools/crds/go.mod")
-    assert f"github.com/kedacore/keda/v2 v{VERSIONS['charts']['keda']}" in go_mod("tools/crds/go.mod")
+    for module in ("crds", "keda"):
+        assert f"github.com/kedacore/keda/v2 v{VERSIONS['charts']['keda']}" in go_mod(f"tools/{module}/go.mod")
 
 
 def test_the_oldest_go_is_the_one_that_the_tools_ask_for() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import time
 import uuid
@@ -20,13 +19,11 @@ import requests
 import websocket
 from PIL import Image
 
-from tests.standin.conftest import Server
-
-_colours = itertools.count(int(time.time()) % 1_000_000)  # a new colour is a new image: nothing comes from a cache
+from tests.support.comfyui import Server, new_colour
 
 
 def image_graph(*, color: int | None = None, prefix: str = "contract", **overrides: Any) -> dict[str, Any]:
-    size = {"width": 64, "height": 64, "batch_size": 1, "color": next(_colours) if color is None else color}
+    size = {"width": 64, "height": 64, "batch_size": 1, "color": new_colour() if color is None else color}
     return {
         "1": {"class_type": "EmptyImage", "inputs": {**size, **overrides}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}},
@@ -439,7 +436,7 @@ def test_an_uploaded_image_can_be_loaded_from_its_subfolder(server: Server) -> N
     upload(server, "pic.png", png("red"), subfolder="contract")
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "contract/pic.png"}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": f"l{next(_colours)}"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": f"l{new_colour()}"}},
     }
     job = run(server, graph)
     assert Image.open(io.BytesIO(view(server, job).content)).getpixel((0, 0)) == (255, 0, 0)

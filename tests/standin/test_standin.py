@@ -21,7 +21,7 @@ import websocket
 from PIL import Image
 
 from comfyeks.local.comfyui.options import parser
-from tests.support.comfyui import CHECKPOINT, RunningServer, comfyui
+from tests.support.comfyui import CHECKPOINT, RunningServer, comfyui, sleeping
 from tests.support.safetensors import BROKEN, write_model
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
@@ -34,13 +34,6 @@ def text_to_image(**changes: Any) -> dict[str, Any]:
         node, key = target[1:].split("_", 1)
         graph[node]["inputs"][key] = value
     return graph
-
-
-def sleeping(seconds: float, ticks: int) -> dict[str, Any]:
-    return {
-        "1": {"class_type": "StandInSleep", "inputs": {"seconds": seconds, "ticks": ticks}},
-        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-    }
 
 
 @pytest.fixture

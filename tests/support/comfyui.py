@@ -1,8 +1,14 @@
-"""Stand-in ComfyUI servers for tests: in this process, one thread each, nothing shared."""
+"""ComfyUI servers for tests: stand-ins in this process, one thread each, nothing shared; the one at COMFYUI_URL.
+
+What is asked of a `Server` any ComfyUI can do, without a model and without a GPU.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +23,71 @@ from comfyeks.local.comfyui.options import parser
 from comfyeks.local.comfyui.server import StandIn
 
 CHECKPOINT = "sd_xl_base_1.0.safetensors"
+STAND_IN = "stand-in"
+_colours = itertools.count(random.randrange(0x800000))
+
+
+def new_colour() -> int:
+    """One that no picture has had, of this run or an earlier one on the same server: nothing comes from its cache."""
+    return next(_colours)
+
+
+def targets() -> list[str]:
+    """What a contract is tested on, for a fixture's params: the stand-in, and the server at COMFYUI_URL if set."""
+    real = os.environ.get("COMFYUI_URL")
+    return [STAND_IN, *([real.rstrip("/")] if real else [])]
 
 
 @dataclass
-class RunningServer:
+class Server:
     url: str
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=30, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return requests.post(self.url + path, timeout=30, **options)
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http", "ws", 1) + "/ws"
+
+    @property
+    def stand_in(self) -> bool:
+        return False
+
+    def slow(self, seconds: float) -> dict[str, Any]:
+        """A workflow that takes about so long, tells of its progress and can be interrupted on the way."""
+        graph: dict[str, Any] = {"1": empty_image(512)}
+        for number in range(max(2, round(seconds * 5))):
+            graph[f"s{number}"] = _scaled("1", 1024 + number)  # of two equal nodes a server runs one
+            graph[f"p{number}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"s{number}", 0]}}
+        return graph
+
+    def quiet(self, seconds: float) -> dict[str, Any]:
+        """A workflow with a node that takes about so long and tells nothing meanwhile."""
+        return {
+            "1": empty_image(512, batch=max(2, round(seconds * 10))),
+            "2": _scaled("1", 1024),
+            "3": _scaled("2", 8),
+            "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        }
+
+
+@dataclass
+class RunningServer(Server):
     home: Path
     server: StandIn
+
+    @property
+    def stand_in(self) -> bool:
+        return True
+
+    def slow(self, seconds: float) -> dict[str, Any]:
+        return sleeping(seconds, ticks=max(1, round(seconds * 50)))
+
+    def quiet(self, seconds: float) -> dict[str, Any]:
+        return sleeping(seconds, ticks=0)
 
     @property
     def models(self) -> Path:
@@ -33,11 +97,23 @@ class RunningServer:
     def output(self) -> Path:
         return self.home / "output"
 
-    def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(self.url + path, timeout=10, **options)
 
-    def post(self, path: str, **options: Any) -> requests.Response:
-        return requests.post(self.url + path, timeout=10, **options)
+def empty_image(side: int = 64, color: int | None = None, batch: int = 1) -> dict[str, Any]:
+    inputs = {"width": side, "height": side, "batch_size": batch, "color": new_colour() if color is None else color}
+    return {"class_type": "EmptyImage", "inputs": inputs}
+
+
+def _scaled(node: str, side: int) -> dict[str, Any]:
+    inputs = {"image": [node, 0], "upscale_method": "lanczos", "width": side, "height": side, "crop": "disabled"}
+    return {"class_type": "ImageScale", "inputs": inputs}
+
+
+def sleeping(seconds: float, ticks: int) -> dict[str, Any]:
+    """For the stand-in alone: it has a node for that. Without ticks it is deaf to interrupts."""
+    return {
+        "1": {"class_type": "StandInSleep", "inputs": {"seconds": seconds, "ticks": ticks}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from comfyeks.pictures import STATUS
 from comfyeks.status import Status, screen
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-PRICES = Prices("us-west-2", "", {Key("ec2.g5.2xlarge", "hour"): Decimal(2)})
+PRICES = Prices("us-west-2", {Key("ec2.g5.2xlarge", "hour"): Decimal(2)})
 
 
 def shown(status: Status) -> str:

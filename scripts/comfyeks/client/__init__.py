@@ -1,6 +1,6 @@
 """Run ComfyUI workflows from a program: `ComfyClient`, `workflow.load`, and the errors that can come of it."""
 
-from comfyeks.client.client import ComfyClient, Job, Progress
+from comfyeks.client.client import ComfyClient
 from comfyeks.client.errors import (
     ClientError,
     ExecutionFailed,
@@ -12,6 +12,7 @@ from comfyeks.client.errors import (
     TimedOut,
     Unreachable,
 )
+from comfyeks.client.progress import Job, Progress
 from comfyeks.client.results import OutputData, OutputFile, Result, SavedFile
 
 __all__ = [

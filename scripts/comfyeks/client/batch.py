@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from comfyeks.client import workflow as workflows
 from comfyeks.client.client import ComfyClient
-from comfyeks.client.errors import ClientError, JobLost, ResultMissing, Stopped, Unreachable
+from comfyeks.client.errors import ClientError, Interrupted, JobLost, ResultMissing, Stopped, Unreachable
 from comfyeks.client.results import Result
 from comfyeks.client.workflow import Upload, Workflow
 from comfyeks.errors import ComfyeksError, UserError
@@ -35,6 +35,8 @@ from comfyeks.errors import ComfyeksError, UserError
 JOURNAL = "batch.jsonl"
 _PATIENCE = 120.0  # seconds for a server to come back
 _SUBMISSIONS = 3  # of a row whose server forgets it: that of a restart did not run
+# How a row may have been left while its job is on the server; one that was cancelled may have finished just then.
+_PERHAPS_THERE = ("submitting", "unreachable", "cancelled")
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
@@ -216,12 +218,13 @@ class Batch:
         except Stopped as stopped:
             outcome = Outcome(item.id, "cancelled", error="; ".join(getattr(stopped, "__notes__", [])))
         except Unreachable as error:
-            facts |= {key: value for key, value in journal.last(item.id).items() if key in ("prompt_id", "binding")}
             outcome = Outcome(item.id, "unreachable", error=str(error))
         except ComfyeksError as error:
             outcome = Outcome(item.id, "failed", error=str(error))
         else:
             outcome = Outcome(item.id, "completed", files)
+        if outcome.status in _PERHAPS_THERE:
+            facts |= {key: value for key, value in journal.last(item.id).items() if key in ("prompt_id", "binding")}
         if outcome.files:
             facts["files"] = outcome.files
         if outcome.error:
@@ -231,11 +234,14 @@ class Batch:
 
     def _adopt(self, item: Item, known: dict[str, Any]) -> tuple[str, ...] | None:
         """The files of a job that an earlier run submitted, or None when there is none, or no server knows it."""
-        if known.get("status") not in ("submitting", "unreachable") or "prompt_id" not in known:
+        if known.get("status") not in _PERHAPS_THERE or "prompt_id" not in known:
             return None
         client = self._make_client()
         client.binding = known.get("binding", {})
-        return self._follow(client, known["prompt_id"], item)
+        try:
+            return self._follow(client, known["prompt_id"], item)
+        except Interrupted:  # as that run wanted it
+            return None
 
     def _follow(self, client: ComfyClient, prompt_id: str, item: Item) -> tuple[str, ...] | None:
         self._connect(client)

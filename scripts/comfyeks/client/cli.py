@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from comfyeks.client import workflow as workflows
 from comfyeks.client.client import ComfyClient
-from comfyeks.client.client import Progress as JobProgress
 from comfyeks.client.errors import ClientError, Rejected
 from comfyeks.client.missing_models import pull_missing
 from comfyeks.client.options import Namespace, PortForward, Target, Url, server
+from comfyeks.client.progress import Progress as JobProgress
 from comfyeks.client.results import Result, SavedFile
 from comfyeks.console import err, note
 from comfyeks.errors import UserError

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import requests
-import urllib3
-import websocket
-from requests.cookies import get_cookie_header
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from comfyeks.client import workflow as workflows
 from comfyeks.client.errors import (
@@ -34,81 +27,18 @@ from comfyeks.client.errors import (
     TimedOut,
     Unreachable,
 )
-from comfyeks.client.events import PING_SECONDS, Event, EventStream
-from comfyeks.client.results import (
-    OutputData,
-    OutputFile,
-    Result,
-    SavedFile,
-    local_path,
-    new_file,
-    parse_outputs,
-)
+from comfyeks.client.events import PING_SECONDS, EventStream
+from comfyeks.client.progress import WEBSOCKET_RESULTS, Job, Reporter, Tracker, drain
+from comfyeks.client.results import OutputFile, Result, SavedFile, local_path, new_file, parse_outputs
+from comfyeks.client.transport import ATTEMPTS, GATEWAY_ERRORS, Transport, json_of, reason, root_cause, was_never_sent
 from comfyeks.client.workflow import Workflow
 from comfyeks.errors import UserError
 
-_CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 # The server validates before it answers, which takes long for big graphs on slow model folders.
 _SUBMIT_SECONDS = 180.0
-_LAST_WORDS_SECONDS = 1.0  # to cancel the job when time is up
-_LAST_EVENTS_SECONDS = 2.0  # for events that are under way when a poll says the job is done
+_LAST_WORDS_SECONDS = 5.0  # to cancel the job when time is up; a busy server needs a while to answer
 _STOP_SECONDS = 0.5  # how soon a `stop` is noticed
-_GATEWAY_ERRORS = (502, 503, 504)
-_ATTEMPTS = 3
 _CHUNK = 1 << 20
-_LIVE = ("pending", "in_progress")
-_WEBSOCKET_RESULTS = "SaveImageWebsocket"
-
-
-@dataclass(frozen=True)
-class _Limit:
-    """A time limit of `seconds`, over at `deadline` of the monotonic clock."""
-
-    seconds: float
-    deadline: float
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job as the server sees it. `status`: pending, in_progress, completed, failed or cancelled."""
-
-    id: str
-    status: str
-    outputs: dict[str, Any]
-    messages: list[Any]
-    raw: dict[str, Any]
-
-    @property
-    def live(self) -> bool:
-        return self.status in _LIVE
-
-    def message(self, name: str) -> dict[str, Any] | None:
-        """The data of the last history message of that name."""
-        found = [entry[1] for entry in self.messages if len(entry) == 2 and entry[0] == name]
-        return found[-1] if found else None
-
-    @property
-    def seconds(self) -> float:
-        times = [entry[1].get("timestamp", 0) for entry in self.messages if len(entry) == 2]
-        return (max(times) - min(times)) / 1000 if times else 0.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a job stands. `value` of `maximum` steps of the node that runs; `done` of `total` nodes."""
-
-    state: str = "queued"  # queued | running
-    queue: int | None = None  # jobs on the server, this one included, as last heard
-    node_id: str | None = None
-    node: str = ""
-    value: float = 0
-    maximum: float = 0
-    done: int = 0
-    total: int = 0
-    live: bool = False  # events arrive; otherwise this comes from polling
-
-
-Reporter = Callable[[Progress], None]
 
 
 class ComfyClient:
@@ -141,30 +71,18 @@ class ComfyClient:
         lost_post_seconds: float = 20.0,
         ping_seconds: float = PING_SECONDS,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"--url {url!r}: must be an http:// or https:// address, for example http://127.0.0.1:8848")
-        self.url = url.rstrip("/")
+        self._transport = Transport(url, session)
+        self.url = self._transport.url
         self.client_id = client_id or uuid.uuid4().hex
-        self._session = session or requests.Session()
-        self._own_headers: dict[str, Any] = dict(self._session.headers) if session is not None else {}
         self._patience = patience
         self._poll_seconds = poll_seconds
         self._lost_post_seconds = lost_post_seconds
         self._ping_seconds = ping_seconds
         self._has_jobs_api = True
-        self._limit: _Limit | None = None
 
-    @contextmanager
-    def time_limit(self, seconds: float | None) -> Iterator[None]:
+    def time_limit(self, seconds: float | None) -> AbstractContextManager[None]:
         """Bounds all that is asked of the server inside: TimedOut after `seconds`. None sets no limit of its own."""
-        outer = self._limit
-        if seconds is not None:
-            self._limit = _Limit(seconds, time.monotonic() + seconds)
-        try:
-            yield
-        finally:
-            self._limit = outer
+        return self._transport.time_limit(seconds)
 
     # Whole jobs -------------------------------------------------------------------------------------------------------
 
@@ -224,12 +142,12 @@ class ComfyClient:
                 raise TimedOut(f"{error}; {words}") from None
             except ClientError:
                 raise
-            except BaseException as reason:
+            except BaseException as ended:
                 try:
                     words = self._cancel_in_words(prompt_id, settle=2.0)
                 except KeyboardInterrupt:
                     words = f"interrupted again: job {prompt_id} may still run on the server"
-                reason.add_note(words)
+                ended.add_note(words)
                 raise
 
     def submit(
@@ -248,14 +166,9 @@ class ComfyClient:
         prompt_id = prompt_id or str(uuid.uuid4())
         body = {"prompt": workflow, "prompt_id": prompt_id, "client_id": self.client_id, "extra_data": extra_data or {}}
         problem = ""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
-                response = self._session.post(
-                    f"{self.url}/api/prompt",
-                    json=body,
-                    timeout=self._request_timeout(_SUBMIT_SECONDS),
-                    allow_redirects=False,
-                )
+                response = self._transport.post_once("/prompt", body, _SUBMIT_SECONDS)
             except requests.exceptions.ReadTimeout as error:
                 if self._is_known(prompt_id, self._lost_post_seconds):
                     return prompt_id
@@ -264,14 +177,14 @@ class ComfyClient:
                     f"because it may still take it (job {prompt_id})"
                 ) from error
             except requests.exceptions.ConnectionError as error:
-                problem = f"no connection to {self.url}: {_root_cause(error)}"
-                if _was_never_sent(error):
-                    self._pause(0.5 * 2**attempt)
+                problem = f"no connection to {self.url}: {root_cause(error)}"
+                if was_never_sent(error):
+                    self._transport.pause(0.5 * 2**attempt)
                     continue
             else:
-                if response.status_code not in (500, *_GATEWAY_ERRORS):
+                if response.status_code not in (500, *GATEWAY_ERRORS):
                     return self._accepted(response, workflow, prompt_id)
-                problem = f"{self.url} answered {response.status_code}: {_reason(response)}"
+                problem = f"{self.url} answered {response.status_code}: {reason(response)}"
                 if response.status_code == 500:  # the server's own fault: it either queued the job or it never will
                     if self._is_known(prompt_id, 0):
                         return prompt_id
@@ -318,13 +231,14 @@ class ComfyClient:
         subfolder = f"uploads/{hashlib.sha256(data).hexdigest()[:16]}"
         fields = {"type": "input", "subfolder": subfolder}
         try:
-            response = self._send("POST", "/upload/image", files={"image": (path.name, data)}, data=fields)
+            response = self._transport.send("POST", "/upload/image", files={"image": (path.name, data)}, data=fields)
         except TimedOut as error:
-            raise TimedOut(f"{error}; --input {path} was not uploaded: {error.problem or 'no answer'}") from None
+            why = error.problem or f"no time was left for {self.url}"
+            raise TimedOut(f"{error}; --input {path} was not uploaded: {why}") from None
         if response.status_code == 413:
             raise UserError(f"--input {path}: {len(data)} bytes are more than the server takes (its --max-upload-size)")
         if response.status_code != 200:
-            raise ClientError(f"--input {path}: upload refused with {response.status_code}: {_reason(response)}")
+            raise ClientError(f"--input {path}: upload refused with {response.status_code}: {reason(response)}")
         stored = response.json()
         return f"{stored['subfolder']}/{stored['name']}" if stored.get("subfolder") else str(stored["name"])
 
@@ -333,15 +247,15 @@ class ComfyClient:
     def job(self, prompt_id: str) -> Job | None:
         """The job, or None when the server does not know it. Raises Unreachable when nobody answers for ComfyUI."""
         if self._has_jobs_api:
-            response = self._send("GET", f"/jobs/{prompt_id}")
-            body = _json(response)
+            response = self._transport.send("GET", f"/jobs/{prompt_id}")
+            body = json_of(response)
             if response.status_code == 200 and isinstance(body, dict) and "status" in body:
                 messages = (body.get("execution_status") or {}).get("messages", [])
                 return Job(prompt_id, body["status"], body.get("outputs") or {}, messages, body)
             if response.status_code == 404 and isinstance(body, dict) and "error" in body:
                 return None
             if response.status_code != 404:
-                raise Unreachable(f"{self.url} answered {response.status_code} for a job: {_reason(response)}")
+                raise Unreachable(f"{self.url} answered {response.status_code} for a job: {reason(response)}")
             self._has_jobs_api = False  # a server from before the jobs API
         return self._job_from_history(prompt_id)
 
@@ -367,20 +281,20 @@ class ComfyClient:
             if job is not None and now - asked >= 1.0:
                 self._ask_to_cancel(prompt_id)
                 asked = now
-            self._pause(0.05 if now < 1 else 0.3)
+            self._transport.pause(0.05 if now < 1 else 0.3)
 
     def system_stats(self) -> dict[str, Any]:
         """The server's /system_stats. Raises Unreachable when this is no ComfyUI."""
-        body = _json(response := self._send("GET", "/system_stats"))
+        body = json_of(response := self._transport.send("GET", "/system_stats"))
         if response.status_code != 200 or not isinstance(body, dict) or "system" not in body:
-            raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {_reason(response)})")
+            raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {reason(response)})")
         return body
 
     def model_files(self, folder: str) -> list[str]:
         """Paths below models/<folder> that the server can load."""
-        names = _json(response := self._send("GET", f"/models/{quote(folder)}"))
+        names = json_of(response := self._transport.send("GET", f"/models/{quote(folder)}"))
         if response.status_code != 200 or not isinstance(names, list):
-            raise Unreachable(f"{self.url} does not list its {folder} ({response.status_code}: {_reason(response)})")
+            raise Unreachable(f"{self.url} does not list its {folder} ({response.status_code}: {reason(response)})")
         return [str(name) for name in names]
 
     # Waiting ----------------------------------------------------------------------------------------------------------
@@ -393,7 +307,7 @@ class ComfyClient:
         report: Reporter | None,
         stop: threading.Event | None,
     ) -> Result:
-        tracker = _Tracker(prompt_id, workflow)
+        tracker = Tracker(prompt_id, workflow)
         next_poll = time.monotonic() + min(1.0, self._poll_seconds)
         answered = time.monotonic()
         unknown = 0
@@ -401,7 +315,7 @@ class ComfyClient:
             if stop is not None and stop.is_set():
                 raise Stopped("stopped")
             patience = math.inf if stop is None else _STOP_SECONDS
-            event = stream.next(min(next_poll - time.monotonic(), self._time_left(), patience))
+            event = stream.next(min(next_poll - time.monotonic(), self._transport.time_left(), patience))
             if event is not None:
                 tracker.apply(event)
                 if tracker.changed and report is not None:
@@ -430,7 +344,7 @@ class ComfyClient:
                 continue
             unknown = 0
             if not job.live:
-                _drain(stream, tracker, report)
+                drain(stream, tracker, report)
                 return self._finished(job, workflow, tracker)
             if tracker.poll(job) and report is not None:
                 report(tracker.progress)
@@ -438,7 +352,7 @@ class ComfyClient:
             pause = 0.05 if tracker.finished else self._poll_seconds * (5 if tracker.progress.live else 1)
             next_poll = time.monotonic() + pause
 
-    def _finished(self, job: Job, workflow: Workflow, tracker: _Tracker) -> Result:
+    def _finished(self, job: Job, workflow: Workflow, tracker: Tracker) -> Result:
         if job.status == "completed":
             files, data = parse_outputs(job.outputs)
             cached = tuple((job.message("execution_cached") or {}).get("nodes", []))
@@ -454,10 +368,10 @@ class ComfyClient:
         raise Interrupted(f"job {job.id} was interrupted on the server{where}, not by this program")
 
     @staticmethod
-    def _check_websocket_images(workflow: Workflow, tracker: _Tracker, cached: Iterable[str]) -> None:
+    def _check_websocket_images(workflow: Workflow, tracker: Tracker, cached: Iterable[str]) -> None:
         received = {image.node_id for image in tracker.images}
         for node_id, node in workflow.items():
-            if node["class_type"] == _WEBSOCKET_RESULTS and node_id not in received:
+            if node["class_type"] == WEBSOCKET_RESULTS and node_id not in received:
                 why = "it was cached and sends nothing" if node_id in cached else "the websocket was down meanwhile"
                 node_name = workflows.name(workflow, node_id)
                 raise ResultMissing(
@@ -478,15 +392,15 @@ class ComfyClient:
 
     def _ask_to_cancel(self, prompt_id: str) -> None:
         if self._has_jobs_api:
-            self._send("POST", f"/jobs/{prompt_id}/cancel")
+            self._transport.send("POST", f"/jobs/{prompt_id}/cancel")
         else:
-            self._send("POST", "/queue", json={"delete": [prompt_id]})
-            self._send("POST", "/interrupt", json={"prompt_id": prompt_id})
+            self._transport.send("POST", "/queue", json={"delete": [prompt_id]})
+            self._transport.send("POST", "/interrupt", json={"prompt_id": prompt_id})
 
     def _job_from_history(self, prompt_id: str) -> Job | None:
-        history = _json(response := self._send("GET", f"/history/{prompt_id}"))
+        history = json_of(response := self._transport.send("GET", f"/history/{prompt_id}"))
         if response.status_code != 200 or not isinstance(history, dict):
-            raise Unreachable(f"{self.url} answered {response.status_code} for a job: {_reason(response)}")
+            raise Unreachable(f"{self.url} answered {response.status_code} for a job: {reason(response)}")
         if entry := history.get(prompt_id):
             status = entry.get("status") or {}
             messages = status.get("messages", [])
@@ -499,7 +413,7 @@ class ComfyClient:
                 messages,
                 entry,
             )
-        queue = _json(self._send("GET", "/queue")) or {}
+        queue = json_of(self._transport.send("GET", "/queue")) or {}
         for key, state in (("queue_running", "in_progress"), ("queue_pending", "pending")):
             if any(item[1] == prompt_id for item in queue.get(key, [])):
                 return Job(prompt_id, state, {}, [], {})
@@ -508,7 +422,7 @@ class ComfyClient:
     # Submitting -------------------------------------------------------------------------------------------------------
 
     def _accepted(self, response: requests.Response, workflow: Workflow, prompt_id: str) -> str:
-        body = _json(response)
+        body = json_of(response)
         if response.status_code == 200 and isinstance(body, dict) and "prompt_id" in body:
             if body.get("node_errors"):
                 self.cancel(prompt_id)
@@ -524,7 +438,7 @@ class ComfyClient:
             extra = f" ({details})" if details and details != error.get("message") else ""
             raise Rejected(f"the server refused the workflow: {error.get('message')}{extra}")
         raise ClientError(
-            f"{self.url} did not take the workflow like ComfyUI does ({response.status_code}: {_reason(response)})"
+            f"{self.url} did not take the workflow like ComfyUI does ({response.status_code}: {reason(response)})"
         )
 
     @staticmethod
@@ -543,92 +457,37 @@ class ComfyClient:
                 pass
             if time.monotonic() >= deadline:
                 return False
-            self._pause(0.3)
+            self._transport.pause(0.3)
 
     @property
     def binding(self) -> dict[str, str]:
         """What ties this client to one server behind a load balancer: stickiness cookies. Set it to reach that one."""
-        cookies = self._session.cookies.items()
+        cookies = self._transport.session.cookies.items()
         return {name: value or "" for name, value in cookies if name.startswith("AWSALB")}
 
     @binding.setter
     def binding(self, cookies: dict[str, str]) -> None:
-        self._session.cookies.update(cookies)
+        self._transport.session.cookies.update(cookies)
 
     def connect(self) -> None:
         """Ask once before anything else, so that a load balancer has bound this client to a server."""
         try:
-            response = self._send("GET", "/prompt")
+            response = self._transport.send("GET", "/prompt")
         except TimedOut as error:
             raise TimedOut(f"{error}; {error.problem or f'no answer from {self.url}'}") from None
-        if response.status_code != 200 or not isinstance(_json(response), dict):
-            raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {_reason(response)})")
+        if response.status_code != 200 or not isinstance(json_of(response), dict):
+            raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {reason(response)})")
 
-    # Time -------------------------------------------------------------------------------------------------------------
-
-    def _time_left(self, problem: str = "") -> float:
-        """Seconds until the time limit, infinity without one. Raises TimedOut when it has passed."""
-        if self._limit is None:
-            return math.inf
-        left = self._limit.deadline - time.monotonic()
-        if left <= 0:
-            raise TimedOut(f"timed out after {self._limit.seconds:g} s", problem)
-        return left
-
-    def _pause(self, seconds: float, problem: str = "") -> None:
-        """Sleep, but not beyond the time limit. Raises TimedOut when it has passed."""
-        time.sleep(min(seconds, self._time_left(problem)))
-        self._time_left(problem)
-
-    def _request_timeout(self, read: float, problem: str = "") -> Any:
-        """How long a request may take, as requests wants it. Raises TimedOut when the time limit has passed."""
-        left = self._time_left(problem)
-        total = None if left == math.inf else left
-        return urllib3.Timeout(total=total, connect=min(_CONNECT_SECONDS, left), read=min(read, left))
-
-    # Transport --------------------------------------------------------------------------------------------------------
-
-    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
-        """A request that may be repeated safely. Raises Unreachable when no server answered it after three attempts."""
-        problem = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                self._pause(0.2 * 2**attempt, problem)
-            try:
-                response = self._session.request(
-                    method,
-                    f"{self.url}/api{path}",
-                    timeout=self._request_timeout(_READ_SECONDS, problem),
-                    allow_redirects=False,
-                    **options,
-                )
-            except requests.exceptions.ReadTimeout:
-                problem = f"no answer from {self.url}"
-                continue
-            except requests.exceptions.RequestException as error:
-                problem = f"no connection to {self.url}: {_root_cause(error)}"
-                continue
-            if response.status_code in _GATEWAY_ERRORS:
-                problem = f"{self.url} answered {response.status_code}: {_reason(response)}"
-                continue
-            if response.is_redirect or response.status_code == 401:
-                where = urlsplit(response.headers.get("Location", "")).hostname
-                raise ClientError(
-                    f"{self.url} wants a sign-in ({response.status_code}{f', to {where}' if where else ''}): "
-                    "programs use the internal address or a port-forward"
-                )
-            return response
-        self._time_left(problem)
-        raise Unreachable(problem)
+    # Results ----------------------------------------------------------------------------------------------------------
 
     def _download(self, file: OutputFile, stream: IO[bytes]) -> int:
         """Copy a result into `stream`; its size. Starts again when the connection breaks on the way."""
         query = urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type}, quote_via=quote)
         problem = ""
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             stream.seek(0)
             stream.truncate()
-            with self._send("GET", f"/view?{query}", stream=True) as response:
+            with self._transport.send("GET", f"/view?{query}", stream=True) as response:
                 if response.status_code != 200:
                     raise ResultMissing(
                         f"the job succeeded, but its result {file.name} ({file.type}) is not on the server "
@@ -639,156 +498,9 @@ class ComfyClient:
                         stream.write(chunk)
                     return stream.tell()
                 except requests.exceptions.RequestException as error:
-                    problem = _root_cause(error)
+                    problem = root_cause(error)
         raise ClientError(f"the result {file.name} could not be fetched: {problem}")
 
     def _stream(self) -> EventStream:
         self.connect()
-        return EventStream(self._connect_websocket, self._ping_seconds)
-
-    def _connect_websocket(self) -> websocket.WebSocket:
-        scheme, rest = self.url.split("://", 1)
-        request = requests.Request("GET", f"{self.url}/ws").prepare()
-        limit = self._limit
-        left = math.inf if limit is None else max(0.1, limit.deadline - time.monotonic())
-        verify = self._session.verify
-        authorities = (
-            verify if isinstance(verify, str) else os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
-        )
-        return websocket.create_connection(
-            f"{'wss' if scheme == 'https' else 'ws'}://{rest}/ws?clientId={self.client_id}",
-            timeout=min(_CONNECT_SECONDS, left),
-            header=[
-                f"{key}: {value}"
-                for key, value in self._own_headers.items()
-                if key.lower() not in ("accept", "accept-encoding", "connection", "user-agent")
-            ],
-            cookie=get_cookie_header(self._session.cookies, request),  # type: ignore[no-untyped-call]
-            suppress_origin=True,  # the server compares Origin with Host, which a proxy may have changed
-            sslopt={"ca_certs": authorities} if verify else {"cert_reqs": 0, "check_hostname": False},
-            enable_multithread=True,
-        )
-
-
-def _drain(stream: EventStream, tracker: _Tracker, report: Reporter | None) -> None:
-    """Take the events of a job whose end was learnt by polling: images among them are results."""
-    deadline = time.monotonic() + _LAST_EVENTS_SECONDS
-    while tracker.progress.live and not tracker.finished and (left := deadline - time.monotonic()) > 0:
-        event = stream.next(left)
-        if event is not None:
-            tracker.apply(event)
-            if tracker.changed and report is not None:
-                report(tracker.progress)
-                tracker.changed = False
-
-
-class _Tracker:
-    """Turns events into progress. `finished` once an event announced the end; the outcome is then read from the job."""
-
-    def __init__(self, prompt_id: str, workflow: Workflow) -> None:
-        self.prompt_id = prompt_id
-        self.workflow = workflow
-        self.progress = Progress(total=len(workflow))
-        self.changed = False
-        self.finished = False
-        self.images: list[OutputData] = []
-        self._done: set[str] = set()
-
-    def apply(self, event: Event) -> None:
-        data = event.data
-        if event.type == "disconnected":
-            self._update(live=False)
-        elif event.type == "status":
-            exec_info = (data.get("status") or {}).get("exec_info") or {}
-            if self.progress.state == "queued":
-                self._update(queue=exec_info.get("queue_remaining"))
-        elif event.type == "image":
-            self._image(event)
-        elif data.get("prompt_id") == self.prompt_id:
-            self._own_event(event.type, data)
-
-    def poll(self, job: Job) -> bool:
-        """Take what polling says; whether that is news."""
-        if job.status == "in_progress" and self.progress.state == "queued":
-            self.progress = replace(self.progress, state="running")
-            return True
-        return False
-
-    def _own_event(self, kind: str, data: dict[str, Any]) -> None:
-        match kind:
-            case "execution_start":
-                self._update(state="running", live=True)
-            case "execution_cached":
-                self._done.update(data.get("nodes", []))
-                self._update(state="running", live=True, done=len(self._done))
-            case "executing" if data.get("node") is None:
-                self.finished = True
-            case "executing":
-                node_id = str(data["node"])
-                self._update(
-                    state="running",
-                    live=True,
-                    node_id=node_id,
-                    node=workflows.title(self.workflow, node_id),
-                    value=0,
-                    maximum=0,
-                )
-            case "progress":
-                self._update(live=True, value=data.get("value", 0), maximum=data.get("max", 0))
-            case "progress_state":
-                states = data.get("nodes") or {}
-                self._done.update(node_id for node_id, state in states.items() if state.get("state") == "finished")
-                self._update(live=True, done=len(self._done))
-            case "execution_success" | "execution_error" | "execution_interrupted":
-                self.finished = True
-
-    def _image(self, event: Event) -> None:
-        """Frames are previews, unless the node that runs has no other way to deliver its images."""
-        node_id = event.data.get("node_id") or self.progress.node_id
-        if event.data.get("prompt_id") not in (None, self.prompt_id) or node_id not in self.workflow:
-            return
-        if self.workflow[node_id]["class_type"] == _WEBSOCKET_RESULTS:
-            self.images.append(OutputData(node_id, "image", f".{event.data['format']}", event.image))
-
-    def _update(self, **changes: Any) -> None:
-        updated = replace(self.progress, **changes)
-        self.changed = self.changed or updated != self.progress
-        self.progress = updated
-
-
-def _json(response: requests.Response) -> Any:
-    try:
-        return response.json()
-    except requests.exceptions.JSONDecodeError:
-        return None
-
-
-def _reason(response: requests.Response) -> str:
-    """What a response says about itself, in one line."""
-    body = _json(response)
-    if isinstance(body, dict):
-        error = body.get("error", body)
-        return str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    text = "" if "html" in response.headers.get("Content-Type", "") else response.text.strip().partition("\n")[0]
-    return text[:200] or response.reason or "no explanation"
-
-
-def _was_never_sent(error: requests.exceptions.ConnectionError) -> bool:
-    """Whether no byte of the request can have reached the server: there was no connection at all."""
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return True
-    cause = error.args[0] if error.args else None
-    reason = getattr(cause, "reason", None)
-    return isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
-
-
-def _root_cause(error: BaseException) -> str:
-    """The innermost reason in requests' chain of wrappers."""
-    while True:
-        inner = next(
-            (arg for arg in (getattr(error, "reason", None), *error.args) if isinstance(arg, BaseException)), None
-        )
-        if inner is None:
-            text = getattr(error, "strerror", None) or str(error).rpartition(": ")[2] or type(error).__name__
-            return re.sub(r"^\[Errno -?\d+\] ", "", text)
-        error = inner
+        return EventStream(lambda: self._transport.connect_websocket(self.client_id), self._ping_seconds)

@@ -28,6 +28,9 @@ from comfyeks.cost.model import (
 from comfyeks.cost.prices import Key, Prices
 from comfyeks.errors import UserError
 
+NOT_COUNTED = (
+    "Not counted: requests to KMS, GETs of S3, alarms, data between zones; EFS, WAF and PrivateLink, off by default."
+)
 REFERENCE = Usage()
 DEFAULT_REGION = "us-west-2"
 
@@ -67,6 +70,9 @@ def run(
     system_nodes: Annotated[int, typer.Option(help="CPU nodes.")] = REFERENCE.system_nodes,
     nat_gateways: Annotated[int, typer.Option(help="NAT gateways.")] = REFERENCE.nat_gateways,
     nat_gb: Annotated[str, typer.Option("--nat-gb", help="GB through them.")] = str(REFERENCE.nat_gb),
+    interface_endpoints: Annotated[
+        int, typer.Option(help="VPC endpoints, one for each service in each zone.")
+    ] = REFERENCE.interface_endpoints,
     logs_gb: Annotated[str, typer.Option("--logs-gb", help="GB of logs.")] = str(REFERENCE.logs_gb),
     price: Annotated[
         list[str] | None,
@@ -96,6 +102,7 @@ def run(
         transfer_gb=_decimal(transfer_gb),
         nat_gateways=nat_gateways,
         nat_gb=_decimal(nat_gb),
+        interface_endpoints=interface_endpoints,
         logs_gb=_decimal(logs_gb),
         seconds_per_image=None if seconds_per_image is None else _decimal(seconds_per_image),
         starts=starts,
@@ -111,7 +118,9 @@ def run(
     out.print(month_table(month, prices))
     out.print()
     out.print(plans_table(usage, ways, prices))
-    note(f"USD, list prices of {prices.region} as of {prices.as_of}, without tax; your own: --price, {price_table.OWN}")
+    of = f" of {days}" if (days := prices.days(month.keys())) else ""
+    note(f"USD, list prices of {prices.region}{of}, without tax; your own: --price, {price_table.OWN}")
+    note(NOT_COUNTED)
 
 
 def complete(month: Estimate, prices: Prices) -> Prices:
@@ -180,7 +189,12 @@ def as_dict(usage: Usage, month: Estimate, ways: list[Plan], prices: Prices) -> 
 
     return {
         "region": prices.region,
-        "prices_as_of": prices.as_of,
+        "prices": [
+            {"price": str(key), "usd": str(prices.of(key)), "from": source.what, "day": source.day}
+            for key in sorted(month.keys(), key=str)
+            for source in [prices.sources.get(key, price_table.Source("the operator", ""))]
+        ],
+        "not_counted": NOT_COUNTED,
         "lines": lines(month, "lines"),
         "total_usd": str(month.total(prices)),
         "left_out": lines(month, "left_out"),

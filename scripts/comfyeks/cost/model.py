@@ -39,6 +39,7 @@ class Usage:
     # What tables like the reference leave out.
     nat_gateways: int = 1
     nat_gb: Decimal = Decimal(50)
+    interface_endpoints: int = 0  # one for each service in each zone
     disk_gib: int = 50  # root volume of every node; AWS bills its GiB as GB
     logs_gb: Decimal = Decimal(5)
     # For scaling to zero: GPU seconds of one image, how often a month a node starts, and how long it then stands idle.
@@ -73,10 +74,6 @@ class Usage:
         """GPU hours that the images need; None when nobody said how long one takes."""
         return None if self.seconds_per_image is None else self.images * self.seconds_per_image / 3600
 
-    @property
-    def outputs_gb(self) -> Decimal:
-        return self.images * self.image_mb / 1000
-
 
 @dataclass(frozen=True)
 class Term:
@@ -99,8 +96,11 @@ class Term:
 
 @dataclass(frozen=True)
 class Line:
+    """`fixed`: paid for as long as the platform is up, whatever it is used for."""
+
     what: str
     terms: tuple[Term, ...]
+    fixed: bool = False
 
     def amount(self, prices: Prices) -> Decimal:
         return sum((term.amount(prices) for term in self.terms), Decimal(0))
@@ -143,9 +143,9 @@ def estimate(usage: Usage, gpu_hours: Decimal | None = None) -> Estimate:
         time = ((gpu_hours, "h"),)
     gpu = Key(f"{'ec2' if usage.capacity == 'on-demand' else 'spot'}.{usage.instance_type}", "hour")
     lines = [
-        Line("EKS control plane", (_hourly("eks.cluster"),)),
+        Line("EKS control plane", (_hourly("eks.cluster"),), fixed=True),
         Line(f"GPU nodes, {usage.instance_type} {usage.capacity}", (Term(gpu, time),)),
-        Line(f"system nodes, {usage.system_type} {usage.system_capacity}", (_system(usage),)),
+        Line(f"system nodes, {usage.system_type} {usage.system_capacity}", (_system(usage),), fixed=True),
         Line("models in S3", (Term(Key("s3.storage", "gb"), ((usage.models_gb, "GB"),)),)),
         Line(
             "outputs in S3",
@@ -180,12 +180,14 @@ def _left_out(usage: Usage, gpu_hours: Decimal) -> list[Line]:
         Term(gp3, ((usage.disk_gib, "GB"), (gpu_hours / HOURS_PER_MONTH, "months"))),
     )
     puts = Decimal(usage.images) / 10**6
+    endpoints = Line("interface endpoints", (_hourly("endpoint.interface", usage.interface_endpoints),), fixed=True)
     return [
-        Line("NAT gateway", (_hourly("nat.gateway", usage.nat_gateways),)),
+        Line("NAT gateway", (_hourly("nat.gateway", usage.nat_gateways),), fixed=True),
         Line("data through NAT", (Term(Key("nat.data", "gb"), ((usage.nat_gb, "GB"),)),)),
-        Line("public IPv4 of NAT", (_hourly("ipv4.address", usage.nat_gateways),)),
+        Line("public IPv4 of NAT", (_hourly("ipv4.address", usage.nat_gateways),), fixed=True),
+        *([endpoints] if usage.interface_endpoints else []),
         Line("root disks", disks),
-        Line("key of the cluster's secrets", (Term(Key("kms.key", "month")),)),
+        Line("KMS keys of cluster and messages", (Term(Key("kms.key", "month"), ((2, "keys"),)),), fixed=True),
         Line("logs", (Term(Key("logs.ingested", "gb"), ((usage.logs_gb, "GB"),)),)),
         Line("S3 requests, one PUT an image", (Term(Key("s3.put", "million"), ((puts, "million"),)),)),
     ]

@@ -1,4 +1,4 @@
-"""What one unit of everything costs in a region: the project's table, and what the operator added to it.
+"""What one unit of everything costs in a region, and who says so: the project's table, and what the operator added.
 
 A price that nobody has written down is an error that says how to give it, never a guess from another region.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from comfyeks.files import write_atomically
 from comfyeks.paths import STATE
 
 TABLE = Path(__file__).with_name("prices.yaml")
+FROM = "from"  # beside the amounts of a price in the table: the name of its source
 OWN = STATE / "prices.yaml"  # prices that the operator was asked for, in the table's layout
 UNITS = ("hour", "month", "gb", "million")
 
@@ -36,12 +37,20 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Who says a price, and the day of that record."""
+
+    what: str
+    day: str
+
+
+@dataclass(frozen=True)
 class Prices:
-    """USD per unit in one region; `as_of` is the day the project's table was written."""
+    """USD per unit in one region. `sources` of those that the table has; the others are the operator's own."""
 
     region: str
-    as_of: str
     amounts: dict[Key, Decimal]
+    sources: dict[Key, Source] = field(default_factory=dict)
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
         return sorted({key for key in keys if key not in self.amounts}, key=str)
@@ -56,16 +65,22 @@ class Prices:
         return self.amounts[key]
 
     def plus(self, more: dict[Key, Decimal]) -> Prices:
-        return Prices(self.region, self.as_of, self.amounts | more)
+        """The same with prices of the operator, which win."""
+        sources = {key: source for key, source in self.sources.items() if key not in more}
+        return Prices(self.region, self.amounts | more, sources)
+
+    def days(self, keys: Iterable[Key]) -> str:
+        """Of when the table's prices are: a day, or the first and the last; empty when all are the operator's."""
+        days = sorted({self.sources[key].day for key in keys if key in self.sources})
+        return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else ""
 
 
 def load(region: str, table: Path = TABLE, own: Path | None = None) -> Prices:
     """The prices of a region: the table's, and over them the operator's own. A region nobody entered has none."""
-    as_of, amounts = _read(table, region)
+    amounts, sources = _read(table, region)
+    prices = Prices(region, amounts, sources)
     own = OWN if own is None else own
-    if own.exists():
-        amounts |= _read(own, region)[1]
-    return Prices(region, as_of, amounts)
+    return prices.plus(_read(own, region)[0]) if own.exists() else prices
 
 
 def remember(region: str, more: dict[Key, Decimal], own: Path | None = None) -> Path:
@@ -99,15 +114,20 @@ def amount(text: str, where: str) -> Decimal:
     return value
 
 
-def _read(path: Path, region: str) -> tuple[str, dict[Key, Decimal]]:
+def _read(path: Path, region: str) -> tuple[dict[Key, Decimal], dict[Key, Source]]:
     # As text: a float would not be the price that was written.
     document = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # noqa: S506
-    prices = document.get("regions", {}).get(region, {})
-    found = {
-        Key(name, unit): amount(value, f"{path}, {region}, {name}")
-        for name, units in prices.items()
-        for unit, value in units.items()
-    }
-    if unknown := {key.unit for key in found} - set(UNITS):
-        raise UserError(f"{path}: no price is per {', '.join(sorted(unknown))}; units are {', '.join(UNITS)}")
-    return document.get("as_of", ""), found
+    known = {name: Source(**source) for name, source in document.get("sources", {}).items()}
+    amounts: dict[Key, Decimal] = {}
+    sources: dict[Key, Source] = {}
+    for name, entry in document.get("regions", {}).get(region, {}).items():
+        for unit, value in entry.items():
+            if unit == FROM:
+                continue
+            if unit not in UNITS:
+                raise UserError(f"{path}, {region}, {name}: no price is per {unit}; units are {', '.join(UNITS)}")
+            key = Key(name, unit)
+            amounts[key] = amount(value, f"{path}, {region}, {name}")
+            if FROM in entry:
+                sources[key] = known[entry[FROM]]
+    return amounts, sources

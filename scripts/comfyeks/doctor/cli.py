@@ -17,7 +17,7 @@ from comfyeks.console import note, out, plain
 from comfyeks.deployment import Deployment, current
 from comfyeks.doctor import account, cluster, machine, sync
 from comfyeks.doctor.findings import ERROR, OK, WARNING, Finding, examine, worst
-from comfyeks.errors import UserError
+from comfyeks.errors import Failure, UserError
 from comfyeks.infra import state_bucket
 from comfyeks.kubernetes_api import Cluster
 from comfyeks.options import Project, Region
@@ -34,7 +34,12 @@ Check = tuple[str, Callable[[], Iterator[Finding]]]
 def run(
     project: Project = None,
     region: Region = None,
-    context: Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            help="kubectl context, also of a cluster that this project did not make; default: the current one."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Show also what is fine.")] = False,
 ) -> None:
@@ -42,9 +47,7 @@ def run(
 
     Exit code: 0 all is fine, 3 warnings, 4 errors; 1 and 2 as of every command.
     """
-    deployment = current(project, region)
-    settings = settings_file.of(deployment)
-    findings = before(deployment, settings) + after(deployment, settings, context)
+    about, findings = _examined(project, region, context)
     if as_json:
         out.print_json(json.dumps([vars(finding) for finding in findings]))
     else:
@@ -52,8 +55,24 @@ def run(
         if shown:
             out.print(table(shown))
         fine = sum(finding.severity == OK for finding in findings)
-        note(f"{deployment.name}, account {deployment.account}, {deployment.region}: {fine} checks are fine")
+        note(f"{about}{fine} checks are fine")
     raise typer.Exit(EXIT_CODES[worst(findings)])
+
+
+def _examined(project: str | None, region: str | None, context: str | None) -> tuple[str, list[Finding]]:
+    """What was looked at, and what was found; without credentials only this machine can be looked at."""
+    try:
+        deployment = current(project, region)
+    except Failure as error:
+        said, _, fix = str(error).partition(". ")
+        return "", [
+            *_ask([("tools", machine.tools)]),
+            Finding("credentials", ERROR, said, f"aws sso login, or AWS_PROFILE. {fix}"),
+        ]
+    settings = settings_file.of(deployment)
+    whose = Finding("credentials", OK, f"of account {deployment.account}")
+    findings = [whose, *before(deployment, settings), *after(deployment, settings, context)]
+    return f"{deployment.name}, account {deployment.account}, {deployment.region}: ", findings
 
 
 def before(deployment: Deployment, settings: DeploymentSettings) -> list[Finding]:
@@ -71,8 +90,12 @@ def before(deployment: Deployment, settings: DeploymentSettings) -> list[Finding
 
 
 def after(deployment: Deployment, settings: DeploymentSettings, context: str | None) -> list[Finding]:
-    """What can be known once something is there: model sync, then the cluster."""
-    if not state_bucket.exists(deployment):
+    """What can be known once something is there: model sync, then the cluster.
+
+    A `context` that is given may lead to a cluster of any name, of a deployment without our Terraform.
+    """
+    ours = state_bucket.exists(deployment)
+    if not ours and context is None:
         return [Finding("deployment", OK, f"{deployment.name} is not there yet")]
     kind = account.instance_type(settings.instance_type)
     checks: list[Check] = [
@@ -81,11 +104,16 @@ def after(deployment: Deployment, settings: DeploymentSettings, context: str | N
         ("model events", partial(sync.function, deployment)),
         ("dead letters", partial(sync.dead_letters, deployment)),
     ]
+    if not ours:
+        checks = []
     try:
-        api = Cluster(checked_context(read_kubeconfig(), context, deployment))
+        api = Cluster(context or checked_context(read_kubeconfig(), None, deployment))
     except UserError as error:
-        said, _, fix = str(error).rpartition("; ")
-        return [*_ask(checks), Finding("kubeconfig", ERROR, said, fix)]
+        said, _, fix = str(error).partition("; ")
+        return [
+            *_ask(checks),
+            Finding("kubeconfig", ERROR, said, fix or "kubectl config get-contexts lists what there is"),
+        ]
     reached = examine("cluster", partial(cluster.reachable, api))
     if worst(reached) != OK:
         return [*_ask(checks), *reached]

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import yaml
+
 from comfyeks.doctor import karpenter
 from comfyeks.doctor.findings import ERROR, OK, WARNING, Finding
 from comfyeks.doctor.pods import explained
-from comfyeks.kubernetes_api import Cluster, Object, is_true, path_of
+from comfyeks.kubernetes_api import Cluster, Object, Unreachable, is_true, path_of
+from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
 _INSTALL = "comfyeks addons install"
@@ -54,7 +57,25 @@ WORKLOADS = (
 
 
 def reachable(cluster: Cluster) -> Iterator[Finding]:
-    yield Finding("cluster", OK, f"Kubernetes {cluster.version()} answers ({cluster.where})")
+    try:
+        version, oldest = cluster.version(), _oldest()
+    except Unreachable as error:
+        yield Finding(
+            "cluster",
+            ERROR,
+            str(error),
+            "is this machine's address in api_allowed_cidrs of the settings? A private API answers in the VPC only",
+        )
+        return
+    if _numbers(version) < _numbers(oldest):
+        yield Finding(
+            "cluster",
+            ERROR,
+            f"Kubernetes is {version} ({cluster.where}), the oldest that works is {oldest}",
+            f"upgrade the cluster to {oldest} or newer, one minor version at a time",
+        )
+    else:
+        yield Finding("cluster", OK, f"Kubernetes {version} answers ({cluster.where})")
 
 
 def prerequisites(cluster: Cluster, with_keda: bool = False) -> Iterator[Finding]:
@@ -81,14 +102,17 @@ def workloads(cluster: Cluster) -> Iterator[Finding]:
         for kind, thing in ours:
             name, namespace = thing["metadata"]["name"], thing["metadata"]["namespace"]
             ready, wanted = _ready(thing)
-            if ready >= wanted:
+            none_is_fine = kind == "daemonset"  # there is no node that wants one
+            if ready >= wanted and (wanted or none_is_fine):
                 yield Finding("add-ons", OK, f"{what}: {ready} of {wanted} pods are ready")
             else:
                 yield Finding(
                     "add-ons",
                     ERROR,
                     f"{what}: {ready} of {wanted} pods are ready",
-                    f"kubectl -n {namespace} describe {kind} {name}; kubectl -n {namespace} logs {kind}/{name}",
+                    f"kubectl -n {namespace} describe {kind} {name}; kubectl -n {namespace} logs {kind}/{name}"
+                    if wanted
+                    else f"kubectl -n {namespace} scale {kind} {name} --replicas 2",
                 )
 
 
@@ -114,6 +138,16 @@ def pods(cluster: Cluster, namespace: str) -> Iterator[Finding]:
         else:
             severity = ERROR if reason.certain else WARNING
             yield Finding("pods", severity, f"{name} does not run: {reason.said}", reason.fix)
+
+
+def _oldest() -> str:
+    """The Kubernetes version that the charts ask for, such as 1.34."""
+    chart = yaml.safe_load((REPO_ROOT / "charts" / "comfyui" / "Chart.yaml").read_text())
+    return ".".join(str(chart["kubeVersion"]).removeprefix(">=").split(".")[:2])
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
 
 
 def _images(workload: Object) -> list[str]:

@@ -69,15 +69,16 @@ def dead_letters(deployment: Deployment) -> Iterator[Finding]:
     """Events that nobody could use, and events that nobody has used for a while."""
     sqs = boto3.client("sqs", region_name=deployment.region)
     url = sqs.get_queue_url(QueueName=f"{deployment.name}-model-events-dlq")["QueueUrl"]
-    answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
-    count = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+    answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages", "QueueArn"])
+    about = answer["Attributes"]
+    count = int(about["ApproximateNumberOfMessages"])
     if count:
         yield Finding(
             "dead letters",
             ERROR,
             f"{count} model events could not be handled",
             f"aws logs tail /aws/lambda/{function_name(deployment)} --since 1d, then "
-            f"aws sqs start-message-move-task --source-arn of {deployment.name}-model-events-dlq",
+            f"aws sqs start-message-move-task --source-arn {about['QueueArn']}",
         )
     else:
         yield Finding("dead letters", OK, "none")

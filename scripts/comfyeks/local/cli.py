@@ -64,6 +64,16 @@ def _cluster_up(aws: LocalAws) -> None:
 
 
 @app.command()
+def build(
+    with_keda: Annotated[bool, typer.Option("--with-keda", help="Also KEDA, which a test of the charts runs.")] = False,
+) -> None:
+    """Build what `up --cluster` needs, unless it is there: etcd, control plane and Karpenter, into the user's cache."""
+    wanted = (*binaries.PROGRAMS, binaries.KEDA) if with_keda else binaries.PROGRAMS
+    for name, path in binaries.build(note, wanted=wanted).items():
+        out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def addons(project: Project = None) -> None:
     """Install CRDs and Karpenter into the local cluster, from their own charts, as `make addons` does on a real one."""
     aws = LocalAws()

@@ -22,7 +22,18 @@ def gpu_nodes(deployment: Deployment) -> list[str]:
 
 def billable(deployment: Deployment) -> list[str]:
     """What costs money and is not data, as `kind id`. Raises Failure when AWS does not tell."""
-    checks = (_clusters, _all_instances, _volumes, _gateways, _addresses, _balancers, _logs)
+    checks = (
+        _clusters,
+        _all_instances,
+        _volumes,
+        _gateways,
+        _addresses,
+        _endpoints,
+        _balancers,
+        _file_systems,
+        _keys,
+        _logs,
+    )
     try:
         with ThreadPoolExecutor() as pool:
             return [found for answer in pool.map(lambda check: list(check(deployment)), checks) for found in answer]
@@ -95,6 +106,31 @@ def _addresses(deployment: Deployment) -> Iterator[str]:
     ec2: Any = boto3.client("ec2", region_name=deployment.region)
     for address in ec2.describe_addresses(Filters=_ours(deployment))["Addresses"]:
         yield f"public address {address.get('PublicIp', address.get('AllocationId'))}"
+
+
+def _endpoints(deployment: Deployment) -> Iterator[str]:
+    for endpoint in _pages(deployment, "describe_vpc_endpoints", "VpcEndpoints", _ours(deployment)):
+        if endpoint["VpcEndpointType"] == "Interface" and endpoint["State"] not in ("deleted", "deleting"):
+            yield f"interface endpoint {endpoint['VpcEndpointId']}"
+
+
+def _file_systems(deployment: Deployment) -> Iterator[str]:
+    efs = boto3.client("efs", region_name=deployment.region)
+    for found in efs.describe_file_systems(CreationToken=f"{deployment.name}-models")["FileSystems"]:
+        if found["LifeCycleState"] not in ("deleted", "deleting"):
+            yield f"EFS file system {found['FileSystemId']}"
+
+
+def _keys(deployment: Deployment) -> Iterator[str]:
+    """Keys are paid for until their deletion is scheduled."""
+    kms = boto3.client("kms", region_name=deployment.region)
+    ours = {f"alias/{deployment.name}-secrets", f"alias/{deployment.name}-messages"}
+    for page in kms.get_paginator("list_aliases").paginate():
+        for alias in page["Aliases"]:
+            if alias["AliasName"] in ours:
+                key = kms.describe_key(KeyId=alias["TargetKeyId"])["KeyMetadata"]
+                if key["KeyState"] != "PendingDeletion":
+                    yield f"KMS key {alias['AliasName']}"
 
 
 def _clusters(deployment: Deployment) -> Iterator[str]:

@@ -432,5 +432,5 @@ class _Run:
             "exception_type": name if module == "builtins" else f"{module.split('.')[0]}.{name}",
             "traceback": traceback.format_tb(error.__traceback__),
             "current_inputs": {key: [str(value)] for key, value in inputs.items() if not is_link(value)},
-            "current_outputs": list(self.executed),
+            "current_outputs": list(self.graph),
         }

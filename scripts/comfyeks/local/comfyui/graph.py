@@ -195,11 +195,12 @@ class _Checker:
         kind, options = spec[0], spec[1] if len(spec) > 1 else {}
         value = inputs[name]
         extra: dict[str, Any] = {"input_name": name, "input_config": spec, "received_value": value}
-        if isinstance(kind, list):
-            if value in kind or not with_choices:
+        choices = options.get("options") if kind == "COMBO" else kind
+        if isinstance(choices, list):
+            if value in choices or not with_choices:
                 return []
-            few = len(kind) <= _CHOICES_SHOWN
-            shown = str(kind) if few else f"(list of length {len(kind)})"
+            few = len(choices) <= _CHOICES_SHOWN
+            shown = str(choices) if few else f"(list of length {len(choices)})"
             return [
                 problem(
                     "value_not_in_list",

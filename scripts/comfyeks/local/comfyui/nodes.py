@@ -17,37 +17,23 @@ from PIL import Image, ImageOps
 from comfyeks.local.comfyui import media
 from comfyeks.local.comfyui.folders import Folders, next_counter
 
-# An input as /object_info shows it: [TYPE, options] or [[choices], options].
+# An input as /object_info shows it: [TYPE, options]; a choice is [[choices], options] or ["COMBO", {"options": […]}].
 Spec = list[Any]
 InputSpec = Spec | Callable[[Folders], Spec]
 
 SAMPLERS = [
-    "euler",
-    "euler_cfg_pp",
-    "euler_ancestral",
-    "heun",
-    "dpm_2",
-    "dpmpp_2s_ancestral",
-    "dpmpp_sde",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "dpmpp_3m_sde",
-    "lcm",
-    "ddim",
-    "uni_pc",
-    "res_multistep",
-]
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0",
+    "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm",
+    "lcm", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2",
+    "seeds_3", "sa_solver", "sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2",
+]  # fmt: skip
 SCHEDULERS = [
-    "simple",
-    "sgm_uniform",
-    "karras",
-    "exponential",
-    "ddim_uniform",
-    "beta",
-    "normal",
-    "linear_quadratic",
+    "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
     "kl_optimal",
-]
+]  # fmt: skip
 MAX_RESOLUTION = 16384
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 _PREVIEW_PIXELS = 128
@@ -84,6 +70,7 @@ class Node:
     required: Mapping[str, InputSpec]
     optional: Mapping[str, InputSpec] = field(default_factory=dict)
     returns: tuple[str, ...] = ()
+    return_names: tuple[str, ...] = ()  # if other than the types
     category: str = "stand-in"
     output: bool = False
     # Says what is wrong with literal inputs, or None. Replaces the choice list check of the inputs it names.
@@ -108,7 +95,7 @@ class Node:
             "is_input_list": False,
             "output": list(self.returns),
             "output_is_list": [False] * len(self.returns),
-            "output_name": list(self.returns),
+            "output_name": list(self.return_names or self.returns),
             "name": self.name,
             "display_name": self.name,
             "description": "",
@@ -149,8 +136,21 @@ def _vae_models(folders: Folders) -> Spec:
     return [[*folders.model_names("vae"), "pixel_space"]]
 
 
+def _side(low: int = 16, *, step: int) -> Spec:
+    """Width or height of a picture still to be made."""
+    return _integer(1024, low, MAX_RESOLUTION, step=step)
+
+
+def _combo(*options: str) -> Spec:
+    """A choice as the server's newer nodes declare it."""
+    return ["COMBO", {"options": list(options)}]
+
+
+def _combo_of_models(kind: str) -> Callable[[Folders], Spec]:
+    return lambda folders: _combo(*folders.model_names(kind))
+
+
 _SEED = _integer(0, 0, MAX_SEED, control_after_generate=True)
-_SIDE = _integer(1024, 16, MAX_RESOLUTION, step=8)
 _BATCH = _integer(1, 1, 4096)
 _PREFIX = _text(default="ComfyUI")
 
@@ -244,32 +244,20 @@ def _unet_loader(context: Context, unet_name: str, weight_dtype: str) -> Outcome
 
 
 _CLIP_TYPES = [
-    [
-        "stable_diffusion",
-        "stable_cascade",
-        "sd3",
-        "stable_audio",
-        "mochi",
-        "ltxv",
-        "pixart",
-        "cosmos",
-        "lumina2",
-        "wan",
-        "hidream",
-        "chroma",
-        "ace",
-        "omnigen2",
-        "qwen_image",
-        "hunyuan_image",
-        "flux2",
-        "ovis",
-    ]
-]
+    "stable_diffusion", "stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "lumina2",
+    "wan", "hidream", "chroma", "ace", "omnigen2", "qwen_image", "hunyuan_image", "flux2", "ovis",
+    "longcat_image", "cogvideox", "lens", "pixeldit", "ideogram4", "boogu", "krea2", "joyimage", "mage",
+    "minimax",
+]  # fmt: skip
+_DUAL_CLIP_TYPES = [
+    "sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image", "hunyuan_video_15", "kandinsky5",
+    "kandinsky5_image", "ltxv", "newbie", "ace",
+]  # fmt: skip
 
 
 @_node(
     "CLIPLoader",
-    required={"clip_name": _models("text_encoders"), "type": _CLIP_TYPES},
+    required={"clip_name": _models("text_encoders"), "type": [_CLIP_TYPES]},
     optional={"device": [["default", "cpu"], {"advanced": True}]},
     returns=("CLIP",),
     category="model/loaders",
@@ -283,7 +271,7 @@ def _clip_loader(context: Context, clip_name: str, type: str, device: str = "def
     required={
         "clip_name1": _models("text_encoders"),
         "clip_name2": _models("text_encoders"),
-        "type": [["sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"]],
+        "type": [_DUAL_CLIP_TYPES],
     },
     optional={"device": [["default", "cpu"], {"advanced": True}]},
     returns=("CLIP",),
@@ -302,14 +290,11 @@ def _dual_clip_loader(
 
 @_node(
     "TripleCLIPLoader",
-    required={f"clip_name{number}": _models("text_encoders") for number in (1, 2, 3)},
-    optional={"device": [["default", "cpu"], {"advanced": True}]},
+    required={f"clip_name{number}": _combo_of_models("text_encoders") for number in (1, 2, 3)},
     returns=("CLIP",),
     category="model/loaders",
 )
-def _triple_clip_loader(
-    context: Context, clip_name1: str, clip_name2: str, clip_name3: str, device: str = "default"
-) -> Outcome:
+def _triple_clip_loader(context: Context, clip_name1: str, clip_name2: str, clip_name3: str) -> Outcome:
     clips = [_load(context, "text_encoders", clip) for clip in (clip_name1, clip_name2, clip_name3)]
     return Outcome((Weights(tuple(name for clip in clips for name in clip.names)),))
 
@@ -325,8 +310,8 @@ def _vae_loader(context: Context, vae_name: str) -> Outcome:
         "model": ["MODEL"],
         "clip": ["CLIP"],
         "lora_name": _models("loras"),
-        "strength_model": _float(1, -100, 100),
-        "strength_clip": _float(1, -100, 100),
+        "strength_model": _float(1, -100, 100, step=0.01),
+        "strength_clip": _float(1, -100, 100, step=0.01),
     },
     returns=("MODEL", "CLIP"),
     category="loaders",
@@ -340,7 +325,7 @@ def _lora_loader(
 
 @_node(
     "LoraLoaderModelOnly",
-    required={"model": ["MODEL"], "lora_name": _models("loras"), "strength_model": _float(1, -100, 100)},
+    required={"model": ["MODEL"], "lora_name": _models("loras"), "strength_model": _float(1, -100, 100, step=0.01)},
     returns=("MODEL",),
     category="loaders",
 )
@@ -431,10 +416,10 @@ def _load_video(context: Context, file: str) -> Outcome:
 @_node(
     "EmptyImage",
     required={
-        "width": _integer(512, 1, MAX_RESOLUTION),
-        "height": _integer(512, 1, MAX_RESOLUTION),
+        "width": _integer(512, 1, MAX_RESOLUTION, step=1),
+        "height": _integer(512, 1, MAX_RESOLUTION, step=1),
         "batch_size": _BATCH,
-        "color": _integer(0, 0, 0xFFFFFF, display="color"),
+        "color": _integer(0, 0, 0xFFFFFF, step=1, display="color"),
     },
     returns=("IMAGE",),
     category="image",
@@ -448,8 +433,8 @@ def _empty_image(context: Context, width: int, height: int, batch_size: int, col
     required={
         "image": ["IMAGE"],
         "upscale_method": [["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]],
-        "width": _integer(512, 0, MAX_RESOLUTION),
-        "height": _integer(512, 0, MAX_RESOLUTION),
+        "width": _integer(512, 0, MAX_RESOLUTION, step=1),
+        "height": _integer(512, 0, MAX_RESOLUTION, step=1),
         "crop": [["disabled", "center"]],
     },
     returns=("IMAGE",),
@@ -477,11 +462,11 @@ def _empty_latent(context: Context, width: int, height: int, batch_size: int) ->
     return Outcome((Latent(width, height, batch_size),))
 
 
-for _name in ("EmptyLatentImage", "EmptySD3LatentImage"):
+for _name, _step in (("EmptyLatentImage", 8), ("EmptySD3LatentImage", 16)):
     NODES[_name] = Node(
         _name,
         _empty_latent,
-        {"width": _SIDE, "height": _SIDE, "batch_size": _BATCH},
+        {"width": _side(step=_step), "height": _side(step=_step), "batch_size": _BATCH},
         returns=("LATENT",),
         category="latent",
     )
@@ -604,8 +589,6 @@ def _ksampler_advanced(
 
 # What the newer model families put around a sampler -------------------------------------------------------------------
 
-_FRAMES = _integer(97, 1, MAX_RESOLUTION, step=4)
-
 
 def _shift(context: Context, model: Weights, shift: float) -> Outcome:
     return Outcome((model,))
@@ -643,7 +626,13 @@ def _conditioning_zero_out(context: Context, conditioning: Conditioning) -> Outc
 
 @_node(
     "Wan22ImageToVideoLatent",
-    required={"vae": ["VAE"], "width": _SIDE, "height": _SIDE, "length": _FRAMES, "batch_size": _BATCH},
+    required={
+        "vae": ["VAE"],
+        "width": _side(32, step=32),
+        "height": _side(32, step=32),
+        "length": _integer(49, 1, MAX_RESOLUTION, step=4),
+        "batch_size": _BATCH,
+    },
     optional={"start_image": ["IMAGE"]},
     returns=("LATENT",),
     category="conditioning/inpaint",
@@ -662,7 +651,12 @@ def _wan22_latent(
 
 @_node(
     "EmptyLTXVLatentVideo",
-    required={"width": _SIDE, "height": _SIDE, "length": _FRAMES, "batch_size": _BATCH},
+    required={
+        "width": _side(64, step=32),
+        "height": _side(64, step=32),
+        "length": _integer(97, 1, MAX_RESOLUTION, step=8),
+        "batch_size": _BATCH,
+    },
     returns=("LATENT",),
     category="model/latent/ltxv",
 )
@@ -678,6 +672,7 @@ def _ltxv_latent(context: Context, width: int, height: int, length: int, batch_s
         "frame_rate": _float(25.0, 0.0, 1000.0, step=0.01),
     },
     returns=("CONDITIONING", "CONDITIONING"),
+    return_names=("positive", "negative"),
     category="model/conditioning/ltxv",
 )
 def _ltxv_conditioning(context: Context, positive: Conditioning, negative: Conditioning, frame_rate: float) -> Outcome:
@@ -709,7 +704,9 @@ def _ltxv_scheduler(
     return Outcome((steps,))
 
 
-@_node("KSamplerSelect", required={"sampler_name": [SAMPLERS]}, returns=("SAMPLER",), category="sampling/samplers")
+@_node(
+    "KSamplerSelect", required={"sampler_name": _combo(*SAMPLERS)}, returns=("SAMPLER",), category="sampling/samplers"
+)
 def _ksampler_select(context: Context, sampler_name: str) -> Outcome:
     return Outcome((sampler_name,))
 
@@ -728,6 +725,7 @@ def _ksampler_select(context: Context, sampler_name: str) -> Outcome:
         "latent_image": ["LATENT"],
     },
     returns=("LATENT", "LATENT"),
+    return_names=("output", "denoised_output"),
     category="sampling/custom_sampling",
 )
 def _sampler_custom(
@@ -770,8 +768,8 @@ class _Target:
     counter: int
     type: str
 
-    def name(self, index: int, suffix: str) -> str:
-        return f"{self.stem.replace('%batch_num%', str(index))}_{self.counter + index:05}_{suffix}"
+    def name(self, index: int, suffix: str, end: str = "_") -> str:
+        return f"{self.stem.replace('%batch_num%', str(index))}_{self.counter + index:05}{end}{suffix}"
 
     def item(self, name: str) -> dict[str, str]:
         return {"filename": name, "subfolder": self.subfolder, "type": self.type}
@@ -807,15 +805,29 @@ def _save_png(context: Context, images: Images, target: _Target) -> Outcome:
         name = target.name(index, ".png")
         media.write_png(target.folder / name, image, context.metadata)
         items.append(target.item(name))
-    return Outcome(ui={"images": items})
+    return Outcome((images,), ui={"images": items})
 
 
-@_node("SaveImage", required={"images": ["IMAGE"], "filename_prefix": _PREFIX}, category="image", output=True)
+@_node(
+    "SaveImage",
+    required={"images": ["IMAGE"], "filename_prefix": _PREFIX},
+    returns=("IMAGE",),
+    return_names=("images",),
+    category="image",
+    output=True,
+)
 def _save_image(context: Context, images: Images, filename_prefix: str = "ComfyUI") -> Outcome:
     return _save_png(context, images, _target(context, filename_prefix, images[0].size))
 
 
-@_node("PreviewImage", required={"images": ["IMAGE"]}, category="image", output=True)
+@_node(
+    "PreviewImage",
+    required={"images": ["IMAGE"]},
+    returns=("IMAGE",),
+    return_names=("images",),
+    category="image",
+    output=True,
+)
 def _preview_image(context: Context, images: Images) -> Outcome:
     return _save_png(context, images, _target(context, f"ComfyUI_temp_{context.temp_prefix}", images[0].size, "temp"))
 
@@ -837,8 +849,10 @@ def _save_image_websocket(context: Context, images: Images) -> Outcome:
         "fps": _float(6.0, 0.01, 1000.0, step=0.01),
         "lossless": ["BOOLEAN", {"default": True}],
         "quality": _integer(80, 0, 100),
-        "method": [["default", "fastest", "slowest"]],
+        "method": _combo("default", "fastest", "slowest"),
     },
+    returns=("IMAGE",),
+    return_names=("images",),
     category="image/animation",
     output=True,
 )
@@ -856,7 +870,7 @@ def _save_animated_webp(
         lossless=lossless,
         method={"default": 4, "fastest": 0, "slowest": 6}[method],
     )
-    return Outcome(ui={"images": [target.item(name)], "animated": [True]})
+    return Outcome((images,), ui={"images": [target.item(name)], "animated": [True]})
 
 
 @_node(
@@ -864,10 +878,12 @@ def _save_animated_webp(
     required={
         "images": ["IMAGE"],
         "filename_prefix": _PREFIX,
-        "codec": [["vp9", "av1"]],
+        "codec": _combo("vp9", "av1"),
         "fps": _float(24.0, 0.01, 1000.0, step=0.01),
-        "crf": _float(32.0, 0.0, 63.0),
+        "crf": _float(32.0, 0.0, 63.0, step=1),
     },
+    returns=("IMAGE",),
+    return_names=("images",),
     category="image/video",
     output=True,
 )
@@ -876,42 +892,53 @@ def _save_webm(context: Context, images: Images, filename_prefix: str, codec: st
     name = target.name(0, ".webm")
     encoder = {"vp9": "libvpx-vp9", "av1": "libsvtav1"}[codec]
     media.write_video(target.folder / name, images, fps, encoder, context.metadata)
-    return Outcome(ui={"images": [target.item(name)], "animated": [True]})
+    return Outcome((images,), ui={"images": [target.item(name)], "animated": [True]})
 
 
 @_node(
     "CreateVideo",
     required={"images": ["IMAGE"], "fps": _float(30.0, 1.0, 120.0, step=1.0)},
-    optional={"audio": ["AUDIO"]},
+    optional={"audio": ["AUDIO"], "bit_depth": _integer(8, 8, 10, step=2)},
     returns=("VIDEO",),
     category="image/video",
 )
-def _create_video(context: Context, images: Images, fps: float, audio: Audio | None = None) -> Outcome:
+def _create_video(
+    context: Context, images: Images, fps: float, audio: Audio | None = None, bit_depth: int = 8
+) -> Outcome:
     return Outcome((Video(images, fps),))
+
+
+# A choice with inputs of its own for each option; plain words are taken too.
+_CONTAINER: Spec = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": key, "inputs": {}} for key in ("auto", "mp4")]}]
+_CODEC: Spec = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": key, "inputs": {}} for key in ("auto", "h264")]}]
 
 
 @_node(
     "SaveVideo",
-    required={
-        "video": ["VIDEO"],
-        "filename_prefix": _text(default="video/ComfyUI"),
-        "format": [["auto", "mp4"]],
-        "codec": [["auto", "h264"]],
-    },
+    required={"video": ["VIDEO"], "filename_prefix": _text(default="video/ComfyUI"), "format": _CONTAINER},
+    optional={"codec": _CODEC},
+    returns=("VIDEO",),
+    return_names=("video",),
     category="image/video",
     output=True,
 )
-def _save_video(context: Context, video: Video, filename_prefix: str, format: str, codec: str) -> Outcome:  # noqa: A002
+def _save_video(
+    context: Context,
+    video: Video,
+    filename_prefix: str,
+    format: str,  # noqa: A002
+    codec: str = "auto",
+) -> Outcome:
     target = _target(context, filename_prefix, video.frames[0].size)
     name = target.name(0, ".mp4")
     media.write_video(target.folder / name, video.frames, video.fps, "libx264", context.metadata)
-    return Outcome(ui={"images": [target.item(name)], "animated": [True]})
+    return Outcome((video,), ui={"images": [target.item(name)], "animated": [True]})
 
 
 @_node(
     "EmptyAudio",
     required={
-        "duration": _float(60.0, 0.0, MAX_SEED),
+        "duration": _float(60.0, 0.0, MAX_SEED, step=0.01),
         "sample_rate": _integer(44100, 1, 192000),
         "channels": _integer(2, 1, 2),
     },
@@ -925,19 +952,23 @@ def _empty_audio(context: Context, duration: float, sample_rate: int, channels: 
 @_node(
     "SaveAudio",
     required={"audio": ["AUDIO"], "filename_prefix": _text(default="audio/ComfyUI")},
+    returns=("AUDIO",),
+    return_names=("audio",),
     category="audio",
     output=True,
 )
 def _save_audio(context: Context, audio: Audio, filename_prefix: str) -> Outcome:
     target = _target(context, filename_prefix)
-    name = target.name(0, ".flac")
+    name = target.name(0, ".flac", end="")  # audio alone has no underscore there
     media.write_flac(target.folder / name, audio.seconds, audio.rate)
-    return Outcome(ui={"audio": [target.item(name)]})
+    return Outcome((audio,), ui={"audio": [target.item(name)]})
 
 
 @_node(
     "SaveLatent",
     required={"samples": ["LATENT"], "filename_prefix": _text(default="latents/ComfyUI")},
+    returns=("LATENT",),
+    return_names=("samples",),
     category="_for_testing",
     output=True,
 )
@@ -945,14 +976,15 @@ def _save_latent(context: Context, samples: Latent, filename_prefix: str) -> Out
     target = _target(context, filename_prefix, (samples.width, samples.height))
     name = target.name(0, ".latent")
     (target.folder / name).write_bytes(media.safetensors_bytes(context.metadata))
-    return Outcome(ui={"latents": [target.item(name)]})
+    return Outcome((samples,), ui={"latents": [target.item(name)]})
 
 
-@_node("PreviewAny", required={"source": ["*"]}, category="utils", output=True)
+@_node("PreviewAny", required={"source": ["*"]}, returns=("STRING",), category="utils", output=True)
 def _preview_any(context: Context, source: Any) -> Outcome:
     if isinstance(source, Conditioning):
         source = source.text
-    return Outcome(ui={"text": [source if isinstance(source, str) else json.dumps(source, default=str)]})
+    text = source if isinstance(source, str) else json.dumps(source, default=str)
+    return Outcome((text,), ui={"text": [text]})
 
 
 @_node(

@@ -1,0 +1,89 @@
+"""What `comfyeks down` names as still paid for: each kind of thing, made by hand and named, and nothing of others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from comfyeks.deployment import Deployment
+from comfyeks.up.leftovers import billable
+
+ACCOUNT, REGION = "123456789012", "us-west-2"
+DEPLOYMENT = Deployment("film", REGION, ACCOUNT)
+OURS = [{"Key": "Deployment", "Value": DEPLOYMENT.name}]
+THEIRS = [{"Key": "Deployment", "Value": "comfyui-ads"}]
+
+
+@pytest.fixture(autouse=True)
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with mock_aws():
+        yield
+
+
+def tagged(kind: str, tags: list[dict[str, str]]) -> list[dict[str, object]]:
+    return [{"ResourceType": kind, "Tags": tags}]
+
+
+def leave(name: str, tags: list[dict[str, str]]) -> None:
+    """One of everything that is paid for, of a deployment."""
+    ec2, elb = boto3.client("ec2", region_name=REGION), boto3.client("elbv2", region_name=REGION)
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+    image = ec2.describe_images()["Images"][0]["ImageId"]
+    ec2.run_instances(
+        ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, TagSpecifications=tagged("instance", tags)
+    )
+    ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=1, TagSpecifications=tagged("volume", tags))
+    address = ec2.allocate_address(TagSpecifications=tagged("elastic-ip", tags))["AllocationId"]
+    ec2.create_nat_gateway(SubnetId=subnet, AllocationId=address, TagSpecifications=tagged("natgateway", tags))
+    service = f"com.amazonaws.{REGION}.sqs"
+    ec2.create_vpc_endpoint(
+        VpcId=vpc,
+        ServiceName=service,
+        VpcEndpointType="Interface",
+        SubnetIds=[subnet],
+        TagSpecifications=tagged("vpc-endpoint", tags),
+    )
+    elb.create_load_balancer(Name=name, Subnets=[subnet], Type="network", Tags=tags)
+    boto3.client("efs", region_name=REGION).create_file_system(CreationToken=f"{name}-models")
+    kms = boto3.client("kms", region_name=REGION)
+    for alias in ("secrets", "messages"):
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        kms.create_alias(AliasName=f"alias/{name}-{alias}", TargetKeyId=key)
+    boto3.client("logs", region_name=REGION).create_log_group(logGroupName=f"/aws/eks/{name}/cluster")
+    boto3.client("eks", region_name=REGION).create_cluster(
+        name=name, roleArn=f"arn:aws:iam::{ACCOUNT}:role/x", resourcesVpcConfig={"subnetIds": [subnet]}
+    )
+
+
+def test_each_kind_of_thing_that_is_paid_for_is_named() -> None:
+    leave(DEPLOYMENT.name, OURS)
+    kinds = [
+        "EKS cluster", "instance", "volume", "NAT gateway", "public address", "interface endpoint", "load balancer",
+        "EFS file system", "KMS key", "KMS key", "log group",
+    ]  # fmt: skip
+    found = billable(DEPLOYMENT)
+    assert [kind for kind, what in zip(kinds, found, strict=True) if not what.startswith(kind)] == []
+
+
+def test_what_belongs_to_others_is_not_named() -> None:
+    leave("comfyui-ads", THEIRS)
+    found = billable(DEPLOYMENT)
+    assert [what for what in found if not what.startswith("NAT gateway")] == []  # moto does not filter those by tag
+
+
+def test_a_key_whose_deletion_is_scheduled_costs_nothing() -> None:
+    leave(DEPLOYMENT.name, OURS)
+    kms = boto3.client("kms", region_name=REGION)
+    for alias in kms.list_aliases()["Aliases"]:
+        if alias["AliasName"].startswith(f"alias/{DEPLOYMENT.name}-"):
+            kms.schedule_key_deletion(KeyId=alias["TargetKeyId"])
+    assert not [what for what in billable(DEPLOYMENT) if what.startswith("KMS key")]
