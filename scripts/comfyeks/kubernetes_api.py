@@ -139,7 +139,8 @@ class Cluster:
             answer = self._client.call_api(*request, _request_timeout=(CONNECT_SECONDS, READ_SECONDS))
             content: bytes = answer.read()
         except (HTTPError, OSError) as error:
-            raise Unreachable(f"the Kubernetes API of {self.where} does not answer: {error}") from error
+            why = getattr(error, "reason", None) or error  # without the request that was tried again
+            raise Unreachable(f"the Kubernetes API of {self.where} does not answer: {why}") from error
         except ApiException as error:  # credentials plugins fail like this
             raise Unreachable(f"the Kubernetes API of {self.where}: {error.reason}") from error
         if answer.status >= 400:

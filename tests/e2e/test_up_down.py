@@ -122,7 +122,7 @@ def faults_that_are_missed(place: Place) -> list[str]:
         begun = time.monotonic()
         with fault.seed(ground) as clone:
             found = None
-            while found is None and time.monotonic() - begun < 60:  # a controller's word takes its time
+            while found is None and time.monotonic() - begun < 180:  # a controller's word takes its time
                 found = next(
                     (f for f in place.doctor(clone) if f["check"] == fault.check and fault.says in f["said"]), None
                 )

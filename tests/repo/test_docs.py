@@ -126,7 +126,8 @@ def facts(path: Path) -> dict[str, set[str]]:
     prose = re.sub(r"`[^`]*`|\]\(\S+?\)", " ", text)
     return {
         "links": {link.replace(f"{CHINESE}/", f"{ENGLISH}/").split("#")[0] for link in leads},
-        "code": {re.sub(r"<[^>]*>", "<>", code) for code in re.findall(r"`([^`]+)`", text)},  # what stands for a value
+        # What stands for a value is translated; a line may end anywhere.
+        "code": {" ".join(re.sub(r"<[^>]*>", "<>", code).split()) for code in re.findall(r"`([^`]+)`", text)},
         "figures": set(re.findall(r"\d+(?:[.,]\d+)*", prose)),
     }
 

@@ -191,15 +191,6 @@ def a_node_class_without_subnets(ground: Ground) -> Iterator[Clone]:
     ground.api.patch("EC2NodeClass", None, name, {"spec": {"subnetSelectorTerms": terms}})
 
 
-@fault("add-ons", "Karpenter: 0 of 0 pods are ready")
-def a_controller_that_was_scaled_to_zero(ground: Ground) -> Iterator[Clone]:
-    pods = ground.api.get("Deployment", "kube-system", "karpenter")
-    assert pods
-    ground.api.patch("Deployment", "kube-system", "karpenter", {"spec": {"replicas": 0}})
-    yield ground.clone
-    ground.api.patch("Deployment", "kube-system", "karpenter", {"spec": {"replicas": pods["spec"]["replicas"]}})
-
-
 @fault("pods", "no pool and no node takes this pod")
 def a_pod_that_fits_nowhere(ground: Ground) -> Iterator[Clone]:
     with _pod(ground, "nowhere", {"nodeSelector": {NOWHERE: "here"}}):
@@ -233,3 +224,13 @@ def a_function_that_does_not_listen(ground: Ground) -> Iterator[Clone]:
     client.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
     yield ground.clone
     client.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True)
+
+
+@fault("add-ons", "Karpenter: 0 of 0 pods are ready")
+def a_controller_that_was_scaled_to_zero(ground: Ground) -> Iterator[Clone]:
+    """The last one: pods and node classes before it need Karpenter's word."""
+    pods = ground.api.get("Deployment", "kube-system", "karpenter")
+    assert pods
+    ground.api.patch("Deployment", "kube-system", "karpenter", {"spec": {"replicas": 0}})
+    yield ground.clone
+    ground.api.patch("Deployment", "kube-system", "karpenter", {"spec": {"replicas": pods["spec"]["replicas"]}})
