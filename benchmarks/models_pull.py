@@ -4,7 +4,8 @@
     .venv/bin/python benchmarks/models_pull.py            3 files of 2 GB through faulty connections; a few minutes
     .venv/bin/python benchmarks/models_pull.py --size 256 the same with 256 MB
 
-Source, S3 and clients share this machine's cores, and the servers are Python: what counts is the ratio within one run.
+Source, S3 and clients share this machine's cores, and the servers are Python: what counts is the ratio within one run,
+and on a machine that is busy with other work only that of the CPU time, which includes the start of the programs.
 `peak` is the largest resident memory of the process. Prints JSON to stdout, what it does to stderr.
 """
 
@@ -113,19 +114,21 @@ def running(target: object, *arguments: object) -> Iterator[object]:
 class Measured:
     code: int
     seconds: float
+    cpu_seconds: float  # with its children's
     peak_mb: float
     words: str
 
 
 def measure(argv: list[str], env: dict[str, str]) -> Measured:
-    """Run a command; its exit code, time and the peak of its process (not of its children)."""
+    """Run a command; its exit code, times and the peak of its process."""
     with tempfile.TemporaryFile("w+") as words:
         started = time.monotonic()
         process = subprocess.Popen(argv, env=env, stdout=words, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
         words.seek(0)
-        return Measured(os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss / 1024, words.read().strip())
+        cpu = usage.ru_utime + usage.ru_stime
+        return Measured(os.waitstatus_to_exitcode(status), seconds, cpu, usage.ru_maxrss / 1024, words.read().strip())
 
 
 def main() -> None:
@@ -201,7 +204,7 @@ def compare(
             wrong.append(fault)
 
     small = pull("ok", "small.safetensors")
-    times: dict[str, list[float]] = {"pull": [], "curl | aws s3 cp": []}
+    runs: dict[str, list[Measured]] = {"pull": [], "curl | aws s3 cp": []}
     peak = 0.0
     for _ in range(rounds):
         ours = pull("ok")
@@ -209,18 +212,22 @@ def compare(
         pipe = f"curl -sfL {url}/ok/{name} | aws s3 cp --quiet - s3://{BUCKET}/checkpoints/{name}"
         theirs = measure(["bash", "-o", "pipefail", "-c", pipe], env)
         for tool, run in (("pull", ours), ("curl | aws s3 cp", theirs)):
-            print(f"{tool:18} {run.seconds:6.1f} s", run.words, file=sys.stderr)
+            print(f"{tool:18} {run.seconds:6.1f} s  CPU {run.cpu_seconds:5.1f} s", run.words, file=sys.stderr)
             if run.code:
                 wrong.append(tool)
-            times[tool].append(run.seconds)
-    median = {tool: statistics.median(seconds) for tool, seconds in times.items()}
+            runs[tool].append(run)
+    median = {tool: statistics.median(run.seconds for run in some) for tool, some in runs.items()}
+    cpu = {tool: statistics.median(run.cpu_seconds for run in some) for tool, some in runs.items()}
     return {
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+        "load": round(os.getloadavg()[0], 1),
         "file_mb": round(sizes[name] / 1e6),
         "faults": faults,
         "wrong": wrong,
         "seconds": {tool: round(seconds, 1) for tool, seconds in median.items()},
         "throughput_ratio_to_curl_aws": round(median["curl | aws s3 cp"] / median["pull"], 2),
+        "cpu_seconds": {tool: round(seconds, 1) for tool, seconds in cpu.items()},
+        "cpu_ratio_to_curl_aws": round(cpu["curl | aws s3 cp"] / cpu["pull"], 2),
         "peak_mb": {
             f"{round(sizes['small.safetensors'] / 1e6)} MB file": round(small.peak_mb),
             f"{round(sizes[name] / 1e6)} MB file": round(peak),

@@ -378,7 +378,7 @@ def chosen(cluster: bool | None) -> Demo:
     if missing and cluster is None:
         note(
             f"the short form, without Kubernetes: not built are {', '.join(missing)}. `make demo CLUSTER=yes` builds "
-            f"them once (about {binaries.BUILD_MINUTES} minutes on two cores)"
+            f"them once (about {binaries.BUILD_MINUTES} minutes on two idle cores)"
         )
         return Demo()
     return ClusterDemo(binaries.build(note))

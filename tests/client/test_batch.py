@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -165,6 +166,20 @@ def test_another_batch_does_not_mix_with_the_one_of_a_folder(own_server: Running
     result = run(graph, rows_file(tmp_path, "id,seed\na,2\n"), "--out", out, "--url", own_server.url)
     assert isinstance(result.exception, UserError)
     assert "row a had other parameters" in str(result.exception)
+
+
+def test_a_row_whose_job_ended_just_before_it_was_cancelled_is_not_made_again(
+    own_server: RunningServer, tmp_path: Path
+) -> None:
+    graph, rows, out = graph_file(tmp_path, text_to_image()), rows_file(tmp_path, "id,seed\na,1\n"), tmp_path / "out"
+    assert run(graph, rows, "--out", out, "--url", own_server.url).exit_code == 0
+    journal = out / "batch.jsonl"
+    submitted = json.loads(journal.read_text().splitlines()[0])
+    journal.write_text(json.dumps({**submitted, "status": "cancelled"}) + "\n")
+    shutil.rmtree(out / "a")
+    assert run(graph, rows, "--out", out, "--url", own_server.url).exit_code == 0
+    assert len(list((out / "a").iterdir())) == 1
+    assert len(prompts(own_server)) == 1
 
 
 def test_behind_a_load_balancer_a_later_run_asks_the_server_that_has_the_job(tmp_path: Path) -> None:

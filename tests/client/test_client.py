@@ -105,14 +105,20 @@ def test_every_kind_of_result_is_saved(client: ComfyClient, tmp_path: Path) -> N
 
 
 def test_images_that_only_the_websocket_brings_are_missed_when_they_do_not_come(server: Server) -> None:
-    graph = {
-        "1": empty_image(8),
-        "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},
-    }
+    graph = {"1": empty_image(8), "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
     with proxying(server.url) as proxy:
         proxy.deaf = True
         with pytest.raises(ResultMissing, match="over the websocket only"):
             fast_client(proxy.url).run(graph)
+
+
+def test_images_over_the_websocket_may_come_after_the_job_is_done(server: Server, tmp_path: Path) -> None:
+    graph = {"1": empty_image(8), "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
+    with proxying(server.url) as proxy:
+        proxy.delay = 0.8
+        client = fast_client(proxy.url)
+        [saved] = client.save(client.run(graph), tmp_path, graph)
+    assert Image.open(saved.path).size == (8, 8)
 
 
 def test_two_clients_at_once_get_their_own_results(server: Server, tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def test_a_pod_that_waits_for_a_node_says_what_keeps_nodes_from_starting() -> No
     assert "the pool's own limit" in reason.said  # what is said of this very pod counts more
 
 
+def test_what_the_scheduler_said_before_is_over() -> None:
+    before = {"metadata": {}, "message": "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."}
+    reason = pods.explain(unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu"), [before])
+    assert reason
+    assert "no node that runs now takes it" in reason.said
+
+
 def test_a_mount_that_was_refused_before_is_no_reason_once_the_gate_runs() -> None:
     gate = {"name": "wait-for-models", "state": {"running": {}}}
     refused = {"metadata": {}, "message": "hostPath type check failed: /comfyui-models is not a directory"}

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from comfyeks.doctor import karpenter
+from comfyeks.doctor.pods import explained
 from comfyeks.kubernetes_api import Api
 from comfyeks.local.cluster import binaries
 from comfyeks.local.cluster.local_cluster import LocalCluster, wait_for
@@ -123,6 +125,20 @@ def live(cluster: Live) -> Iterator[Live]:
     cluster.clear()
 
 
+def test_of_all_of_it_only_karpenter_listens_beyond_loopback(live: Live) -> None:
+    live.launched()
+    live.wait("its node", lambda: any(live.cluster.nodes.glob("*/kubelet.pem")))
+    listening = []
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.pid:
+            with suppress(psutil.Error):
+                process = psutil.Process(connection.pid)
+                if str(live.cluster.home.parent) in " ".join((*process.cmdline(), *process.environ().values())):
+                    listening.append((process.name(), connection.laddr.ip))
+    assert {"etcd", "kube-apiserver"} <= {name for name, _ in listening}
+    assert {name for name, ip in listening if ip not in ("127.0.0.1", "::1")} <= {"karpenter"}
+
+
 def test_without_spot_capacity_the_node_is_on_demand(live: Live) -> None:
     live.aws.set_shortages(("spot", "*"))
     assert live.launched().get("InstanceLifecycle") != "spot"
@@ -148,10 +164,11 @@ def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
 def told(live: Live, reason: str, fix: str) -> None:
     """Both commands say the reason in plain words, with what to do; and nothing was started."""
     live.wait("the reason", lambda: any(reason in each.said for each in karpenter.reasons(live.api.cluster)))
-    live.wait("the pod that waits", lambda: "nodes are available" in live.said("Pod"))
+    words = f"no node starts: ec2nodeclass karpenter-gpu-default is not ready: {reason}"
+    live.wait("the pod's", lambda: any(why and words in why.said for _, why in explained(live.api.cluster, NAMESPACE)))
     for verb in ("doctor", "status"):
         printed = live.command(verb)
-        assert f"no node starts: ec2nodeclass karpenter-gpu-default is not ready: {reason}" in printed
+        assert words in printed
         assert fix in printed
     assert not live.instances()
 

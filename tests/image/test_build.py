@@ -16,6 +16,9 @@ from typing import Any
 import boto3
 import pytest
 import typer
+from botocore import xform_name
+from botocore.awsrequest import AWSResponse
+from botocore.validate import ParamValidator
 from moto import mock_aws
 from typer.testing import CliRunner, Result
 
@@ -98,43 +101,68 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[boto3.Session]:
 
 
 class CodeBuild:
-    """Plays the service: a build takes three looks, writes a log, and pushes when it succeeds."""
+    """Plays the service behind botocore's own client, which checks each request; what it answers is checked as well.
+
+    A build takes three looks, writes a log, and pushes when it succeeds.
+    """
+
+    GROUP = "/aws/codebuild/comfyui-image"
 
     def __init__(self, session: boto3.Session, status: str = "SUCCEEDED", push: bool = True) -> None:
         self.session, self.status, self.push = session, status, push
         self.started: list[dict[str, Any]] = []
         self.looks = 0
         self.logs = session.client("logs")
-        self.logs.create_log_group(logGroupName="/aws/codebuild/comfyui-image")
-        self.logs.create_log_stream(logGroupName="/aws/codebuild/comfyui-image", logStreamName="one")
+        self.logs.create_log_group(logGroupName=self.GROUP)
+
+    def client(self, **options: Any) -> Any:
+        client = self.session.client("codebuild", **options)
+        client.meta.events.register("before-call.codebuild", self._answer)
+        return client
+
+    def _answer(self, model: Any, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
+        answer: dict[str, Any] = getattr(self, xform_name(model.name))(**json.loads(params["body"]))
+        problems = ParamValidator().validate(answer, model.output_shape).generate_report().splitlines()
+        # The service sends empty lists where its model says that there are none.
+        assert [line for line in problems if not line.startswith("Invalid length")] == []
+        return AWSResponse("https://codebuild.us-west-2.amazonaws.com", 200, {}, None), answer
 
     def list_builds_for_project(self, **_: Any) -> dict[str, Any]:
         return {"ids": ["comfyui-image:1"] if self.started else []}
 
     def start_build(self, **request: Any) -> dict[str, Any]:
         self.started.append(request)
-        return {"build": {"id": "comfyui-image:1"}}
+        return {"build": {"id": "comfyui-image:1", "buildStatus": "IN_PROGRESS"}}
 
     def batch_get_builds(self, ids: list[str]) -> dict[str, Any]:
         variables = self.started[-1]["environmentVariablesOverride"]
         self.looks += 1
+        found: dict[str, Any] = {
+            "id": ids[0], "buildStatus": "IN_PROGRESS",
+            "environment": {
+                "type": "LINUX_CONTAINER", "image": "x", "computeType": "BUILD_GENERAL1_LARGE",
+                "environmentVariables": [{**one, "type": "PLAINTEXT"} for one in variables],
+            },
+            "logs": {"groupName": self.GROUP},
+            "phases": [{"phaseType": "SUBMITTED", "phaseStatus": "SUCCEEDED"}, {"phaseType": "QUEUED"}],
+        }  # fmt: skip
+        if self.looks == 1:
+            return {"builds": [found], "buildsNotFound": []}  # queued: it has no stream yet
+        found["logs"]["streamName"] = "one"
+        if self.looks == 2:
+            self.logs.create_log_stream(logGroupName=self.GROUP, logStreamName="one")
         self.logs.put_log_events(
-            logGroupName="/aws/codebuild/comfyui-image", logStreamName="one",
+            logGroupName=self.GROUP, logStreamName="one",
             logEvents=[{"timestamp": int(time.time() * 1000), "message": f"line {self.looks} [red]\n"}],
         )  # fmt: skip
-        found = {
-            "id": ids[0], "buildStatus": "IN_PROGRESS", "environment": {"environmentVariables": variables},
-            "logs": {"groupName": "/aws/codebuild/comfyui-image", "streamName": "one"},
-            "phases": [{"phaseType": "SUBMITTED", "phaseStatus": "SUCCEEDED"}],
-        }  # fmt: skip
-        if self.looks >= 3:
+        if self.looks >= 4:
             found["buildStatus"] = self.status
             failed = {"phaseType": "BUILD", "phaseStatus": "FAILED", "contexts": [{"message": "exit status 1"}]}
             found["phases"] = [*found["phases"], failed] if self.status == "FAILED" else found["phases"]
             if self.status == "SUCCEEDED" and self.push:
                 names = {one["name"]: one["value"] for one in variables}
                 push_image(self.session, names["IMAGE_TAG"])
-        return {"builds": [found]}
+        return {"builds": [found], "buildsNotFound": []}
 
 
 def push_image(session: boto3.Session, tag: str) -> None:
@@ -155,7 +183,9 @@ def codebuild(aws: boto3.Session, monkeypatch: pytest.MonkeyPatch) -> CodeBuild:
     service = CodeBuild(aws)
     real = boto3.client
     monkeypatch.setattr(
-        boto3, "client", lambda name, **options: service if name == "codebuild" else real(name, **options)
+        boto3,
+        "client",
+        lambda name, **options: service.client(**options) if name == "codebuild" else real(name, **options),
     )
     return service
 
@@ -184,7 +214,7 @@ def test_codebuild_gets_the_context_and_the_tag_and_its_log_is_followed(
         assert set(archive.namelist()) == set(image.context())
         assert archive.read("Dockerfile") == (image.FOLDER / "Dockerfile").read_bytes()
     assert [line for line in result.stderr.splitlines() if line.startswith("line ")] == [
-        f"line {number} [red]" for number in (1, 2, 3)
+        f"line {number} [red]" for number in (2, 3, 4)
     ]
 
 
@@ -198,6 +228,21 @@ def test_what_is_in_the_registry_is_not_built_again(aws: boto3.Session, codebuil
 
 def test_a_build_of_this_tag_that_runs_already_is_followed(aws: boto3.Session, codebuild: CodeBuild) -> None:
     codebuild.start_build(environmentVariablesOverride=[{"name": "IMAGE_TAG", "value": image.tag()}])
+    assert run().exit_code == 0
+    assert len(codebuild.started) == 1
+
+
+def test_ctrl_c_leaves_the_build_running_and_the_same_command_follows_it(
+    codebuild: CodeBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(image.time, "sleep", interrupted)
+        first = run()
+    assert first.exit_code == 130
+    assert "the build goes on without being watched; the same command follows it again" in first.stderr
     assert run().exit_code == 0
     assert len(codebuild.started) == 1
 

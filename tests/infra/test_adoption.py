@@ -19,7 +19,7 @@ from .conftest import REGION
 LOG = """\
 aws_vpc.this[0]: Creating...
 aws_iam_role.pod["comfyui"]: Creating...
-aws_sqs_queue.interruption: Creating...
+aws_ec2_tag.node_discovery: Creating...
 aws_vpc.this[0]: Still creating... [10s elapsed]
 aws_vpc.this[0]: Creation complete after 11s [id=vpc-0aaa]
 aws_subnet.private["us-west-2a"]: Creating...
@@ -50,8 +50,8 @@ def test_what_is_imported_by_another_id_than_the_logs_is_looked_for(tmp_path: Pa
     assert adoption.by_id(left) == {"aws_vpc.this[0]": "vpc-0aaa", 'aws_subnet.private["us-west-2a"]': "subnet-0bbb"}
 
 
-def test_what_can_be_made_again_is_not_adopted(tmp_path: Path) -> None:
-    assert not any("sqs" in address for address in read(tmp_path, LOG))
+def test_part_of_something_else_is_not_adopted(tmp_path: Path) -> None:
+    assert not any("ec2_tag" in address for address in read(tmp_path, LOG))
 
 
 def test_the_last_that_is_told_of_something_counts(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def types_of_both_roots() -> set[str]:
 
 
 def test_every_type_of_both_roots_can_be_found_or_made_again() -> None:
-    assert types_of_both_roots() <= finders.FINDERS.keys() | finders.REPEATABLE
-    assert not finders.FINDERS.keys() & finders.REPEATABLE
+    assert types_of_both_roots() <= finders.FINDERS.keys() | finders.PARTS
+    assert not finders.FINDERS.keys() & finders.PARTS
     assert finders.FINDERS.keys() >= finders.IMPORTED_BY_OTHER_ID
 
 
 def test_no_type_is_listed_that_no_root_has() -> None:
-    assert finders.FINDERS.keys() | finders.REPEATABLE <= types_of_both_roots() | {"aws_vpc_security_group_egress_rule"}
+    assert finders.FINDERS.keys() | finders.PARTS <= types_of_both_roots() | {"aws_vpc_security_group_egress_rule"}
 
 
 def create(address: str, **values: Any) -> dict[str, Any]:
@@ -172,6 +172,18 @@ EC2_TYPES = [
 def test_nothing_is_found_where_nothing_is(aws: None, kind: str) -> None:
     """Of every type: the question itself is one that EC2 understands."""
     assert look_for(f"{kind}.this", tags_all=TAGS, vpc_id="vpc-0aaa") is None
+
+
+def test_queues_and_topics_are_found_by_name(aws: None) -> None:
+    """Not the one of another deployment, whose name ends alike."""
+    sqs, sns = boto3.client("sqs", region_name=REGION), boto3.client("sns", region_name=REGION)
+    assert look_for("aws_sqs_queue.q", name="comfyui-q") is None
+    assert look_for("aws_sns_topic.t", name="comfyui-t") is None
+    url = sqs.create_queue(QueueName="comfyui-q")["QueueUrl"]
+    sns.create_topic(Name="a-comfyui-t")
+    arn = sns.create_topic(Name="comfyui-t")["TopicArn"]
+    assert look_for("aws_sqs_queue.q", name="comfyui-q") == url
+    assert look_for("aws_sns_topic.t", name="comfyui-t") == arn
 
 
 def test_rule_of_a_security_group_is_found_by_what_it_says(aws: None) -> None:

@@ -32,6 +32,8 @@ class Proxy:
     refuse_websockets: bool = False
     deaf: bool = False
     close_after: float | None = None
+    # Bring the first event so many seconds late, and the others after it.
+    delay: float = 0
     # Break the first so many downloads half-way.
     break_downloads: int = 0
     log: list[tuple[str, str, int]] = field(default_factory=list)
@@ -108,6 +110,7 @@ class Proxy:
         async with self.client.ws_connect(backend + request.path_qs) as far:
 
             async def down() -> None:
+                await asyncio.sleep(self.delay)
                 async for message in far:
                     if self.deaf:
                         continue

@@ -233,7 +233,8 @@ class ComfyClient:
         try:
             response = self._transport.send("POST", "/upload/image", files={"image": (path.name, data)}, data=fields)
         except TimedOut as error:
-            raise TimedOut(f"{error}; --input {path} was not uploaded: {error.problem or 'no answer'}") from None
+            why = error.problem or f"no time was left for {self.url}"
+            raise TimedOut(f"{error}; --input {path} was not uploaded: {why}") from None
         if response.status_code == 413:
             raise UserError(f"--input {path}: {len(data)} bytes are more than the server takes (its --max-upload-size)")
         if response.status_code != 200:

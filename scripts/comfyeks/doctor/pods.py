@@ -116,8 +116,10 @@ def explain(pod: Object, events: Iterable[Object] = (), no_nodes: Sequence[Reaso
             f"kubectl -n {names['namespace']} logs {names['pod']} -c {_GATE} shows how far they are",
             certain=False,
         )
-    # What is known last says most; the scheduler's own message is repeated for as long as nothing better is.
+    # What is known last says most. Of the scheduler only the last word counts, which is the condition: what it said of
+    # volumes that were not bound yet, or of other nodes, is over.
     texts = [event.get("message", "") for event in sorted(events, key=_when, reverse=True)]
+    texts = [text for text in texts if not re.search(_NO_NODE[0], text)]
     texts.append(condition(pod, "PodScheduled").get("message", ""))
     for text in texts:
         for pattern, said, fix in _PHRASES:

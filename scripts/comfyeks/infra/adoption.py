@@ -17,7 +17,7 @@ from typing import Any
 
 import boto3
 
-from comfyeks.infra.finders import FINDERS, IMPORTED_BY_OTHER_ID, REPEATABLE, ImportId
+from comfyeks.infra.finders import FINDERS, IMPORTED_BY_OTHER_ID, PARTS, ImportId
 from comfyeks.paths import REPO_ROOT
 
 _EVENT = re.compile(
@@ -38,7 +38,7 @@ def read(logs: Iterable[Path]) -> dict[str, str | None]:
     for event in _EVENT.finditer(text):
         if event["gone"]:
             left.pop(event["address"], None)
-        elif kind(event["address"]) not in REPEATABLE:
+        elif kind(event["address"]) not in PARTS:
             left[event["address"]] = event["made"]
     return left
 

@@ -114,6 +114,20 @@ def _mount_target(values: Values, region: str) -> ImportId | None:
     )
 
 
+def _queue(values: Values, region: str) -> ImportId | None:
+    sqs = boto3.client("sqs", region_name=region)
+    try:
+        return sqs.get_queue_url(QueueName=values["name"])["QueueUrl"]
+    except sqs.exceptions.QueueDoesNotExist:
+        return None
+
+
+def _topic(values: Values, region: str) -> ImportId | None:
+    pages = boto3.client("sns", region_name=region).get_paginator("list_topics").paginate()
+    topics = (topic["TopicArn"] for page in pages for topic in page["Topics"])
+    return next((arn for arn in topics if arn.rpartition(":")[2] == values["name"]), None)
+
+
 def _budget(values: Values, region: str) -> ImportId:
     account = boto3.client("sts", region_name=region).get_caller_identity()["Account"]
     return f"{account}:{values['name']}"
@@ -193,7 +207,10 @@ FINDERS: dict[str, Finder] = {
     "aws_budgets_budget": _budget,
     "aws_cloudfront_distribution": _distribution,
     "aws_cloudfront_vpc_origin": _vpc_origin,
+    "aws_cloudwatch_event_rule": _by("name"),
+    "aws_cloudwatch_event_target": _by("rule", "target_id", between="/"),
     "aws_cloudwatch_log_group": _by("name"),
+    "aws_cloudwatch_metric_alarm": _by("alarm_name"),
     "aws_codebuild_project": _by("name"),
     "aws_cognito_user_pool": _user_pool,
     "aws_cognito_user_pool_client": _user_pool_client,
@@ -224,7 +241,10 @@ FINDERS: dict[str, Finder] = {
     "aws_route_table": _ec2("describe_route_tables", "RouteTables", "RouteTableId", in_vpc=True),
     "aws_route_table_association": _by("subnet_id", "route_table_id", between="/"),
     "aws_s3_bucket": _by("bucket"),
+    "aws_s3_bucket_notification": _by("bucket"),
     "aws_security_group": _ec2("describe_security_groups", "SecurityGroups", "GroupId", in_vpc=True),
+    "aws_sns_topic": _topic,
+    "aws_sqs_queue": _queue,
     "aws_ssm_document": _by("name"),
     "aws_subnet": _ec2("describe_subnets", "Subnets", "SubnetId", in_vpc=True),
     "aws_vpc": _ec2("describe_vpcs", "Vpcs", "VpcId"),
@@ -249,6 +269,7 @@ FINDERS: dict[str, Finder] = {
 
 # The id that a log shows is the provider's own: an import takes another one.
 IMPORTED_BY_OTHER_ID = {
+    "aws_cloudwatch_event_target",
     "aws_cognito_user_pool_client",
     "aws_eks_pod_identity_association",
     "aws_iam_role_policy_attachment",
@@ -258,11 +279,9 @@ IMPORTED_BY_OTHER_ID = {
     "aws_wafv2_web_acl",
 }
 
-# Made again without harm: never adopted. tests/infra/test_adoption.py says when a type of the roots is in neither list.
-REPEATABLE = {
-    "aws_cloudwatch_event_rule",
-    "aws_cloudwatch_event_target",
-    "aws_cloudwatch_metric_alarm",
+# Parts of something else: made again without harm, and gone with what they belong to. Never adopted.
+# tests/infra/test_adoption.py says when a type of the roots is in neither list.
+PARTS = {
     "aws_default_security_group",
     "aws_ec2_tag",
     "aws_ecr_lifecycle_policy",
@@ -270,14 +289,11 @@ REPEATABLE = {
     "aws_lb_target_group_attachment",
     "aws_s3_bucket_lifecycle_configuration",
     "aws_s3_bucket_logging",
-    "aws_s3_bucket_notification",
     "aws_s3_bucket_ownership_controls",
     "aws_s3_bucket_policy",
     "aws_s3_bucket_public_access_block",
     "aws_s3_bucket_server_side_encryption_configuration",
     "aws_s3_bucket_versioning",
-    "aws_sns_topic",
     "aws_sns_topic_subscription",
-    "aws_sqs_queue",
     "aws_wafv2_web_acl_logging_configuration",
 }

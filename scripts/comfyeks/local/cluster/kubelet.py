@@ -538,7 +538,8 @@ class PodRun:
             state = {"terminated": {"exitCode": 0, "reason": "Completed"}}
         else:
             state = {"waiting": {"reason": waiting}}
-        ready = name in self._ended or (running and local is not None and local.is_ready(container))
+        to_end = not is_sidecar(container) and container in self._pod["spec"].get("initContainers", [])
+        ready = name in self._ended or (running and not to_end and local is not None and local.is_ready(container))
         return {
             "name": name,
             "image": container["image"],
