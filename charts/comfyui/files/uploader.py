@@ -483,10 +483,13 @@ class Uploader:
         upload_id = self._client.create_multipart_upload(**described, ChecksumAlgorithm="SHA256")["UploadId"]
         sending: list[Future[CompletedPartTypeDef]] = []
         try:
+            whole = hashlib.sha256()
             total, size = 0, _part_bytes(stamp)
             while body := self._read(file, size):
                 total += len(body)
-                part = self._parts.submit(self._put_part, where, upload_id, len(sending) + 1, body)
+                digest = hashlib.sha256(body)
+                whole.update(digest.digest())
+                part = self._parts.submit(self._put_part, where, upload_id, len(sending) + 1, body, _base64(digest))
                 # Also of one that is cancelled before it began.
                 part.add_done_callback(lambda _: self._memory.release(size))
                 sending.append(part)
@@ -506,7 +509,7 @@ class Uploader:
             with suppress(BotoCoreError, ClientError):
                 self._client.abort_multipart_upload(**where, UploadId=upload_id)
             raise
-        return hashlib.sha256(b"".join(base64.b64decode(part["ChecksumSHA256"]) for part in parts)).hexdigest()
+        return whole.hexdigest()
 
     def _read(self, file: BinaryIO, size: int) -> bytes:
         """The next bytes of a file, which hold `size` of the memory until somebody releases it; none at its end."""
@@ -519,8 +522,9 @@ class Uploader:
                 self._memory.release(size)
         return body
 
-    def _put_part(self, where: Mapping[str, str], upload_id: str, number: int, body: bytes) -> CompletedPartTypeDef:
-        checksum = _base64(hashlib.sha256(body))  # here and not where it is read: on all cores
+    def _put_part(
+        self, where: Mapping[str, str], upload_id: str, number: int, body: bytes, checksum: str
+    ) -> CompletedPartTypeDef:
         answer = self._client.upload_part(
             Bucket=where["Bucket"],
             Key=where["Key"],
