@@ -30,6 +30,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             if name == "measured":
                 terminalreporter.write_line(f"measured: {text}")
     properties = [item for report in passed for item in report.user_properties]
+    ended = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
+    if evaluations := [value for report in ended for name, value in report.user_properties if name == "evaluations"]:
+        terminalreporter.write_line(f"policies: {sum(evaluations)} evaluations in {len(evaluations)} tests")
     calls = [value for name, value in properties if name == "renders"]
     if seconds := [second for call in calls for second in call]:
         each = sum(seconds) / len(seconds)

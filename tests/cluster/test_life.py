@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 from comfyeks.kubernetes_api import Api, Cluster
 from comfyeks.local.cluster import binaries
 from comfyeks.local.cluster.control_plane import PARTS
+from comfyeks.local.cluster.kubelet import Description
 from comfyeks.local.cluster.local_cluster import MACHINES
 from tests.cluster.conftest import Cluster as GivenCluster
 from tests.support.clones import Clone, make_clone, plain_environment
@@ -159,9 +161,18 @@ def test_the_cluster_of_kubeconfig_is_used_and_left_as_it_was(
     user = Clone(clone.root, {**clone.env, "KUBECONFIG": str(theirs)})
     assert "local cluster up" in up(user)
     assert parts(user).keys() & CLUSTER == {MACHINES}
+    # One of this checkout's nodes, which the cluster is to lose, and one of another's.
+    for name in ("ours", "anothers"):
+        cluster.api.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+    described = {**dict.fromkeys((field.name for field in fields(Description)), ""), "node": "ours", "entrypoints": {}}
+    home = clone.root / ".comfyeks/local/nodes/i-1"
+    home.mkdir(parents=True)
+    (home / "kubelet.json").write_text(json.dumps(described))
     ours = yaml.safe_load((clone.root / ".comfyeks/local/cluster/kubeconfig").read_text())
     assert ours["clusters"][0]["cluster"] == yaml.safe_load(theirs.read_text())["clusters"][0]["cluster"]
     user.comfyeks("local", "down")
     assert left(user) == []
+    assert cluster.api.get("Node", None, "ours") is None
+    assert cluster.api.delete("Node", None, "anothers")
     assert (theirs.read_bytes(), theirs.stat().st_mtime_ns) == before
     assert cluster.api.get("ServiceAccount", "default", "default") is not None

@@ -156,6 +156,18 @@ def iam() -> Iterator[Iam]:
         yield process
 
 
+@pytest.fixture(autouse=True)
+def evaluations(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """Counts for the closing summary what a test asks IAM's evaluator."""
+    if "iam" not in request.fixturenames:
+        yield
+        return
+    asked: Iam = request.getfixturevalue("iam")
+    before = asked.evaluations
+    yield
+    record_property("evaluations", asked.evaluations - before)
+
+
 @pytest.fixture
 def fake_terraform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Put a `terraform` on PATH that runs the given shell text; its calls are in the returned file, one per line.

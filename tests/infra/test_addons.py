@@ -169,3 +169,11 @@ def test_file_that_is_no_kubeconfig_is_named(tmp_path: Path) -> None:
     path.write_text("contexts: [{name: a}]\n")
     with pytest.raises(UserError, match=f"{path} is no kubeconfig"):
         addons.read_kubeconfig({"KUBECONFIG": str(path)})
+
+
+@pytest.mark.parametrize(("local", "leads"), [("1", True), ("", False)])
+def test_the_local_cluster_is_the_deployments_only_in_a_shell_of_the_local_aws(
+    local: str, leads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFYEKS_LOCAL", local)
+    assert addons.leads_to("comfyeks-local", Deployment("try", REGION, ACCOUNT)) is leads

@@ -27,6 +27,7 @@ class Iam:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.evaluations = 0
 
     def resources_of(self, action: str) -> list[str]:
         """The kinds of resource that an action can be limited to; empty when IAM knows it on everything only."""
@@ -64,6 +65,7 @@ class Iam:
             "resourceControlPolicies": [],
             "resourcePolicy": resource_policy,
         }
+        self.evaluations += 1
         answer = self._ask({"simulate": simulation})
         if answer["resultType"] == "error":
             raise IamError(f"{action} on {resource}: {json.dumps(answer['errors'])}")

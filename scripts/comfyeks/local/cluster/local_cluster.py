@@ -26,7 +26,7 @@ from comfyeks.infra.generated import ADDONS
 from comfyeks.kubernetes_api import Api, Cluster, Refused, Unreachable
 from comfyeks.local.cluster import crds
 from comfyeks.local.cluster.control_plane import ControlPlane, kubeconfig_text
-from comfyeks.local.cluster.kubelet import is_stand_in
+from comfyeks.local.cluster.kubelet import Description, is_stand_in
 from comfyeks.local.emulators import LocalAws, PartStatus
 from comfyeks.local.node import LocalNode
 from comfyeks.local.processes import Process, kill_marked
@@ -115,8 +115,9 @@ class LocalCluster:
         """Out of a cluster that stays: nobody would say there that they are gone."""
         if self._settings.exists() and not json.loads(self._settings.read_text())["own_control_plane"]:
             api = self.api()
-            for node in filter(is_stand_in, api.list("Node")):
-                api.delete("Node", None, node["metadata"]["name"])
+            for home in self.nodes.glob("*/"):
+                if description := Description.read(home):
+                    api.delete("Node", None, description.node)
 
     def status(self) -> list[PartStatus]:
         """The processes as they are now; all stopped when the cluster was never started."""
