@@ -227,7 +227,7 @@ def test_provider_that_outlived_its_terraform_is_ended(
     provider.symlink_to(shutil.which("sleep") or "")
     # By a shell that ends: nobody's child any more, as after a kill of Terraform alone.
     answer = subprocess.run(
-        ["bash", "-c", f"{provider} 600 > /dev/null & echo $!"],
+        ["bash", "-c", f"{provider} 600 > /dev/null 2>&1 & echo $!"],
         env={**os.environ, "TF_DATA_DIR": str(root.scratch if mine else tmp_path)},
         capture_output=True,
         text=True,
