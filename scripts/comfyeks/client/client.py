@@ -283,13 +283,6 @@ class ComfyClient:
                 asked = now
             self._transport.pause(0.05 if now < 1 else 0.3)
 
-    def system_stats(self) -> dict[str, Any]:
-        """The server's /system_stats. Raises Unreachable when this is no ComfyUI."""
-        body = json_of(response := self._transport.send("GET", "/system_stats"))
-        if response.status_code != 200 or not isinstance(body, dict) or "system" not in body:
-            raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {reason(response)})")
-        return body
-
     def model_files(self, folder: str) -> list[str]:
         """Paths below models/<folder> that the server can load."""
         names = json_of(response := self._transport.send("GET", f"/models/{quote(folder)}"))

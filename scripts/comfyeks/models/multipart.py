@@ -47,11 +47,6 @@ class MultipartUpload:
         starts = range(0, self.size, self.part_bytes)
         return [(start, min(start + self.part_bytes, self.size)) for start in starts]
 
-    @property
-    def bytes_before(self) -> int:
-        """Bytes that an earlier attempt sent."""
-        return sum(stop - start for number, (start, stop) in enumerate(self.ranges, 1) if number in self._before)
-
     def put(self, number: int, data: memoryview) -> None:
         """Part `number` (from 1); sent unless S3 has it already. For several threads."""
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest() if number in self._before else ""
