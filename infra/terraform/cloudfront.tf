@@ -73,8 +73,9 @@ resource "aws_cloudfront_vpc_origin" "this" {
     create_before_destroy = true
   }
 
-  # CloudFront takes no load balancer without a listener, and no network without an internet gateway.
-  depends_on = [aws_internet_gateway.this, aws_lb_listener.http, aws_lb_listener.https]
+  # CloudFront takes no load balancer without a listener, and no network without an internet gateway. Of the HTTPS one nothing
+  # may hang here: all it needs would be made before its predecessor goes too, and a user pool takes no second domain.
+  depends_on = [aws_internet_gateway.this, aws_lb_listener.http]
 }
 
 data "aws_cloudfront_cache_policy" "none" {
