@@ -483,6 +483,16 @@ def vpc_origin_load_balancer(clients: Clients) -> bool:
     return takes(balancer["LoadBalancerArn"])
 
 
+@probe("cognito-mfa-off")
+def cognito_mfa_off(clients: Clients) -> bool:
+    cognito = clients("cognito-idp")
+    pool = cognito.create_user_pool(PoolName=unique("pool"))["UserPool"]["Id"]
+    on = {"MfaConfiguration": "ON", "SoftwareTokenMfaConfiguration": {"Enabled": True}}
+    assert cognito.set_user_pool_mfa_config(UserPoolId=pool, **on)["MfaConfiguration"] == "ON"
+    cognito.set_user_pool_mfa_config(UserPoolId=pool, MfaConfiguration="OFF")
+    return "SoftwareTokenMfaConfiguration" not in cognito.get_user_pool_mfa_config(UserPoolId=pool)
+
+
 @probe("efs-policy-removal")
 def efs_policy_removal(clients: Clients) -> bool:
     efs = clients("efs")

@@ -27,6 +27,7 @@ _MODULES: dict[Emulator, tuple[str, ...]] = {
         "ministack_lambda",
         "ministack_eks",
         "ministack_codebuild",
+        "ministack_cognito",
         "ministack_cloudfront",
     ),
 }
