@@ -98,14 +98,14 @@ def after(deployment: Deployment, settings: DeploymentSettings, context: str | N
     if not ours and context is None:
         return [Finding("deployment", OK, f"{deployment.name} is not there yet")]
     kind = account.instance_type(settings.instance_type)
-    checks: list[Check] = [
-        ("models", partial(sync.budget, deployment, kind)),
-        ("model sync", partial(sync.nodes, deployment)),
-        ("model events", partial(sync.function, deployment)),
-        ("dead letters", partial(sync.dead_letters, deployment)),
-    ]
-    if not ours:
-        checks = []
+    checks: list[Check] = []
+    if ours:
+        checks += [
+            ("models", partial(sync.budget, deployment, kind)),
+            ("model sync", partial(sync.nodes, deployment)),
+            ("model events", partial(sync.function, deployment)),
+            ("dead letters", partial(sync.dead_letters, deployment)),
+        ]
     try:
         api = Cluster(context or checked_context(read_kubeconfig(), None, deployment))
     except UserError as error:

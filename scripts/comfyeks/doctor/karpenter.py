@@ -118,10 +118,8 @@ def _of_claim(claim: Object) -> Iterator[Reason]:
     elif launched.get("status") == "True" and condition(claim, "Registered").get("status") != "True":
         age = datetime.now(UTC) - datetime.fromisoformat(launched["lastTransitionTime"])
         if age > _JOINS_WITHIN:
-            minutes, machine = (
-                age // timedelta(minutes=1),
-                str(claim.get("status", {}).get("providerID", "")).rpartition("/")[2] or name,
-            )
+            minutes = age // timedelta(minutes=1)
+            machine = str(claim.get("status", {}).get("providerID", "")).rpartition("/")[2] or name
             yield Reason(
                 f"node {name} ({machine}) runs for {minutes} minutes and has not joined the cluster",
                 "its role needs an access entry of type EC2_LINUX (comfyeks infra apply), its subnet a way to the API "

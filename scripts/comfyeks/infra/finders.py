@@ -133,22 +133,18 @@ def _budget(values: Values, region: str) -> ImportId:
     return f"{account}:{values['name']}"
 
 
-def _load_balancer(values: Values, region: str) -> ImportId | None:
-    elb = boto3.client("elbv2", region_name=region)
-    try:
-        found = elb.describe_load_balancers(Names=[values["name"]])["LoadBalancers"]
-        return found[0]["LoadBalancerArn"] if found else None
-    except elb.exceptions.LoadBalancerNotFoundException:
-        return None
+def _elb(operation: str, thing: str) -> Finder:
+    """Names are unique in a region. A name that nothing has is an error to this service."""
 
+    def find(values: Values, region: str) -> ImportId | None:
+        elb = boto3.client("elbv2", region_name=region)
+        try:
+            found = getattr(elb, operation)(Names=[values["name"]])[f"{thing}s"]
+        except getattr(elb.exceptions, f"{thing}NotFoundException"):
+            return None
+        return found[0][f"{thing}Arn"] if found else None
 
-def _target_group(values: Values, region: str) -> ImportId | None:
-    elb = boto3.client("elbv2", region_name=region)
-    try:
-        found = elb.describe_target_groups(Names=[values["name"]])["TargetGroups"]
-        return found[0]["TargetGroupArn"] if found else None
-    except elb.exceptions.TargetGroupNotFoundException:
-        return None
+    return find
 
 
 def _listener(values: Values, region: str) -> ImportId | None:
@@ -233,9 +229,9 @@ FINDERS: dict[str, Finder] = {
     "aws_kms_alias": _by("name"),
     "aws_kms_key": _kms_key,
     "aws_launch_template": _launch_template,
-    "aws_lb": _load_balancer,
+    "aws_lb": _elb("describe_load_balancers", "LoadBalancer"),
     "aws_lb_listener": _listener,
-    "aws_lb_target_group": _target_group,
+    "aws_lb_target_group": _elb("describe_target_groups", "TargetGroup"),
     "aws_nat_gateway": _ec2("describe_nat_gateways", "NatGateways", "NatGatewayId", state=["pending", "available"]),
     "aws_route": _by("route_table_id", "destination_cidr_block", between="_"),
     "aws_route_table": _ec2("describe_route_tables", "RouteTables", "RouteTableId", in_vpc=True),

@@ -22,7 +22,7 @@ def refuse(region: str, plan: Plan) -> None:
     """
     known = _known(plan)
     for vpc in networks(plan):
-        if found := [*_machines(vpc, region), *_balancers(vpc, region, known), *_subnets(vpc, region, known)]:
+        if found := _used(vpc, region, known):
             raise UserError(
                 f"somebody else uses the network {vpc}, and AWS deletes none that is in use: {'; '.join(found)}. "
                 "Delete that, then run this again; Terraform has deleted nothing yet"
@@ -46,14 +46,17 @@ def left(vpc: str, region: str, plan: Plan) -> list[str]:
     """
     known = _known(plan)
     return [
-        *_machines(vpc, region),
-        *_balancers(vpc, region, known),
-        *_subnets(vpc, region, known),
+        *_used(vpc, region, known),
         *_security_groups(vpc, region, known),
         *_route_tables(vpc, region, known),
         *_endpoints(vpc, region, known),
         *_interfaces(vpc, region),
     ]
+
+
+def _used(vpc: str, region: str, known: set[str]) -> list[str]:
+    """What only somebody can have put there."""
+    return [*_machines(vpc, region), *_balancers(vpc, region, known), *_subnets(vpc, region, known)]
 
 
 def _machines(vpc: str, region: str) -> Iterator[str]:

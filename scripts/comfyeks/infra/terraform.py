@@ -308,10 +308,10 @@ class Root:
             return
         progress.say(self.name, f"a killed run may have left {len(left)} resources: adopting")
         # A plan in which the others are imported knows the names of those that were under way.
-        made, plan = self._plan_imports(adoption.by_id(left), variables, lock, targeted=False)
-        wanted = made | adoption.look_for(
-            left.keys() - adoption.by_id(left).keys(), plan["resource_changes"], self.deployment.region
-        )
+        by_id = adoption.by_id(left)
+        made, plan = self._plan_imports(by_id, variables, lock, targeted=False)
+        unseen = left.keys() - by_id.keys()
+        wanted = made | adoption.look_for(unseen, plan["resource_changes"], self.deployment.region)
         # All at once: a target brings what it depends on, which would be made anew if it were not imported too.
         adopted, plan = self._plan_imports(wanted, variables, lock, targeted=True) if wanted else ({}, {})
         if not adopted:
@@ -370,9 +370,8 @@ class Root:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if dead := _noted(lock):
                 adopting = self._log("adopt")
-                _note(
-                    lock, [*dead, Begun.now(adopting)]
-                )  # what the dead ones left is lost no sooner than it is adopted
+                # What the dead ones left is lost no sooner than it is adopted.
+                _note(lock, [*dead, Begun.now(adopting)])
                 self._end_orphans()
                 self._release_stale_lock(dead, progress)
                 self._adopt([run.log for run in dead], variables, progress, lock, adopting)

@@ -90,9 +90,7 @@ class ControlPlane:
 
     def _write_pair(self, name: str, pair: certificates.Pair) -> None:
         (self._pki / f"{name}.crt").write_bytes(pair.certificate)
-        key = self._pki / f"{name}.key"
-        key.touch(mode=0o600)
-        key.write_bytes(pair.key)
+        write_atomically(self._pki / f"{name}.key", pair.key.decode(), mode=0o600)
 
     def _user(self, name: str, groups: list[str]) -> certificates.Pair:
         ca = certificates.Pair((self._pki / "ca.crt").read_bytes(), (self._pki / "ca.key").read_bytes())

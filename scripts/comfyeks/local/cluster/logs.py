@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from comfyeks.files import write_atomically
 from comfyeks.local.cluster import certificates
 from comfyeks.local.cluster.control_plane import HOST
 
@@ -45,8 +46,7 @@ class LogServer:
 
         own = certificates.issue(certificates.authority(), "kubelet", hosts=[HOST])
         pair = home / "kubelet.pem"
-        pair.touch(mode=0o600)
-        pair.write_bytes(own.certificate + own.key)
+        write_atomically(pair, (own.certificate + own.key).decode(), mode=0o600)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair)
         context.verify_mode = ssl.CERT_REQUIRED  # without an authority: nobody
