@@ -7,6 +7,8 @@ PYTEST := $(BIN)/pytest
 ifneq ($(PROJECT),)
 export COMFYEKS_PROJECT := $(PROJECT)
 endif
+# Hundreds of short Python programs run in a test: without kept bytecode each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
@@ -46,7 +48,7 @@ HELM3_KUBERNETES = -s -w $(foreach package,chartutil lint/rules,\
 check: setup lint types ## quick loop: lint, types, unit and render tests (under two minutes)
 	@$(PYTEST) -q -n auto --dist loadgroup -m "not local and not e2e"
 test: setup lint types ## every test
-	@$(PYTEST) -n 2 --dist loadgroup
+	@$(PYTEST) -n auto --dist loadgroup
 test-helm3: setup ## the charts' tests once more, with Helm 3 (built on first use, about two minutes)
 	@cd tools/helm3 && CGO_ENABLED=0 go build -trimpath -ldflags "$(HELM3_KUBERNETES)" -o $(CURDIR)/.tools/helm3 helm.sh/helm/v3/cmd/helm
 	@COMFYEKS_HELM=.tools/helm3 $(PYTEST) -q -n auto --dist loadgroup tests/charts -m "not local"

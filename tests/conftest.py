@@ -1,8 +1,18 @@
 """For every room: how tests are spread over workers, and how they say what they measured."""
 
-from collections.abc import Callable
+import functools
+import gc
+import json
+import marshal
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
+from botocore.loaders import JSONFileLoader
+
+# Service models and plans are large trees, made and dropped: looking for cycles after every 700 objects takes a third
+# of the processor time of the tests that call AWS.
+gc.set_threshold(50_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,6 +25,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("local") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of processes, queues and timers wait for a third of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _service_models_are_parsed_once() -> Iterator[None]:
+    """botocore parses megabytes of JSON for each session: a third of the processor time of the tests that call AWS.
+
+    Each session gets a copy of its own, for botocore changes what it has read.
+    """
+    read = JSONFileLoader.load_file
+
+    @functools.cache
+    def parsed(path: str) -> bytes:
+        return marshal.dumps(json.loads(json.dumps(read(JSONFileLoader(), path))))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: marshal.loads(parsed(path)))
+        yield
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterator
 from functools import cache
@@ -14,7 +13,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 from typer.testing import CliRunner, Result
 
 from comfyeks.cli import app
@@ -23,6 +21,7 @@ from comfyeks.doctor.findings import ERROR, OK, WARNING
 from comfyeks.errors import Failure
 from comfyeks.models.status import NodeStatus
 from tests.support.fake_kubernetes import Objects, fake_kubernetes, pod, unscheduled
+from tests.support.mocked_aws import mocked_aws
 
 pytestmark = pytest.mark.local  # an account in moto and an API server for each test
 
@@ -84,12 +83,6 @@ WELL: Objects = {
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A deployment in which all is well: an account in moto, an API server, new tools."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "COMFYEKS_"))]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("MOTO_ACCOUNT_ID", ACCOUNT)
-    monkeypatch.setattr("moto.core.models.DEFAULT_ACCOUNT_ID", ACCOUNT, raising=False)
     monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path / "state")
     world = World(copy.deepcopy(WELL))
     monkeypatch.setattr("comfyeks.models.status.collect", lambda *_: world.nodes)  # asked over SSM: tests/models
@@ -98,7 +91,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         put_tool(tmp_path / "bin", tool, version)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    with mock_aws(), fake_kubernetes(world.objects, tmp_path / "kubeconfig"):
+    with mocked_aws(ACCOUNT), fake_kubernetes(world.objects, tmp_path / "kubeconfig"):
         make_account(monkeypatch, world)
         yield world
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import time
@@ -19,13 +18,13 @@ import typer
 from botocore import xform_name
 from botocore.awsrequest import AWSResponse
 from botocore.validate import ParamValidator
-from moto import mock_aws
 from typer.testing import CliRunner, Result
 
 from comfyeks import image
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from comfyeks.infra import generated, outputs
+from tests.support.mocked_aws import mocked_aws
 
 DEPLOYMENT = Deployment(project=None, region="us-west-2", account="123456789012")
 REPOSITORY = "comfyui-images"
@@ -84,15 +83,10 @@ def test_the_generated_values_of_the_chart_name_the_tag_or_the_one_of_the_settin
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[boto3.Session]:
     """AWS in this process with what the infrastructure makes for builds."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "COMFYEKS_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-west-2")
     monkeypatch.setattr(image, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(outputs, "platform", lambda deployment: {"image_build": TARGET})
-    with mock_aws():
-        session = boto3.Session(region_name="us-west-2")
+    with mocked_aws(DEPLOYMENT.account, DEPLOYMENT.region):
+        session = boto3.Session(region_name=DEPLOYMENT.region)
         s3 = session.client("s3")
         s3.create_bucket(Bucket=TARGET["source_bucket"], CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         s3.put_bucket_versioning(Bucket=TARGET["source_bucket"], VersioningConfiguration={"Status": "Enabled"})

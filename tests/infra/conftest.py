@@ -13,7 +13,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from comfyeks import tools
 from comfyeks.deployment import Deployment
@@ -21,6 +20,7 @@ from comfyeks.files import write_atomically
 from comfyeks.infra import provider
 from comfyeks.infra.terraform import ROOTS
 from tests.support.iam import Iam, evaluator
+from tests.support.mocked_aws import mocked_aws
 
 ACCOUNT = "111122223333"
 REGION = "us-west-2"
@@ -34,15 +34,9 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 
 
 @pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """moto inside this process, account ACCOUNT; no endpoint of the caller's environment is used."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("MOTO_ACCOUNT_ID", ACCOUNT)
-    monkeypatch.setattr("moto.core.models.DEFAULT_ACCOUNT_ID", ACCOUNT, raising=False)
-    with mock_aws():
+def aws() -> Iterator[None]:
+    """The empty account ACCOUNT inside this process."""
+    with mocked_aws(ACCOUNT):
         yield
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from comfyeks.errors import UserError
 from comfyeks.infra import strangers
+from tests.support.mocked_aws import make_image
 
 from .conftest import REGION
 
@@ -34,10 +35,9 @@ def make_subnet(ec2: Any, vpc: str, number: int = 0) -> str:
 
 
 def make_instance(ec2: Any, vpc: str, **tags: str) -> str:
-    [image] = ec2.describe_images()["Images"][:1]
     spec = [{"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
     [instance] = ec2.run_instances(
-        ImageId=image["ImageId"],
+        ImageId=make_image(REGION),
         MinCount=1,
         MaxCount=1,
         SubnetId=make_subnet(ec2, vpc),

@@ -70,7 +70,8 @@ def log(root: Root) -> Path:
 
 
 @pytest.fixture
-def root(state_bucket_there: Deployment) -> Root:
+def root(state_bucket_there: Deployment, monkeypatch: pytest.MonkeyPatch) -> Root:
+    monkeypatch.setattr("comfyeks.infra.terraform.POLL_SECONDS", 0.01)
     return Root("platform", state_bucket_there)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from comfyeks.deployment import Deployment
 from comfyeks.up.leftovers import billable
+from tests.support.mocked_aws import make_image, mocked_aws
 
 ACCOUNT, REGION = "123456789012", "us-west-2"
 DEPLOYMENT = Deployment("film", REGION, ACCOUNT)
@@ -19,12 +18,8 @@ THEIRS = [{"Key": "Deployment", "Value": "comfyui-ads"}]
 
 
 @pytest.fixture(autouse=True)
-def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    with mock_aws():
+def account() -> Iterator[None]:
+    with mocked_aws(ACCOUNT):
         yield
 
 
@@ -37,9 +32,12 @@ def leave(name: str, tags: list[dict[str, str]]) -> None:
     ec2, elb = boto3.client("ec2", region_name=REGION), boto3.client("elbv2", region_name=REGION)
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
-    image = ec2.describe_images()["Images"][0]["ImageId"]
     ec2.run_instances(
-        ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, TagSpecifications=tagged("instance", tags)
+        ImageId=make_image(REGION),
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=subnet,
+        TagSpecifications=tagged("instance", tags),
     )
     ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=1, TagSpecifications=tagged("volume", tags))
     address = ec2.allocate_address(TagSpecifications=tagged("elastic-ip", tags))["AllocationId"]

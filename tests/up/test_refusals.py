@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +9,12 @@ import boto3
 import pytest
 import yaml
 from botocore.exceptions import ClientError
-from moto import mock_aws
 from typer.testing import CliRunner
 
 from comfyeks.cli import app
 from comfyeks.errors import ComfyeksError
 from comfyeks.up import cli, engine
+from tests.support.mocked_aws import mocked_aws
 
 ACCOUNT, REGION = "111122223333", "us-west-2"
 CIDR = "198.51.100.7/32"
@@ -24,18 +23,11 @@ CIDR = "198.51.100.7/32"
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The state folder of a checkout, credentials of ACCOUNT, no kubeconfig; a step that runs fails the test."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "COMFYEKS_"))]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_REGION", REGION)
-    monkeypatch.setenv("MOTO_ACCOUNT_ID", ACCOUNT)
-    monkeypatch.setattr("moto.core.models.DEFAULT_ACCOUNT_ID", ACCOUNT, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path)
     monkeypatch.setattr(engine, "STATE", tmp_path)
     monkeypatch.setattr(engine, "run", lambda *_: pytest.fail("a step ran"))
-    with mock_aws():
+    with mocked_aws(ACCOUNT, REGION):
         yield tmp_path
 
 
