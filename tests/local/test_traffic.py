@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import boto3
 import pytest
@@ -96,6 +97,15 @@ def test_calls_are_counted() -> None:
     for _ in range(3):
         traffic.meet(request_of("ssm", "send_command", DocumentName="d"))
     assert traffic.control("GET", "/_local/calls", b"") == (200, {"ssm.SendCommand": 3})
+
+
+def test_what_an_sdk_asks_again_is_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    traffic = Traffic()
+    request = request_of("ec2", "describe_vpcs")
+    assert "attempt=1" in request.headers["amz-sdk-request"]
+    for value in (request.headers["amz-sdk-request"], "attempt=2; max=3", "ttl=20261121T120000Z; attempt=12; max=25"):
+        traffic.meet(replace(request, headers={**request.headers, "amz-sdk-request": value}))
+    assert capsys.readouterr().out == "ec2.DescribeVpcs: attempt 2\nec2.DescribeVpcs: attempt 12\n"
 
 
 def test_a_fault_happens_as_often_as_asked_and_only_to_its_operation() -> None:

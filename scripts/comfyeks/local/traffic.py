@@ -21,6 +21,7 @@ from xml.sax.saxutils import escape
 from botocore.loaders import Loader
 
 _RPC_PATH = re.compile(r"/service/[^/]+/operation/(\w+)")
+_AGAIN = re.compile(r"\battempt=([2-9]|\d\d+)\b")
 
 
 def from_web_page(authority: str, headers: Mapping[str, str]) -> bool:
@@ -177,10 +178,15 @@ class Traffic:
         self._faults: list[Fault] = []
 
     def meet(self, request: Request) -> tuple[int, dict[str, str], bytes] | None:
-        """Count a request; the error answer if a fault is due for it."""
+        """Count a request; the error answer if a fault is due for it.
+
+        The emulator's log says when an SDK asks again: it had no answer, or one that it may repeat.
+        """
         call = call_of(request)
         if call is None:
             return None
+        if again := _AGAIN.search(request.headers.get("amz-sdk-request", "")):
+            print(f"{call}: attempt {again[1]}")
         with self._lock:
             self._calls[str(call)] += 1
             for index, fault in enumerate(self._faults):
