@@ -34,7 +34,7 @@ COMMANDS = {
     "charts": "comfyeks.charts.cli:app",
     "reference": "comfyeks.reference:run",
     "local": "comfyeks.local.cli:app",
-    "demo": "comfyeks.demo:run",
+    "demo": "comfyeks.demo.cli:run",
 }
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from comfyeks import demo
+from comfyeks.demo import base, cli
+from comfyeks.demo.short import ShortDemo
 from comfyeks.errors import Failure
 
 
@@ -25,11 +26,11 @@ class Pod:
 @pytest.fixture
 def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the end of the demo has ended; a test adds what the demo does before."""
-    monkeypatch.setattr(demo, "HOME", tmp_path)
-    monkeypatch.setattr(demo, "chosen", lambda cluster: demo.Demo())
+    monkeypatch.setattr(base, "HOME", tmp_path)
+    monkeypatch.setattr(cli, "chosen", lambda cluster: ShortDemo())
     ended: list[str] = []
-    monkeypatch.setattr(demo, "stop_everything", lambda: ended.append("everything"))
-    monkeypatch.setattr(demo.Demo, "summary", lambda self, kept: None)
+    monkeypatch.setattr(base, "stop_everything", lambda: ended.append("everything"))
+    monkeypatch.setattr(ShortDemo, "summary", lambda self, kept: None)
     return ended
 
 
@@ -38,11 +39,11 @@ def steps(ended: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
     """Replaces the steps of the demo: a pod, then what is given."""
 
     def replace(step: Callable[[], object]) -> None:
-        def run(self: demo.Demo) -> None:
+        def run(self: ShortDemo) -> None:
             self.pod = Pod(ended)  # type: ignore[assignment]
             step()
 
-        monkeypatch.setattr(demo.Demo, "run", run)
+        monkeypatch.setattr(ShortDemo, "run", run)
 
     return replace
 
@@ -57,7 +58,7 @@ def test_a_step_that_fails_is_exit_code_1_and_everything_is_torn_down(
 ) -> None:
     steps(fail)
     with pytest.raises(Failure, match="the image is not in the bucket") as error:
-        demo.run(keep=keep)
+        cli.run(keep=keep)
     assert error.value.exit_code == 1
     assert ended == ["pod", "everything"]
 
@@ -67,7 +68,7 @@ def test_keep_leaves_it_running_after_success(
     ended: list[str], steps: Callable[..., None], keep: bool, expected: list[str]
 ) -> None:
     steps(lambda: None)
-    demo.run(keep=keep)
+    cli.run(keep=keep)
     assert ended == expected
 
 
@@ -80,7 +81,7 @@ def test_a_signal_tears_down_everything(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # without the demo's own handler: a plain interrupt
     try:
         with pytest.raises(typer.Exit) as ending:
-            demo.run(keep=True)
+            cli.run(keep=True)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert ending.value.exit_code == code
@@ -99,7 +100,7 @@ def test_a_pod_that_does_not_end_keeps_nothing_else_running(
         raise trouble
 
     monkeypatch.setattr(Pod, "stop", refuse)
-    shown = demo.Demo()
+    shown = ShortDemo()
     shown.pod = Pod(ended)  # type: ignore[assignment]
     with pytest.raises(type(trouble)):
         shown.tear_down()
@@ -111,6 +112,6 @@ def test_the_end_is_not_cut_off_by_another_signal(ended: list[str], monkeypatch:
         signal.raise_signal(signal.SIGINT)
         ended.append("everything")
 
-    monkeypatch.setattr(demo, "stop_everything", stop_everything)
-    demo.Demo().tear_down()
+    monkeypatch.setattr(base, "stop_everything", stop_everything)
+    ShortDemo().tear_down()
     assert ended == ["everything"]

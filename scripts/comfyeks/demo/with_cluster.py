@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import requests
 
-from comfyeks.demo import HOME, WORKFLOW, Demo
+from comfyeks.demo.base import HOME, WORKFLOW, Demo
 from comfyeks.errors import Failure
 from comfyeks.kubernetes_api import Api, Object, is_true
 from comfyeks.local.cluster import launch_template
@@ -32,7 +33,7 @@ SLOW_STEPS = 600  # of the sampler: about twelve seconds of the stand-in
 
 
 class ClusterDemo(Demo):
-    """The steps of the demo, in the order in which a team would see them."""
+    """A GPU node's whole life."""
 
     title = "comfyeks demo: a GPU node's life on a local cluster"
 
@@ -155,7 +156,7 @@ class ClusterDemo(Demo):
                 raise Failure(f"instances are left: {states}")
             detail(f"{len(states)} instances terminated")
 
-    # -- the summary --------------------------------------------------------------------------------------------------
+    # -- the summary and the end --------------------------------------------------------------------------------------
 
     def url(self) -> str:
         found = self.cluster.url(RELEASE, NAMESPACE)
@@ -166,13 +167,11 @@ class ClusterDemo(Demo):
     def facts(self) -> list[str]:
         return [*super().facts(), "stand-ins: AWS, EC2's hosts, kubelet, node daemons, ComfyUI; see docs/local.md"]
 
-    def summary(self, kept: bool) -> None:
-        end = (
-            f"still running: KUBECONFIG={self.cluster.kubeconfig}; `comfyeks local down` ends it"
-            if kept
-            else ("everything else was torn down; KEEP=1 leaves it running")
-        )
-        self.say_done([*self.facts(), f"the image: {self.image}", end])
+    def end_workload(self) -> None:
+        Process(HOME, "slow-job").kill()
+
+    def left_running(self) -> str:
+        return f"KUBECONFIG={self.cluster.kubeconfig}"
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
@@ -241,16 +240,12 @@ class ClusterDemo(Demo):
             raise Failure("the launch template does not keep: " + "; ".join(found))
 
     def _answers(self) -> bool:
-        import requests
-
         try:
             return requests.get(f"{self.url()}/system_stats", timeout=5).ok
         except (requests.RequestException, Failure):
             return False
 
     def _queue(self) -> int:
-        import requests
-
         answer = requests.get(f"{self.url()}/prompt", timeout=5).json()
         return int(answer["exec_info"]["queue_remaining"])
 
@@ -281,10 +276,6 @@ class ClusterDemo(Demo):
             "detail": {"instance-id": instance_id, "instance-action": "terminate"},
         }
         sqs.send_message(QueueUrl=queue, MessageBody=json.dumps(event))
-
-    def tear_down(self) -> None:
-        Process(HOME, "slow-job").kill()
-        super().tear_down()
 
 
 def _is_ready(pod: Object) -> bool:
