@@ -12,6 +12,7 @@ import requests
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import ClientError
 
+from comfyeks.local.emulators import LocalAws
 from comfyeks.local.ministack_server import Application
 from comfyeks.local.traffic import Request, Traffic, call_of, from_web_page
 
@@ -99,13 +100,70 @@ def test_calls_are_counted() -> None:
     assert traffic.control("GET", "/_local/calls", b"") == (200, {"ssm.SendCommand": 3})
 
 
-def test_what_an_sdk_asks_again_is_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    traffic = Traffic()
-    request = request_of("ec2", "describe_vpcs")
-    assert "attempt=1" in request.headers["amz-sdk-request"]
-    for value in (request.headers["amz-sdk-request"], "attempt=2; max=3", "ttl=20261121T120000Z; attempt=12; max=25"):
-        traffic.meet(replace(request, headers={**request.headers, "amz-sdk-request": value}))
-    assert capsys.readouterr().out == "ec2.DescribeVpcs: attempt 2\nec2.DescribeVpcs: attempt 12\n"
+def again(request: Request, attempt: str = "attempt=2; max=3") -> Request:
+    return replace(request, headers={**request.headers, "amz-sdk-request": attempt})
+
+
+ANSWER = (200, {"content-type": "text/xml"}, b"<answer/>")
+
+
+@pytest.mark.parametrize("attempt", ["attempt=2; max=3", "ttl=20261121T120000Z; attempt=12; max=25"])
+def test_what_was_answered_is_answered_again(attempt: str, capsys: pytest.CaptureFixture[str]) -> None:
+    traffic, request = Traffic(), request_of("ec2", "create_vpc")
+    assert traffic.meet(request) is None
+    traffic.keep(request, ANSWER)
+    assert traffic.meet(again(request, attempt)) == ANSWER
+    assert traffic.meet(again(request_of("ec2", "create_vpc"), attempt)) is None
+    said = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    number = "12" if "12" in attempt else "2"
+    assert said == [f"attempt {number}, answered as before", f"attempt {number}"]
+    assert traffic.control("GET", "/_local/calls", b"") == (200, {"ec2.CreateVpc": 2})
+
+
+def test_the_first_request_of_a_call_is_always_done() -> None:
+    traffic, request = Traffic(), request_of("ec2", "create_vpc")
+    traffic.keep(request, ANSWER)
+    assert traffic.meet(request) is None
+
+
+@pytest.mark.parametrize("status", [400, 503])
+def test_what_failed_is_tried_again(status: int) -> None:
+    traffic, request = Traffic(), request_of("ec2", "create_vpc")
+    traffic.keep(request, (status, {}, b"<error/>"))
+    assert traffic.meet(again(request)) is None
+
+
+def test_only_the_last_answers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comfyeks.local.traffic._ANSWERS_KEPT", 2)
+    traffic, calls = Traffic(), [request_of("ec2", "create_vpc") for _ in range(3)]
+    for call in calls:
+        traffic.keep(call, ANSWER)
+    assert [traffic.meet(again(call)) for call in calls] == [None, ANSWER, ANSWER]
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("service", "create", "parameters", "list_all"),
+    [
+        ("ec2", "create_vpc", {"CidrBlock": "10.7.0.0/16"}, "describe_vpcs"),
+        ("kms", "create_key", {}, "list_keys"),
+    ],
+    ids=["moto", "ministack"],
+)
+def test_a_call_that_is_sent_twice_is_done_once(
+    local_aws: LocalAws, service: str, create: str, parameters: dict[str, str], list_all: str
+) -> None:
+    client, sent = local_aws.client(service), []
+    client.meta.events.register("before-send", lambda request, **_: sent.append(request))
+    getattr(client, create)(**parameters)
+    there = getattr(client, list_all)()
+    [request] = sent[:1]
+    headers = {**request.headers, "amz-sdk-request": "attempt=2; max=3"}
+    first, second = (requests.post(request.url, request.body, headers=headers, timeout=10) for _ in range(2))
+    assert first.status_code == 200
+    assert first.content == second.content
+    kind = {"ec2": "Vpcs", "kms": "Keys"}[service]
+    assert getattr(client, list_all)()[kind] == there[kind]
 
 
 def test_a_fault_happens_as_often_as_asked_and_only_to_its_operation() -> None:

@@ -19,7 +19,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
 from comfyeks.local import bridges
-from comfyeks.local.traffic import Request, Traffic, from_web_page
+from comfyeks.local.traffic import Answer, Request, Traffic, from_web_page
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -51,11 +51,11 @@ class Application:
         method, path = scope["method"], scope["path"]
         if path.startswith("/_local/"):
             if (method, path) == ("GET", "/_local/health"):
-                status, answer = 200, {"part": "ministack", "bridges": self._applied}
+                status, content = 200, {"part": "ministack", "bridges": self._applied}
             else:
                 control = self._traffic.control(method, path, await _body(receive))
-                status, answer = control or (HTTPStatus.NOT_FOUND, {"error": f"no {method} {path}"})
-            await _respond(send, status, {"content-type": "application/json"}, json.dumps(answer).encode())
+                status, content = control or (HTTPStatus.NOT_FOUND, {"error": f"no {method} {path}"})
+            await _respond(send, status, {"content-type": "application/json"}, json.dumps(content).encode())
             return
         request = Request(
             method=method,
@@ -67,10 +67,27 @@ class Application:
             form = await _body(receive)
             receive = _replay(form, receive)
             request = Request(request.method, request.path, request.query, request.headers, form)
-        if (fault := self._traffic.meet(request)) is not None:
-            await _respond(send, *fault)
-            return
-        await self._ministack(scope, receive, send)
+        if (answer := self._traffic.meet(request)) is not None:
+            await _respond(send, *answer)
+        elif request.only_reads:
+            await self._ministack(scope, receive, send)
+        else:
+            answer = await _answer(self._ministack, scope, receive)
+            self._traffic.keep(request, answer)
+            await _respond(send, *answer)
+
+
+async def _answer(ministack: AsgiApp, scope: Scope, receive: Receive) -> Answer:
+    messages: list[Message] = []
+
+    async def collect(message: Message) -> None:
+        messages.append(message)
+
+    await ministack(scope, receive, collect)
+    start, *body = messages
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]}
+    headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}
+    return start["status"], headers, b"".join(message.get("body", b"") for message in body)
 
 
 async def _body(receive: Receive) -> bytes:

@@ -26,6 +26,7 @@ from urllib.parse import parse_qs
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
+from werkzeug.test import run_wsgi_app
 
 from comfyeks.local import bridges
 from comfyeks.local.run_command import Refused, RunCommand
@@ -68,9 +69,15 @@ class Application:
             form = _body(environ)
             environ["wsgi.input"] = io.BytesIO(form)
             request = Request(request.method, request.path, request.query, request.headers, form)
-        if (fault := self._traffic.meet(request)) is not None:
-            return _respond(start_response, *fault)
-        return self._moto(environ, start_response)
+        if (answer := self._traffic.meet(request)) is not None:
+            return _respond(start_response, *answer)
+        if request.only_reads:
+            return self._moto(environ, start_response)
+        parts, status_line, answered = run_wsgi_app(self._moto, environ, buffered=True)
+        headers = {name: value for name, value in answered if name.lower() != "content-length"}
+        answer = int(status_line.partition(" ")[0]), headers, b"".join(parts)
+        self._traffic.keep(request, answer)
+        return _respond(start_response, *answer)
 
     def _local(self, method: str, path: str, environ: Environ) -> tuple[int, Any]:
         if (method, path) == ("GET", "/_local/health"):

@@ -1,6 +1,7 @@
 """What reaches an emulator: every request gets its AWS name ("ssm.SendCommand"), is counted, and can be made to fail.
 
-Both emulator processes put this in front of the emulator, after they have refused what a web page sends. The service is
+Both emulator processes put this in front of the emulator, after they have refused what a web page sends. What an SDK
+sends a second time is not done a second time. The service is
 the one that the request is signed for (`s3`, `ssm`, `ec2`, …), the operation comes from the protocol: a header (JSON),
 a form field (query), or method and path, matched against botocore's service models (REST).
 """
@@ -11,7 +12,7 @@ import functools
 import json
 import re
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,11 @@ from botocore.loaders import Loader
 
 _RPC_PATH = re.compile(r"/service/[^/]+/operation/(\w+)")
 _AGAIN = re.compile(r"\battempt=([2-9]|\d\d+)\b")
+_CALL_NUMBER = "amz-sdk-invocation-id"
+_ANSWERS_KEPT = 1000  # an SDK asks again within seconds; the busiest apply has a tenth of that in them
+
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers without the length, body."""
 
 
 def from_web_page(authority: str, headers: Mapping[str, str]) -> bool:
@@ -44,6 +50,10 @@ class Request:
     query: str
     headers: Mapping[str, str]
     form: bytes = b""  # the body, when it is a form
+
+    @property
+    def only_reads(self) -> bool:
+        return self.method in ("GET", "HEAD")
 
     @property
     def is_form(self) -> bool:
@@ -155,8 +165,8 @@ class Fault:
     times: int = 1
     message: str = "injected by comfyeks local"
 
-    def answer(self, protocol: str) -> tuple[int, dict[str, str], bytes]:
-        """(status, headers, body) as a client of this protocol expects an error."""
+    def answer(self, protocol: str) -> Answer:
+        """As a client of this protocol expects an error."""
         code, message = escape(self.error), escape(self.message)
         if protocol in ("json", "rest-json"):
             body = json.dumps({"__type": self.error, "message": self.message, "Message": self.message})
@@ -170,24 +180,30 @@ class Fault:
 
 
 class Traffic:
-    """Counts calls and hands out faults; safe to use from many threads."""
+    """Counts calls, hands out faults, knows what it has answered; safe to use from many threads.
+
+    The AWS SDK for Go can lose an answer that begins to arrive while it is still busy with its request, which takes a
+    server as near and a machine as busy as here: one call in a thousand of a Terraform run beside other work. It then
+    sends the call again, and what was done is done twice: a key too many, or "not found" for what the first deleted.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: Counter[str] = Counter()
         self._faults: list[Fault] = []
+        self._answers: OrderedDict[str, Answer] = OrderedDict()  # by the SDK's number of the call
 
-    def meet(self, request: Request) -> tuple[int, dict[str, str], bytes] | None:
-        """Count a request; the error answer if a fault is due for it.
-
-        The emulator's log says when an SDK asks again: it had no answer, or one that it may repeat.
-        """
+    def meet(self, request: Request) -> Answer | None:
+        """Count a request; its answer if a fault is due for it, or if it was answered before."""
         call = call_of(request)
         if call is None:
             return None
-        if again := _AGAIN.search(request.headers.get("amz-sdk-request", "")):
-            print(f"{call}: attempt {again[1]}")
         with self._lock:
+            if again := _AGAIN.search(request.headers.get("amz-sdk-request", "")):
+                known = self._answers.get(request.headers.get(_CALL_NUMBER, ""))
+                print(f"{call}: attempt {again[1]}{', answered as before' if known else ''}")
+                if known:
+                    return known
             self._calls[str(call)] += 1
             for index, fault in enumerate(self._faults):
                 if fault.service == call.service and fault.operation in (call.operation, "*"):
@@ -197,6 +213,16 @@ class Traffic:
                         del self._faults[index]
                     return fault.answer(call.protocol)
         return None
+
+    def keep(self, request: Request, answer: Answer) -> None:
+        """Remember what is about to be answered. What failed is left to be tried again, as the SDK means it."""
+        number = request.headers.get(_CALL_NUMBER)
+        if number is None or answer[0] >= 300:
+            return
+        with self._lock:
+            self._answers[number] = answer
+            if len(self._answers) > _ANSWERS_KEPT:
+                self._answers.popitem(last=False)
 
     def control(self, method: str, path: str, body: bytes) -> tuple[int, Any] | None:
         """(status, JSON answer) of `/_local/faults` and `/_local/calls`, None for any other path."""
