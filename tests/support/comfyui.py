@@ -10,9 +10,11 @@ import itertools
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,25 +121,27 @@ def sleeping(seconds: float, ticks: int) -> dict[str, Any]:
 @contextmanager
 def serving(app: web.Application) -> Iterator[str]:
     """Serve an aiohttp application on a free loopback port; its URL."""
-    loop = asyncio.new_event_loop()
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    begun: Future[tuple[int, Callable[[], object]]] = Future()
 
-    async def start() -> int:
+    async def serve() -> None:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        return site._server.sockets[0].getsockname()[1]
+        ended = asyncio.Event()
+        port = site._server.sockets[0].getsockname()[1]
+        begun.set_result((port, partial(asyncio.get_running_loop().call_soon_threadsafe, ended.set)))
+        await ended.wait()
+        await runner.cleanup()
 
-    port = loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
+    port, end = begun.result(30)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+        end()
+        thread.join(30)
 
 
 @contextmanager
