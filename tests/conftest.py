@@ -4,8 +4,7 @@ import functools
 import gc
 import json
 import marshal
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from botocore.loaders import JSONFileLoader
@@ -27,9 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
-def pytest_xdist_auto_num_workers() -> int:
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """One more than there are cores: tests of processes, queues and timers wait for a third of their time."""
-    return len(os.sched_getaffinity(0)) + 1
+    return (yield) + 1
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,18 +2,7 @@
 
 mock_provider "aws" {
   override_during = plan
-
-  mock_data "aws_caller_identity" {
-    defaults = { account_id = "111122223333" }
-  }
-
-  mock_data "aws_partition" {
-    defaults = { partition = "aws" }
-  }
-
-  mock_data "aws_availability_zones" {
-    defaults = { names = ["us-west-2a", "us-west-2b", "us-west-2c", "us-west-2d"] }
-  }
+  source          = "./tests/mocks"
 
   mock_resource "aws_lb" {
     defaults = { arn = "arn:aws:elasticloadbalancing:us-west-2:111122223333:loadbalancer/app/mocked/1", dns_name = "mocked.elb.example" }

@@ -3,14 +3,7 @@
 
 mock_provider "aws" {
   override_during = plan
-
-  mock_data "aws_caller_identity" {
-    defaults = { account_id = "111122223333" }
-  }
-
-  mock_data "aws_partition" {
-    defaults = { partition = "aws" }
-  }
+  source          = "./tests/mocks"
 
   mock_data "aws_availability_zones" {
     defaults = { names = ["ap-southeast-1a", "ap-southeast-1b", "ap-southeast-1c"] }
