@@ -1,4 +1,4 @@
-"""For every room: how tests are spread over workers, and how they say what they measured."""
+"""For every room: how tests are spread over workers, what costs them less, and how they say what they measured."""
 
 import functools
 import gc

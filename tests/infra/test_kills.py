@@ -148,7 +148,7 @@ def test_killed_applies_and_destroys_are_finished_by_the_next(
     answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
     say(f"the last destroy: {answer.returncode}")
     assert answer.returncode == 0, answer.stderr
-    assert {name: count for name, count in platform.inventory().items() if count} == {}
+    assert platform.left() == {}
     assert platform.buckets() == set()
     measured(f"seed {seed}: killed, finished and gone")
 
@@ -170,5 +170,5 @@ def test_destroy_takes_what_a_killed_first_apply_made(aws: LocalAws, tmp_path: P
     assert platform.inventory()["vpcs"] == 1
     answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
     assert answer.returncode == 0, answer.stderr
-    assert {name: count for name, count in platform.inventory().items() if count} == {}
+    assert platform.left() == {}
     assert platform.buckets() == set()

@@ -127,7 +127,7 @@ class TestLifecycle:
         answer = platform.run("destroy", "--confirm", platform.names.name)
         measured(f"local destroy: {time.monotonic() - begun:.0f} s")
         assert answer.returncode == 0, answer.stderr
-        assert {name: count for name, count in platform.inventory().items() if count} == {}
+        assert platform.left() == {}
         assert platform.buckets() == {
             platform.names.bucket(kind) for kind in ("models", "inputs", "outputs", "artifacts")
         }
@@ -181,7 +181,7 @@ class TestLifecycle:
         assert again.stderr.count("No changes") == 2, again.stderr  # what the kill left was adopted as it is
         answer = clone.comfyeks("infra", "destroy", "--data", "--confirm", platform.names.name, check=False)
         assert answer.returncode == 0, answer.stderr
-        assert {name: count for name, count in platform.inventory().items() if count} == {}
+        assert platform.left() == {}
         assert platform.buckets() == set()
         assert platform.aws.client("ecr").describe_repositories()["repositories"] == []
         assert not (clone.root / STATE.name / platform.names.name / "terraform").exists()

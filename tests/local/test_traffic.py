@@ -143,15 +143,15 @@ def test_only_the_last_answers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.local
 @pytest.mark.parametrize(
-    ("service", "create", "parameters", "list_all"),
+    ("service", "create", "parameters", "list_all", "kind"),
     [
-        ("ec2", "create_vpc", {"CidrBlock": "10.7.0.0/16"}, "describe_vpcs"),
-        ("kms", "create_key", {}, "list_keys"),
+        ("ec2", "create_vpc", {"CidrBlock": "10.7.0.0/16"}, "describe_vpcs", "Vpcs"),
+        ("kms", "create_key", {}, "list_keys", "Keys"),
     ],
     ids=["moto", "ministack"],
 )
 def test_a_call_that_is_sent_twice_is_done_once(
-    local_aws: LocalAws, service: str, create: str, parameters: dict[str, str], list_all: str
+    local_aws: LocalAws, service: str, create: str, parameters: dict[str, str], list_all: str, kind: str
 ) -> None:
     client, sent = local_aws.client(service), []
     client.meta.events.register("before-send", lambda request, **_: sent.append(request))
@@ -162,7 +162,6 @@ def test_a_call_that_is_sent_twice_is_done_once(
     first, second = (requests.post(request.url, request.body, headers=headers, timeout=10) for _ in range(2))
     assert first.status_code == 200
     assert first.content == second.content
-    kind = {"ec2": "Vpcs", "kms": "Keys"}[service]
     assert getattr(client, list_all)()[kind] == there[kind]
 
 

@@ -85,5 +85,9 @@ class Platform:
             "templates": len(ec2.describe_launch_templates()["LaunchTemplates"]),
         } | edge.inventory(self.aws)
 
+    def left(self) -> dict[str, int]:
+        """The part of the inventory that is there; empty when all is gone."""
+        return {name: count for name, count in self.inventory().items() if count}
+
     def buckets(self) -> set[str]:
         return {bucket["Name"] for bucket in self.aws.client("s3").list_buckets()["Buckets"]}

@@ -63,8 +63,7 @@ class ShortDemo(Demo):
 
     def add_model(self) -> None:
         with self.timeline.step(f"comfyeks models add {self.model.name}: S3 → SQS → Lambda → SSM → nodes") as detail:
-            self.write_model()
-            self.command("models", "add", str(self.model), "--to", "checkpoints", "--force")
+            self.upload_model()
             uploaded = time.monotonic()
             self.wait("the model on every node", lambda: all((node.models / self.key).exists() for node in self.nodes))
             detail(f"on both nodes {time.monotonic() - uploaded:.1f} s after the upload")

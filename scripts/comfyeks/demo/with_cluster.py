@@ -73,8 +73,7 @@ class ClusterDemo(Demo):
 
     def add_model(self) -> None:
         with self.timeline.step(f"comfyeks models add {self.model.name}, while there is no node"):
-            self.write_model()
-            self.command("models", "add", str(self.model), "--to", "checkpoints", "--force")
+            self.upload_model()
 
     def install_charts(self) -> None:
         with self.timeline.step("helm upgrade --install: karpenter-gpu, comfyui → the pod is pending") as detail:

@@ -85,8 +85,11 @@ async def _answer(ministack: AsgiApp, scope: Scope, receive: Receive) -> Answer:
 
     await ministack(scope, receive, collect)
     start, *body = messages
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]}
-    headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in start["headers"]
+        if name.lower() != b"content-length"
+    }
     return start["status"], headers, b"".join(message.get("body", b"") for message in body)
 
 

@@ -1,9 +1,10 @@
 """What reaches an emulator: every request gets its AWS name ("ssm.SendCommand"), is counted, and can be made to fail.
 
 Both emulator processes put this in front of the emulator, after they have refused what a web page sends. What an SDK
-sends a second time is not done a second time. The service is
-the one that the request is signed for (`s3`, `ssm`, `ec2`, …), the operation comes from the protocol: a header (JSON),
-a form field (query), or method and path, matched against botocore's service models (REST).
+sends a second time is not done a second time.
+
+The service is the one that the request is signed for (`s3`, `ssm`, `ec2`, …), the operation comes from the protocol: a
+header (JSON), a form field (query), or method and path, matched against botocore's service models (REST).
 """
 
 from __future__ import annotations
