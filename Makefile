@@ -13,31 +13,33 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 ##@ Start here
-.PHONY: help setup demo
+.PHONY: help setup install demo
 help:            ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 setup:           ## check the prerequisites, install everything into this folder (.venv, .tools)
 	@$(PYTHON) scripts/bootstrap.py
+install:         ## the same for those who only deploy: without emulators and developers' tools
+	@$(PYTHON) scripts/bootstrap.py --only-product
 demo: setup      ## the main job, model in to image out, on an AWS inside this machine (KEEP=1 leaves it running, CLUSTER=yes adds Kubernetes)
 	@$(BIN)/comfyeks demo $(if $(KEEP),--keep) $(if $(filter yes,$(CLUSTER)),--cluster)$(if $(filter no,$(CLUSTER)),--no-cluster)
 
 ##@ A real deployment
 .PHONY: up down image infra infra-destroy addons events events-destroy
-up: setup        ## everything, or what is left of it: AWS, add-ons, image, charts, events (PLAN=1 only shows it)
+up: install      ## everything, or what is left of it: AWS, add-ons, image, charts, events (PLAN=1 only shows it)
 	@$(BIN)/comfyeks up $(if $(PLAN),--plan)
-down: setup      ## all of it gone again but the data, after asking for its name
+down: install    ## all of it gone again but the data, after asking for its name
 	@$(BIN)/comfyeks down $(if $(CONFIRM),--confirm $(CONFIRM))
-infra: setup     ## Terraform: data root, then platform; writes the generated values
+infra: install   ## Terraform: data root, then platform; writes the generated values
 	@$(BIN)/comfyeks infra apply
-image: setup     ## build image/ with CodeBuild and push it, unless it is there (LOCAL=1: with this machine's Docker)
-	@$(BIN)/comfyeks image $(if $(LOCAL),--local)
-addons: setup    ## pinned helm installs: Karpenter, load balancer controller, device plugin
+image: install   ## build image/ with CodeBuild and push it, unless it is there (LOCAL=1: with this machine's Docker)
+	@$(BIN)/comfyeks image build $(if $(LOCAL),--local)
+addons: install  ## pinned helm installs: Karpenter, load balancer controller, device plugin
 	@$(BIN)/comfyeks addons install
-events: setup    ## chalice deploy: an upload to the models bucket reaches every GPU node
-	@$(BIN)/comfyeks lambda deploy
-events-destroy: setup ## chalice delete
-	@$(BIN)/comfyeks lambda delete
-infra-destroy: setup ## remove the platform, after asking for its name; buckets and images stay
+events: install  ## chalice deploy: an upload to the models bucket reaches every GPU node
+	@$(BIN)/comfyeks events deploy
+events-destroy: install ## chalice delete
+	@$(BIN)/comfyeks events delete
+infra-destroy: install ## remove the platform, after asking for its name; buckets and images stay
 	@$(BIN)/comfyeks infra destroy $(if $(CONFIRM),--confirm $(CONFIRM))
 
 ##@ Work on the project
@@ -52,15 +54,16 @@ test: setup lint types ## every test
 test-helm3: setup ## the charts' tests once more, with Helm 3 (built on first use, about two minutes)
 	@cd tools/helm3 && CGO_ENABLED=0 go build -trimpath -ldflags "$(HELM3_KUBERNETES)" -o $(CURDIR)/.tools/helm3 helm.sh/helm/v3/cmd/helm
 	@COMFYEKS_HELM=.tools/helm3 $(PYTEST) -q -n auto --dist loadgroup tests/charts -m "not local"
-lint: setup      ## ruff, shellcheck, hadolint, yamllint, terraform fmt, generated files
+lint: setup      ## ruff, import-linter, shellcheck, hadolint, yamllint, terraform fmt, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
 	@$(BIN)/hadolint image/Dockerfile
 	@$(BIN)/yamllint --strict .
+	@$(BIN)/lint-imports --quiet
 	@terraform fmt -check -recursive infra
-	@$(BIN)/comfyeks charts verify
-	@$(BIN)/comfyeks reference --check
+	@$(BIN)/comfyeks dev charts verify
+	@$(BIN)/comfyeks dev reference --check
 types: setup     ## mypy --strict
 	@$(BIN)/mypy
 	@MYPYPATH=lambda-chalice $(BIN)/mypy --strict lambda-chalice/app.py lambda-chalice/chalicelib
@@ -68,12 +71,12 @@ types: setup     ## mypy --strict
 	@$(BIN)/mypy --strict charts/comfyui/files/*.py
 	@$(BIN)/mypy --strict --python-version 3.12 image/*.py
 generate: setup  ## what is generated and committed: chart schemas, READMEs, values per instance type, docs/reference
-	@$(BIN)/comfyeks charts generate
-	@$(BIN)/comfyeks reference
+	@$(BIN)/comfyeks dev charts generate
+	@$(BIN)/comfyeks dev reference
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-  --generate-hashes --no-emit-index-url --no-header --no-annotate
+  --generate-hashes --no-emit-index-url --no-header --no-annotate --no-emit-package comfyeks
 lock: setup      ## resolve requirements.txt anew from pyproject.toml, and that of tools/policy
-	@$(COMPILE) pyproject.toml --all-extras --output-file requirements.txt
+	@$(COMPILE) pyproject.toml local/pyproject.toml --all-extras --output-file requirements.txt
 	@$(COMPILE) tools/policy/requirements.in --output-file tools/policy/requirements.txt
 clean:           ## stop the local AWS and remove what was made here; .comfyeks/<name> of a deployment stays
 	@[ ! -x $(BIN)/comfyeks ] || $(BIN)/comfyeks local down

@@ -48,7 +48,7 @@ def sources(lock: dict[str, Any]) -> Iterator[str]:
     for name, (folder, source) in folders.items():
         file = folder / "requirements.txt"
         if file.exists() and requirement_lines(file.read_text()) != source["requirements"]:
-            yield f"{name} asks for other packages than the lock file says: run comfyeks nodes update {name}"
+            yield f"{name} asks for other packages than the lock file says: run comfyeks custom-nodes update {name}"
 
 
 def packages() -> Iterator[str]:

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Set a checkout up: `make setup`. Standard library only, because it runs before anything is installed.
+"""Set a checkout up. Standard library only, because it runs before anything is installed.
 
-Makes .venv (every Python dependency, by hash) and .tools/bin/helm (only when PATH has no helm). Skips what is up to
-date, so a second run takes well under a second. Written for any Python 3.6+, so that an old one gets a sentence, not a
-SyntaxError.
+`make setup` creates .venv with every Python dependency by hash, the product and the local AWS; `make install`, which
+the commands of a real deployment call, only what the product needs: no emulator, no developer's tool. Both bring
+.tools/bin/helm when PATH has no helm. What is up to date is skipped, so a second run takes well under a second.
+Written for any Python 3.6+, so that an old one gets a sentence, not a SyntaxError.
 """
 
 import hashlib
@@ -18,9 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-STAMP = VENV / ".comfyeks-stamp"
+STAMP = VENV / ".comfyeks-stamp"  # "setup <hash>" or "install <hash>", of what is installed
 HELM = ROOT / ".tools" / "bin" / "helm"
 LOCK = ROOT / "requirements.txt"
+PROJECTS = (ROOT, ROOT / "local")
 
 
 def pin(key):
@@ -84,25 +86,43 @@ def uv_requirement():
     return re.search(r"^uv==(?:.*\\\n)+.*\n", LOCK.read_text(), re.MULTILINE).group(0)
 
 
-def python_environment():
-    wanted = hashlib.sha256(
-        LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + sys.version.encode() + str(ROOT).encode()
+def installed():
+    """(kind, hash) of what .venv holds."""
+    kind, _, content = STAMP.read_text().partition(" ") if STAMP.exists() else ("", "", "")
+    return kind, content
+
+
+def python_environment(kind):
+    """Bring .venv up to date. A developer's environment serves an operator too, so `install` never reduces one."""
+    content = hashlib.sha256(
+        LOCK.read_bytes()
+        + b"".join((project / "pyproject.toml").read_bytes() for project in PROJECTS)
+        + sys.version.encode()
+        + str(ROOT).encode()
     ).hexdigest()
-    if STAMP.exists() and STAMP.read_text() == wanted:
+    has, had = installed()
+    if has == "setup":
+        kind = "setup"
+    if (has, had) == (kind, content):
         return
     start = time.monotonic()
-    say("setup: installing the Python dependencies into .venv ...")
+    say("%s: installing the Python dependencies into .venv ..." % kind)
     python = VENV / "bin" / "python"
     if not python.exists():
         venv.create(str(VENV), with_pip=True)
     uv_only = VENV / "uv.txt"
     uv_only.write_text(uv_requirement())
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", uv_only)
-    uv = VENV / "bin" / "uv"
-    run(uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK)
-    run(uv, "pip", "install", "--quiet", "--python", python, "--no-deps", "--no-build-isolation", "--editable", ROOT)
-    STAMP.write_text(wanted)
-    say("setup: .venv is ready (%.0f s)" % (time.monotonic() - start))
+    uv = [VENV / "bin" / "uv", "pip"]
+    target = ["--quiet", "--python", python]
+    if kind == "setup":
+        run(*uv, "sync", *target, "--require-hashes", LOCK)
+        editable = [word for project in PROJECTS for word in ("--editable", project)]
+        run(*uv, "install", *target, "--no-deps", "--no-build-isolation", *editable)
+    else:
+        run(*uv, "install", *target, "--constraints", LOCK, "--build-constraints", LOCK, "--editable", ROOT)
+    STAMP.write_text("%s %s" % (kind, content))
+    say("%s: .venv is ready (%.0f s)" % (kind, time.monotonic() - start))
 
 
 def helm():
@@ -121,7 +141,8 @@ def helm():
     say("setup: helm is ready (%.0f s)" % (time.monotonic() - start))
 
 
-def main():
+def main(arguments):
+    kind = "install" if arguments == ["--only-product"] else "setup"
     problems = missing()
     if problems:
         say("This machine lacks what the project needs:")
@@ -129,16 +150,16 @@ def main():
             say("  - " + problem)
         return 2
     try:
-        python_environment()
+        python_environment(kind)
         helm()
     except subprocess.CalledProcessError as error:
         say(
-            "setup: `%s` failed with exit code %d; run `make setup` again"
-            % (" ".join(map(str, error.cmd)), error.returncode)
+            "%s: `%s` failed with exit code %d; run `make %s` again"
+            % (kind, " ".join(map(str, error.cmd)), error.returncode, kind)
         )
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ def required(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name)
     if not value:
         raise SettingsError(
-            f"{name} is not set: this stage is not configured. Run `comfyeks lambda configure`, "
+            f"{name} is not set: this stage is not configured. Run `comfyeks events configure`, "
             "then chalice with --stage <project, or 'default'>."
         )
     return value

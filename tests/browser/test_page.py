@@ -18,11 +18,11 @@ from playwright.sync_api import Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from comfyeks.charts.render import render
-from comfyeks.local.comfyui.frontend import static_files
-from comfyeks.local.emulators import LocalAws
-from comfyeks.local.pod import LocalPod
-from comfyeks.local.processes import wait_until
 from comfyeks.paths import REPO_ROOT, STATE
+from comfyeks_local.comfyui.frontend import static_files
+from comfyeks_local.emulators.local_aws import LocalAws
+from comfyeks_local.node.pod import LocalPod
+from comfyeks_local.processes import wait_until
 from tests.support.comfyui import CHECKPOINT
 from tests.support.safetensors import write_model
 

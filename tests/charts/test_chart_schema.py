@@ -13,9 +13,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from comfyeks.charts import CHARTS, CHARTS_ROOT, generated
-from comfyeks.charts.cli import app
-from comfyeks.charts.schema import generate, parse, schema_of, table_of, with_table
+from comfyeks.charts import CHARTS, CHARTS_ROOT
+from comfyeks.dev import chart_files
+from comfyeks.dev.chart_schema import generate, parse, schema_of, table_of, with_table
+from comfyeks.dev.cli import charts as app
 from comfyeks.errors import Failure, UserError
 from tests.charts.harness import SCENARIOS
 
@@ -193,7 +194,7 @@ def test_defaults_are_those_of_the_values_and_pass_their_own_schema(chart: str) 
 
 
 def test_everything_generated_is_up_to_date() -> None:
-    assert generated.stale() == []
+    assert chart_files.stale() == []
 
 
 @pytest.fixture
@@ -201,12 +202,10 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of charts/ that the generators write to."""
     import shutil
 
-    from comfyeks.charts import instance_types
-
     shutil.copytree(CHARTS_ROOT, tmp_path / "charts")
-    for module in (generated, instance_types):
+    for module in (chart_files,):
         monkeypatch.setattr(module, "CHARTS_ROOT", tmp_path / "charts")
-    monkeypatch.setattr("comfyeks.charts.cli.REPO_ROOT", tmp_path)
+    monkeypatch.setattr("comfyeks.dev.charts.REPO_ROOT", tmp_path)
     return tmp_path / "charts"
 
 
@@ -216,7 +215,7 @@ def test_verify_names_what_is_stale_missing_or_left_over_and_generate_mends_it(c
     (copy / "karpenter-gpu" / "instance-types" / "x9.large.yaml").write_text("a: 1\n")
     result = CliRunner().invoke(app, ["verify"])
     assert isinstance(result.exception, Failure)
-    for name in ("values.schema.json", "g5.xlarge.yaml", "x9.large.yaml", "comfyeks charts generate"):
+    for name in ("values.schema.json", "g5.xlarge.yaml", "x9.large.yaml", "comfyeks dev charts generate"):
         assert name in str(result.exception)
     assert CliRunner().invoke(app, ["generate"]).exit_code == 0
     assert CliRunner().invoke(app, ["verify"]).exit_code == 0

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from comfyeks.charts import CHARTS_ROOT
+from comfyeks.charts.crds import karpenter_crds
 from comfyeks.charts.instance_types import InstanceType, read_table
-from comfyeks.charts.validation import karpenter_crds
 from tests.charts.harness import INSTANCE_TYPES, SCENARIOS, Pod, comfyui, need_tool, node_pools, node_program, render
 
 TYPES = read_table()

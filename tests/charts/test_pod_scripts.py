@@ -61,7 +61,7 @@ class Models:
     def __init__(self, folder: Path, *later: dict[str, Any] | None, pause: float = 2.0):
         self.folder = folder
         self.later = list(later)
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.now, self.pause = 1000.0, pause
 
     def write(self, status: dict[str, Any]) -> None:
@@ -70,14 +70,14 @@ class Models:
         file.write_text(json.dumps(status))
 
     def sleep(self, _: float) -> None:
-        assert self.later, f"still waiting after {self.said}"
+        assert self.later, f"still waiting after {self.messages}"
         self.now += self.pause
         if (status := self.later.pop(0)) is not None:
             self.write(status)
 
     def wait(self, kind: str = "all", *keys: str) -> list[str]:
-        gate.wait(self.folder, kind, keys, self.said.append, self.sleep, lambda: self.now)
-        return self.said
+        gate.wait(self.folder, kind, keys, self.messages.append, self.sleep, lambda: self.now)
+        return self.messages
 
 
 def test_the_gate_opens_once_the_node_is_ready_and_says_how_it_got_there(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_wanted_model_that_will_never_come_is_said_at_once(tmp_path: Path) -> 
     models = Models(tmp_path, {**SYNCING, **LEFT_OUT}, pause=0)
     with pytest.raises(AssertionError, match="still waiting"):
         models.wait("keys", "unet/3", "vae/x")
-    assert models.said[-1].startswith(
+    assert models.messages[-1].startswith(
         "2 wanted models missing: unet/3, vae/x; never on this node, whose disk has no room: unet/3; syncing"
     )
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from comfyeks.charts import CHARTS_ROOT
-from comfyeks.local.emulators import LocalAws
+from comfyeks_local.emulators.local_aws import LocalAws
 
 pytestmark = pytest.mark.local
 

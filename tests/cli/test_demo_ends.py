@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from comfyeks.demo import base, cli
-from comfyeks.demo.short import ShortDemo
 from comfyeks.errors import Failure
+from comfyeks_local.demo import base, cli
+from comfyeks_local.demo.short import ShortDemo
 
 
 class Pod:

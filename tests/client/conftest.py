@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from comfyeks.client import ComfyClient
-from comfyeks.local.processes import wait_until
+from comfyeks_local.processes import wait_until
 from tests.support.comfyui import CHECKPOINT, STAND_IN, RunningServer, Server, comfyui, empty_image, targets
 from tests.support.safetensors import write_model
 

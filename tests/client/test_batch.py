@@ -22,10 +22,11 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from comfyeks.client import batch_cli, workflow
+from comfyeks import workflow
+from comfyeks.client import batch_cli
 from comfyeks.client.batch import read_items
 from comfyeks.errors import Failure, UserError
-from comfyeks.local.processes import wait_until
+from comfyeks_local.processes import wait_until
 from tests.client.conftest import WORKFLOW, picture, text_to_image
 from tests.support.comfyui import CHECKPOINT, RunningServer, Server, comfyui, new_colour
 from tests.support.proxy import proxying
@@ -261,7 +262,7 @@ def started(port: str, home: Path) -> Iterator[str]:
     real = os.environ.get("COMFYUI_COMMAND")
     (home / "custom_nodes").mkdir(parents=True, exist_ok=True)
     flags = ["--base-directory", str(home), "--database-url", "sqlite:///:memory:"]
-    words = shlex.split(real) if real else [sys.executable, "-m", "comfyeks.local.comfyui", *flags]
+    words = shlex.split(real) if real else [sys.executable, "-m", "comfyeks_local.comfyui", *flags]
     server = subprocess.Popen([*words, "--port", port], env={**os.environ, "COMFYUI_STANDIN_STEP_SECONDS": "0.05"})
     url = f"http://127.0.0.1:{port}"
     try:

@@ -24,7 +24,7 @@ from comfyeks.client import (
     Unreachable,
 )
 from comfyeks.errors import UserError
-from comfyeks.local.processes import wait_until
+from comfyeks_local.processes import wait_until
 from tests.client.conftest import fast_client, jobs, picture, text_to_image
 from tests.support.comfyui import RunningServer, Server, comfyui, empty_image
 from tests.support.proxy import proxying

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from comfyeks.client import cli, missing_models
 from comfyeks.client.errors import Rejected
-from comfyeks.models.pull import Wanted
+from comfyeks.models.transfer import Wanted
 from tests.client.conftest import text_to_image
 from tests.support.comfyui import RunningServer
 from tests.support.safetensors import write_model
@@ -39,7 +39,7 @@ def pulled(stand_in: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Any:
             found.append(f"{one.folder}/{one.name}")
             write_model(stand_in.models, found[-1])
 
-    monkeypatch.setattr(missing_models.pulling, "run", pull)
+    monkeypatch.setattr(missing_models.pull_command, "run", pull)
     yield found
     (stand_in.models / "checkpoints" / REFINER).unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from comfyeks.client import cli
 from comfyeks.client.port_forward import port_forward
 from comfyeks.errors import Failure, UserError
-from comfyeks.local.processes import wait_until
+from comfyeks_local.processes import wait_until
 from tests.client.conftest import WORKFLOW
 from tests.support.comfyui import RunningServer
 

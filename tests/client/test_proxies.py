@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comfyeks.client import JobLost, Progress, Unreachable
-from comfyeks.local.processes import wait_until
+from comfyeks_local.processes import wait_until
 from tests.client.conftest import fast_client, picture
 from tests.support.comfyui import Server, comfyui
 from tests.support.proxy import Proxy, proxying

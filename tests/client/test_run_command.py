@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from comfyeks.client import cli
 from comfyeks.errors import ComfyeksError
-from comfyeks.local.comfyui.media import read_video, write_video
+from comfyeks_local.comfyui.media import read_video, write_video
 from tests.client.conftest import WORKFLOW, jobs, picture, text_to_image
 from tests.support.comfyui import RunningServer, Server, sleeping
 from tests.support.proxy import proxying
@@ -222,7 +222,7 @@ def test_a_server_killed_in_the_middle_is_told_at_the_time_limit(
     (tmp_path / "home/custom_nodes").mkdir(parents=True)
     flags = ["--base-directory", str(tmp_path / "home"), "--port", "0", "--database-url", "sqlite:///:memory:"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "comfyeks.local.comfyui", *flags], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "comfyeks_local.comfyui", *flags], stderr=subprocess.PIPE, text=True
     )
     assert server.stderr is not None
     url = server.stderr.readline().strip().rpartition(" ")[2]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfyeks.client import workflow
+from comfyeks import workflow
 from comfyeks.errors import UserError
 from tests.client.conftest import text_to_image
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from comfyeks import kubernetes_api, tools
-from comfyeks.charts.validation import karpenter_crds
-from comfyeks.kubernetes_api import Api, Object, is_true
-from comfyeks.local.cluster import binaries, crds
-from comfyeks.local.cluster.control_plane import ControlPlane
-from comfyeks.local.cluster.local_cluster import wait_for
-from comfyeks.local.processes import wait_until
+from comfyeks import tools
+from comfyeks.charts.crds import karpenter_crds
+from comfyeks.kubernetes import api as kubernetes_api
+from comfyeks.kubernetes.api import Api, Object, is_true
+from comfyeks_local.cluster import binaries, crds
+from comfyeks_local.cluster.control_plane import ControlPlane
+from comfyeks_local.cluster.local_cluster import wait_for
+from comfyeks_local.processes import wait_until
 
 NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}

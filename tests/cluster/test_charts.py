@@ -12,7 +12,7 @@ import yaml
 
 from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.charts.render import render
-from comfyeks.kubernetes_api import Object, Refused
+from comfyeks.kubernetes.api import Object, Refused
 from comfyeks.paths import REPO_ROOT
 from tests.cluster.conftest import Cluster, pod_of
 
@@ -27,7 +27,7 @@ def refusal(cluster: Cluster, item: Object) -> str:
     try:
         cluster.api.apply(item, dry_run=True)
     except Refused as error:
-        return error.said
+        return error.message
     return ""
 
 

@@ -1,4 +1,4 @@
-"""`comfyeks.helm` on a real API server."""
+"""`comfyeks.kubernetes.helm` on a real API server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from comfyeks.errors import Failure
-from comfyeks.helm import Helm, Release
+from comfyeks.kubernetes.helm import Helm, Release
 from tests.cluster.conftest import Cluster
 
 pytestmark = [pytest.mark.local, pytest.mark.xdist_group("cluster")]

@@ -15,10 +15,10 @@ import yaml
 
 from comfyeks import scale
 from comfyeks.charts import CHARTS_ROOT
-from comfyeks.charts.validation import crd_folder
-from comfyeks.kubernetes_api import is_true
-from comfyeks.local.cluster import binaries, certificates
-from comfyeks.local.processes import Process, free_ports
+from comfyeks.charts.crds import crd_folder
+from comfyeks.kubernetes.api import is_true
+from comfyeks_local.cluster import binaries, certificates
+from comfyeks_local.processes import Process, free_ports
 from tests.cluster.conftest import Cluster
 
 pytestmark = [pytest.mark.local, pytest.mark.xdist_group("cluster")]
@@ -36,7 +36,7 @@ def half_a_year_away() -> dict[str, str]:
 def keda(cluster: Cluster, tmp_path: Path) -> Iterator[Process]:
     program = binaries.found().get("keda")
     if program is None:
-        pytest.skip("KEDA is not built: `comfyeks local build --with-keda` builds it (8 minutes of CPU time)")
+        pytest.skip("KEDA is not built: `comfyeks local build --keda` builds it (8 minutes of CPU time)")
     for crd in crd_folder("github.com/kedacore/keda/v2").glob("*.yaml"):
         for item in yaml.safe_load_all(crd.read_text()):
             cluster.api.apply(item)

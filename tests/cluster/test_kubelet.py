@@ -17,11 +17,11 @@ import pytest
 import requests
 
 from comfyeks.charts import CHARTS_ROOT
-from comfyeks.kubernetes_api import Object, Refused, is_true
-from comfyeks.local.cluster.control_plane import ControlPlane
-from comfyeks.local.cluster.kubelet import ROOT_VARIABLE, Description
-from comfyeks.local.cluster.node_config import NodeConfig
-from comfyeks.local.processes import Process
+from comfyeks.kubernetes.api import Object, Refused, is_true
+from comfyeks_local.cluster.control_plane import ControlPlane
+from comfyeks_local.cluster.kubelet import ROOT_VARIABLE, Description
+from comfyeks_local.node.node_config import NodeConfig
+from comfyeks_local.processes import Process
 from tests.cluster.conftest import Cluster
 
 pytestmark = [pytest.mark.local, pytest.mark.xdist_group("cluster")]
@@ -93,7 +93,7 @@ def node(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> It
     kubelet = Process(tmp_path, "kubelet")
 
     def start() -> None:
-        kubelet.start([sys.executable, "-m", "comfyeks.local.cluster.kubelet", tmp_path], environment)
+        kubelet.start([sys.executable, "-m", "comfyeks_local.cluster.kubelet", tmp_path], environment)
 
     start()
     try:

@@ -14,8 +14,8 @@ import yaml
 
 from comfyeks.charts import CHARTS_ROOT
 from comfyeks.charts.render import render
-from comfyeks.local.cluster import launch_template
-from comfyeks.local.cluster.node_config import API_VERSION, NODE_CONFIG
+from comfyeks_local.cluster import launch_template
+from comfyeks_local.node.node_config import API_VERSION, NODE_CONFIG
 
 RELEASE = "20260714"
 SCENARIO = CHARTS_ROOT / "karpenter-gpu/ci/default-values.yaml"

@@ -16,11 +16,11 @@ import psutil
 import pytest
 import yaml
 
-from comfyeks.kubernetes_api import Api, Cluster
-from comfyeks.local.cluster import binaries
-from comfyeks.local.cluster.control_plane import PARTS
-from comfyeks.local.cluster.kubelet import Description
-from comfyeks.local.cluster.local_cluster import MACHINES
+from comfyeks.kubernetes.api import Api, Cluster
+from comfyeks_local.cluster import binaries
+from comfyeks_local.cluster.control_plane import PARTS
+from comfyeks_local.cluster.kubelet import Description
+from comfyeks_local.cluster.local_cluster import MACHINES
 from tests.cluster.conftest import Cluster as GivenCluster
 from tests.support.clones import Clone, make_clone, plain_environment
 

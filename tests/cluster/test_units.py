@@ -15,14 +15,18 @@ import yaml
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
+from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.kubernetes_api import path_of
-from comfyeks.local.bridges.moto_fleets import Shortages
-from comfyeks.local.cluster import binaries, certificates, node_config
-from comfyeks.local.cluster.local_cluster import flattened, given_kubeconfig
-from comfyeks.local.cluster.machines import Machines
-from comfyeks.local.cluster.services import ServiceProxy
-from comfyeks.timeline import Timeline
+from comfyeks.kubernetes.api import path_of
+from comfyeks.kubernetes.kubeconfig import leads_to
+from comfyeks_local.cluster import binaries, certificates
+from comfyeks_local.cluster.local_cluster import eks_arn, flattened, given_kubeconfig
+from comfyeks_local.cluster.machines import Machines
+from comfyeks_local.cluster.services import ServiceProxy
+from comfyeks_local.demo.timeline import Timeline
+from comfyeks_local.emulators.bridges.moto_fleets import Shortages
+from comfyeks_local.emulators.local_aws import ACCOUNT, REGION
+from comfyeks_local.node import node_config
 from tests.support.fake_kubernetes import fake_kubernetes
 
 OURS = """apiVersion: node.eks.aws/v1alpha1
@@ -144,12 +148,17 @@ def test_a_cluster_on_this_machine_is_taken_unless_it_has_nodes_of_its_own(
 def test_a_given_kubeconfig_is_copied_with_the_files_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "me.crt").write_text("certificate")
     user = {"client-certificate": "me.crt", "client-key-data": "a2V5"}
-    copy = yaml.safe_load(flattened(Path(kubeconfig(tmp_path, "https://127.0.0.1:6443", user=user))))
+    copy = yaml.safe_load(flattened(Path(kubeconfig(tmp_path, "https://127.0.0.1:6443", user=user)), "mine"))
     [cluster], [found] = copy["clusters"], copy["users"]
     assert cluster["cluster"] == {"server": "https://127.0.0.1:6443"}
     assert base64.b64decode(found["user"]["client-certificate-data"]) == b"certificate"
     assert found["user"]["client-key-data"] == "a2V5"
     assert "client-certificate" not in found["user"]
+
+
+@pytest.mark.parametrize(("account", "leads"), [(ACCOUNT, True), ("111122223333", False)])
+def test_the_local_clusters_kubeconfig_is_a_deployments_only_in_the_local_account(account: str, leads: bool) -> None:
+    assert leads_to(eks_arn(Deployment("try", REGION, ACCOUNT)), Deployment("try", REGION, account)) is leads
 
 
 def test_programs_of_kubebuilder_assets_come_first(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from comfyeks.cli import app
 from comfyeks.doctor import account, machine
-from comfyeks.doctor.findings import ERROR, OK, WARNING
 from comfyeks.errors import Failure
+from comfyeks.findings import ERROR, OK, WARNING
 from comfyeks.models.status import NodeStatus
 from tests.support.fake_kubernetes import Objects, fake_kubernetes, pod, unscheduled
 from tests.support.mocked_aws import mocked_aws
@@ -162,12 +162,12 @@ def one(world: World, check: str, severity: str = ERROR) -> dict[str, str]:
 
 def test_a_tool_that_is_too_old(world: World, tmp_path: Path) -> None:
     put_tool(tmp_path / "bin", "terraform", "1.5.7")
-    assert "terraform is 1.5.7, the oldest that works is 1.11" in one(world, "tools")["said"]
+    assert "terraform is 1.5.7, the oldest that works is 1.11" in one(world, "tools")["message"]
 
 
 def test_a_tool_that_is_missing(world: World, tmp_path: Path) -> None:
     (tmp_path / "bin" / "kubectl").unlink()
-    assert "kubectl is not on PATH" in one(world, "tools")["said"]
+    assert "kubectl is not on PATH" in one(world, "tools")["message"]
 
 
 def test_without_credentials_this_machine_is_examined_all_the_same(
@@ -189,13 +189,13 @@ def test_a_quota_that_lets_no_node_start(world: World) -> None:
     world.quota = dict.fromkeys(world.quota, 4.0)
     on_demand, spot = not_fine(world.ask())
     assert {on_demand["severity"], spot["severity"]} == {ERROR}
-    assert "4 vCPUs, 1 × g5.2xlarge needs 8" in on_demand["said"]
+    assert "4 vCPUs, 1 × g5.2xlarge needs 8" in on_demand["message"]
     assert "request-service-quota-increase --service-code ec2 --quota-code L-DB2E81BA" in on_demand["fix"]
 
 
 def test_a_quota_without_spot_is_a_warning_since_on_demand_remains(world: World) -> None:
     world.quota[account.SPOT_QUOTA[0]] = 0
-    assert "Spot" in one(world, "quota", WARNING)["said"]
+    assert "Spot" in one(world, "quota", WARNING)["message"]
 
 
 def test_the_role_for_spot_is_missing(world: World) -> None:
@@ -206,25 +206,25 @@ def test_the_role_for_spot_is_missing(world: World) -> None:
 def test_no_zone_offers_the_type(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moto.ec2.models.instance_types.InstanceTypeOfferingBackend."
                         "describe_instance_type_offerings", lambda *_, **__: [])  # fmt: skip
-    assert "no zone of us-west-2 offers g5.2xlarge" in one(world, "zones")["said"]
+    assert "no zone of us-west-2 offers g5.2xlarge" in one(world, "zones")["message"]
 
 
 def test_models_that_do_not_fit_a_node(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("comfyeks.doctor.sync.RESERVED", 10**12)
-    assert "nodes leave some out" in one(world, "models")["said"]
+    assert "nodes leave some out" in one(world, "models")["message"]
 
 
 def test_a_context_that_leads_to_another_cluster(world: World, tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(kubeconfig.read_text().replace("cluster: comfyui", "cluster: payroll"))
     finding = one(world, "kubeconfig")
-    assert "leads to cluster 'payroll', not to comfyui" in finding["said"]
+    assert "leads to cluster 'payroll', not to comfyui" in finding["message"]
     assert "aws eks update-kubeconfig" in finding["fix"]
 
 
 def test_no_kubeconfig(world: World, tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").unlink()
-    assert "no kubectl context is chosen" in one(world, "kubeconfig")["said"]
+    assert "no kubectl context is chosen" in one(world, "kubeconfig")["message"]
 
 
 def test_an_api_server_that_does_not_answer(world: World, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_an_api_server_that_does_not_answer(world: World, tmp_path: Path) -> Non
     port = text.partition("127.0.0.1:")[2].partition("\n")[0]
     kubeconfig.write_text(text.replace(port, "1"))
     finding = one(world, "cluster")
-    assert "does not answer" in finding["said"]
+    assert "does not answer" in finding["message"]
     assert "api_allowed_cidrs" in finding["fix"]
 
 
@@ -243,37 +243,37 @@ def test_a_cluster_without_our_terraform_is_looked_into_whatever_its_name(world:
     boto3.client("s3").delete_bucket(Bucket=f"comfyui-artifacts-{ACCOUNT}-{REGION}")
     del world.objects["/apis/apps/v1/daemonsets"][1]
     [finding] = not_fine(world.ask("--context", "here"))
-    assert finding["said"] == "the Pod Identity agent is not installed"
+    assert finding["message"] == "the Pod Identity agent is not installed"
     assert not_fine(world.ask()) == []  # without a context: there is no deployment yet
 
 
 def test_a_cluster_that_is_older_than_the_charts_ask_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("comfyeks.kubernetes_api.Cluster.version", lambda _: "1.33")
-    assert "Kubernetes is 1.33" in one(world, "cluster")["said"]
+    monkeypatch.setattr("comfyeks.kubernetes.api.Cluster.version", lambda _: "1.33")
+    assert "Kubernetes is 1.33" in one(world, "cluster")["message"]
 
 
 def test_a_context_that_does_not_exist(world: World) -> None:
     finding = next(f for f in not_fine(world.ask("--context", "gone")))
-    assert "gone" in finding["said"]
+    assert "gone" in finding["message"]
     assert finding["fix"]
 
 
 def test_karpenter_is_not_healthy(world: World) -> None:
     world.objects["/apis/apps/v1/deployments"][0]["status"] = {"readyReplicas": 0}
-    assert one(world, "add-ons")["said"] == "Karpenter: 0 of 2 pods are ready"
+    assert one(world, "add-ons")["message"] == "Karpenter: 0 of 2 pods are ready"
 
 
 def test_karpenter_is_scaled_to_zero(world: World) -> None:
     world.objects["/apis/apps/v1/deployments"][0] |= {"spec": workload("", "/karpenter/controller", 0, 0)["spec"]}
     world.objects["/apis/apps/v1/deployments"][0]["status"] = {}
     finding = one(world, "add-ons")
-    assert finding["said"] == "Karpenter: 0 of 0 pods are ready"
+    assert finding["message"] == "Karpenter: 0 of 0 pods are ready"
     assert "scale deployment karpenter --replicas" in finding["fix"]
 
 
 def test_the_device_plugin_is_missing(world: World) -> None:
     del world.objects["/apis/apps/v1/daemonsets"][0]
-    assert "NVIDIA device plugin is not installed" in one(world, "add-ons")["said"]
+    assert "NVIDIA device plugin is not installed" in one(world, "add-ons")["message"]
 
 
 def test_a_cluster_without_the_s3_driver(world: World) -> None:
@@ -283,13 +283,13 @@ def test_a_cluster_without_the_s3_driver(world: World) -> None:
 
 def test_a_cluster_that_does_not_know_karpenter(world: World) -> None:
     del world.objects["/apis/karpenter.sh/v1/nodepools"]
-    assert "Karpenter's kinds (NodePool)" in one(world, "prerequisites")["said"]
+    assert "Karpenter's kinds (NodePool)" in one(world, "prerequisites")["message"]
 
 
 def test_a_node_class_that_karpenter_does_not_accept(world: World) -> None:
     broken = [{"type": "Ready", "status": "False", "message": "no subnets found"}]
     world.objects["/apis/karpenter.k8s.aws/v1/ec2nodeclasses"][0]["status"] = {"conditions": broken}
-    assert "no subnets found" in one(world, "pools")["said"]
+    assert "no subnets found" in one(world, "pools")["message"]
 
 
 def test_a_node_that_could_not_be_started(world: World) -> None:
@@ -297,7 +297,7 @@ def test_a_node_that_could_not_be_started(world: World) -> None:
     world.objects["/apis/karpenter.sh/v1/nodeclaims"].append(
         {"metadata": {"name": "gpu-x"}, "status": {"conditions": launched}}
     )
-    assert "gpu-x could not be started: insufficient capacity" in one(world, "pools", WARNING)["said"]
+    assert "gpu-x could not be started: insufficient capacity" in one(world, "pools", WARNING)["message"]
 
 
 def test_a_pod_that_waits_is_explained(world: World) -> None:
@@ -306,20 +306,20 @@ def test_a_pod_that_waits_is_explained(world: World) -> None:
         event("all available instance types exceed limits for nodepool")
     ]
     finding = one(world, "pods")
-    assert "the pool's own limit of GPUs is reached" in finding["said"]
+    assert "the pool's own limit of GPUs is reached" in finding["message"]
     assert "maxGpus" in finding["fix"]
 
 
 def test_a_node_whose_sync_failed(world: World) -> None:
     world.nodes = [NodeStatus("i-1", "g5.2xlarge", "us-west-2a", "failed", problem="no space left")]
     finding = one(world, "model sync")
-    assert "i-1: failed: no space left" in finding["said"]
+    assert "i-1: failed: no space left" in finding["message"]
 
 
 def test_dead_letters(world: World) -> None:
     sqs = boto3.client("sqs", region_name=REGION)
     sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName=f"{QUEUE}-dlq")["QueueUrl"], MessageBody="?")
-    assert one(world, "dead letters")["said"].startswith("1 model event")
+    assert one(world, "dead letters")["message"].startswith("1 model event")
 
 
 def test_the_function_is_missing(world: World) -> None:

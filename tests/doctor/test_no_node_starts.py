@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from comfyeks.doctor import karpenter
-from comfyeks.doctor.findings import Reason
-from comfyeks.kubernetes_api import Cluster, Refused
+from comfyeks.findings import Reason
+from comfyeks.kubernetes.api import Cluster, Refused
 
 SPEC = {
     "role": "comfyui-node",
@@ -70,14 +70,14 @@ def only(cluster: Cluster) -> Reason:
 def test_what_a_node_class_says_of_itself(kind: str, said: str) -> None:
     unready = thing("gpu", SPEC, **{kind: "did not match any", "Ready": f"{kind}=False"})
     reason = only(Answers(classes=[unready], log=[]))
-    assert reason.said == f"ec2nodeclass gpu is not ready: {said}"
+    assert reason.message == f"ec2nodeclass gpu is not ready: {said}"
     assert reason.certain
 
 
 def test_subnets_by_their_ids() -> None:
     spec = {**SPEC, "subnetSelectorTerms": [{"id": "subnet-1"}, {"id": "subnet-2"}]}
     unready = thing("gpu", spec, SubnetsReady="SubnetSelector did not match any Subnets", Ready="no")
-    assert "no subnet is subnet-1 or subnet-2" in only(Answers(classes=[unready], log=[])).said
+    assert "no subnet is subnet-1 or subnet-2" in only(Answers(classes=[unready], log=[])).message
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_subnets_by_their_ids() -> None:
 def test_what_only_the_log_of_karpenter_says(written: str, said: str) -> None:
     unready = thing("gpu", SPEC, ValidationSucceeded="?", Ready="object is awaiting reconciliation")
     log = ["no json", error("other", "not this one"), error("gpu", "before"), error("gpu", written)]
-    assert said in only(Answers(classes=[unready], log=log)).said
+    assert said in only(Answers(classes=[unready], log=log)).message
 
 
 def test_without_the_log_the_condition_is_said() -> None:
     unready = thing("gpu", SPEC, Ready="object is awaiting reconciliation")
-    assert "object is awaiting reconciliation" in only(Answers(classes=[unready])).said
+    assert "object is awaiting reconciliation" in only(Answers(classes=[unready])).message
 
 
 def test_a_pool_repeats_nothing_of_its_class_and_names_one_that_is_missing() -> None:
@@ -105,7 +105,7 @@ def test_a_pool_repeats_nothing_of_its_class_and_names_one_that_is_missing() -> 
     unready = thing("gpu", SPEC, SubnetsReady="none", Ready="no")
     pool = thing("gpu-default", named, Ready="NodeClassReady=False")
     assert len(list(karpenter.reasons(Answers(classes=[unready], pools=[pool], log=[])))) == 1
-    assert "there is no ec2nodeclass gpu" in only(Answers(pools=[pool])).said
+    assert "there is no ec2nodeclass gpu" in only(Answers(pools=[pool])).message
 
 
 def test_a_node_that_does_not_join_is_told_only_after_some_minutes() -> None:
@@ -116,7 +116,7 @@ def test_a_node_that_does_not_join_is_told_only_after_some_minutes() -> None:
     assert list(karpenter.reasons(Answers(claims=[claim]))) == []
     launched["lastTransitionTime"] = (datetime.now(UTC) - timedelta(minutes=70)).strftime("%Y-%m-%dT%H:%M:%SZ")
     reason = only(Answers(claims=[claim]))
-    assert "gpu-x (i-0123) runs for 70 minutes and has not joined" in reason.said
+    assert "gpu-x (i-0123) runs for 70 minutes and has not joined" in reason.message
     assert "access entry" in reason.fix
 
 

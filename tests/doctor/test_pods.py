@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from comfyeks.doctor import pods
-from comfyeks.doctor.findings import Reason
+from comfyeks.findings import Reason
 from tests.support.fake_kubernetes import pod, unscheduled
 
 
@@ -29,7 +29,7 @@ from tests.support.fake_kubernetes import pod, unscheduled
 def test_why_a_pod_waits_in_plain_words(message: str, said: str) -> None:
     reason = pods.explain(unscheduled(message))
     assert reason
-    assert said in reason.said
+    assert said in reason.message
     assert reason.fix
 
 
@@ -41,7 +41,7 @@ def test_why_a_container_waits_in_plain_words(waiting: str, said: str) -> None:
     state = {"name": "comfyui", "state": {"waiting": {"reason": waiting}}}
     reason = pods.explain(pod(phase="Pending", containerStatuses=[state]))
     assert reason
-    assert said in reason.said
+    assert said in reason.message
     assert "{" not in reason.fix
 
 
@@ -67,14 +67,14 @@ def test_a_pod_that_waits_for_a_node_says_what_keeps_nodes_from_starting() -> No
     limit = {"metadata": {}, "message": "all available instance types exceed limits for nodepool"}
     reason = pods.explain(unscheduled("0/1 nodes are available"), [limit], [no_role])
     assert reason
-    assert "the pool's own limit" in reason.said  # what is said of this very pod counts more
+    assert "the pool's own limit" in reason.message  # what is said of this very pod counts more
 
 
 def test_what_the_scheduler_said_before_is_over() -> None:
     before = {"metadata": {}, "message": "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."}
     reason = pods.explain(unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu"), [before])
     assert reason
-    assert "no node that runs now takes it" in reason.said
+    assert "no node that runs now takes it" in reason.message
 
 
 def test_a_mount_that_was_refused_before_is_no_reason_once_the_gate_runs() -> None:
@@ -82,4 +82,4 @@ def test_a_mount_that_was_refused_before_is_no_reason_once_the_gate_runs() -> No
     refused = {"metadata": {}, "message": "hostPath type check failed: /comfyui-models is not a directory"}
     reason = pods.explain(pod(phase="Pending", initContainerStatuses=[gate]), [refused])
     assert reason
-    assert reason.said == "it waits for the node's models"
+    assert reason.message == "it waits for the node's models"

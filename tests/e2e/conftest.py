@@ -14,9 +14,9 @@ import pytest
 
 from comfyeks.charts.render import render
 from comfyeks.deployment import Deployment
-from comfyeks.local.emulators import LocalAws
-from comfyeks.local.node import LocalNode
-from comfyeks.local.processes import wait_until
+from comfyeks_local.emulators.local_aws import LocalAws
+from comfyeks_local.node.local_node import LocalNode
+from comfyeks_local.processes import wait_until
 from tests.support.clones import Clone, make_clone
 
 PROJECT = "e2e"

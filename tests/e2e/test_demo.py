@@ -16,8 +16,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from comfyeks.local.emulators import PARTS
-from comfyeks.local.processes import wait_until
+from comfyeks_local.emulators.local_aws import PARTS
+from comfyeks_local.processes import wait_until
 from tests.support.clones import Clone, make_clone, plain_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("demo"), pytest.mark.timeout(1200)]

@@ -19,10 +19,10 @@ import pytest
 
 from comfyeks.doctor import karpenter
 from comfyeks.doctor.pods import explained
-from comfyeks.kubernetes_api import Api
-from comfyeks.local.cluster import binaries
-from comfyeks.local.cluster.local_cluster import LocalCluster, wait_for
-from comfyeks.local.emulators import LocalAws
+from comfyeks.kubernetes.api import Api
+from comfyeks_local.cluster import binaries
+from comfyeks_local.cluster.local_cluster import LocalCluster, wait_for
+from comfyeks_local.emulators.local_aws import LocalAws
 from tests.e2e.conftest import Platform
 
 pytestmark = [
@@ -69,7 +69,7 @@ class Live:
         self.wait("an instance", lambda: bool(self.instances()))
         return self.instances()[0]
 
-    def said(self, kind: str) -> str:
+    def messages(self, kind: str) -> str:
         """Everything that conditions and events tell about a kind."""
         conditions = [each for item in self.api.list(kind) for each in item.get("status", {}).get("conditions", [])]
         events = [event for event in self.api.list("Event") if event["involvedObject"]["kind"] == kind]
@@ -84,7 +84,7 @@ class Live:
 
     def wait(self, what: str, ready: Callable[[], bool], seconds: float = 90) -> None:
         kinds = ("Pod", "NodeClaim", "NodePool", "EC2NodeClass")
-        wait_for(what, ready, seconds, lambda: "\n".join(map(self.said, kinds))[-6000:])
+        wait_for(what, ready, seconds, lambda: "\n".join(map(self.messages, kinds))[-6000:])
 
     def clear(self) -> None:
         """No pod, no pool, no node of a pool, no shortage."""
@@ -155,7 +155,7 @@ def test_a_type_that_is_not_to_be_had_is_replaced_by_another_family(live: Live) 
 def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
     live.pools("poolDefaults.maxGpus=1")
     live.pods(2)
-    live.wait("the event", lambda: "instance types exceed limits for nodepool" in live.said("Pod"))
+    live.wait("the event", lambda: "instance types exceed limits for nodepool" in live.messages("Pod"))
     assert len(live.instances()) <= 1
     for verb in ("doctor", "status"):
         assert "the pool's own limit of GPUs is reached" in live.command(verb)
@@ -163,9 +163,11 @@ def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
 
 def told(live: Live, reason: str, fix: str) -> None:
     """Both commands say the reason in plain words, with what to do; and nothing was started."""
-    live.wait("the reason", lambda: any(reason in each.said for each in karpenter.reasons(live.api.cluster)))
+    live.wait("the reason", lambda: any(reason in each.message for each in karpenter.reasons(live.api.cluster)))
     words = f"no node starts: ec2nodeclass karpenter-gpu-default is not ready: {reason}"
-    live.wait("the pod's", lambda: any(why and words in why.said for _, why in explained(live.api.cluster, NAMESPACE)))
+    live.wait(
+        "the pod's", lambda: any(why and words in why.message for _, why in explained(live.api.cluster, NAMESPACE))
+    )
     for verb in ("doctor", "status"):
         printed = live.command(verb)
         assert words in printed

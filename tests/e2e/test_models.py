@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from comfyeks.local.node import LocalNode
-from comfyeks.local.processes import wait_until
+from comfyeks_local.node.local_node import LocalNode
+from comfyeks_local.processes import wait_until
 from tests.e2e.conftest import Platform, names_on
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform")]

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from comfyeks import image
-from comfyeks.local.emulators import LocalAws
+from comfyeks.image import build as image_build
+from comfyeks_local.emulators.local_aws import LocalAws
 from tests.support.chart_mirror import make_chart_mirror
 from tests.support.clones import Clone, make_clone, plain_environment
 from tests.support.doctor_faults import FAULTS, Ground
@@ -73,7 +73,7 @@ class Place:
             return False
         manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}
         self.aws.client("ecr").put_image(
-            repositoryName=f"{NAME}-images", imageTag=image.tag(), imageManifest=json.dumps(manifest)
+            repositoryName=f"{NAME}-images", imageTag=image_build.tag(), imageManifest=json.dumps(manifest)
         )
         return True
 
@@ -111,7 +111,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def errors(findings: list[dict[str, str]]) -> set[str]:
-    return {finding["said"] for finding in findings if finding["severity"] == "error"}
+    return {finding["message"] for finding in findings if finding["severity"] == "error"}
 
 
 def faults_that_are_missed(place: Place) -> list[str]:
@@ -124,7 +124,7 @@ def faults_that_are_missed(place: Place) -> list[str]:
             found = None
             while found is None and time.monotonic() - begun < 180:  # a controller's word takes its time
                 found = next(
-                    (f for f in place.doctor(clone) if f["check"] == fault.check and fault.says in f["said"]), None
+                    (f for f in place.doctor(clone) if f["check"] == fault.check and fault.says in f["message"]), None
                 )
         if found is None or not found["fix"]:
             missed.append(fault.name)

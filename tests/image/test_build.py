@@ -14,16 +14,17 @@ from typing import Any
 
 import boto3
 import pytest
-import typer
 from botocore import xform_name
 from botocore.awsrequest import AWSResponse
 from botocore.validate import ParamValidator
 from typer.testing import CliRunner, Result
 
-from comfyeks import image
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import generated, outputs
+from comfyeks.image import build as image_build
+from comfyeks.image.cli import app
+from comfyeks.platform import values_files
+from comfyeks.terraform import outputs
 from tests.support.mocked_aws import mocked_aws
 
 DEPLOYMENT = Deployment(project=None, region="us-west-2", account="123456789012")
@@ -37,35 +38,35 @@ TARGET = {
 
 
 def copy_of_image(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(image.FOLDER, tmp_path / "image"))
+    return Path(shutil.copytree(image_build.FOLDER, tmp_path / "image"))
 
 
 def test_a_build_sees_what_the_dockerfile_copies_and_nothing_else() -> None:
-    text = (image.FOLDER / "Dockerfile").read_text()
+    text = (image_build.FOLDER / "Dockerfile").read_text()
     copied: set[str] = set()
     for line in re.findall(r"^COPY (?!--from)(.*)", text, re.MULTILINE):
         for word in [word for word in line.split() if not word.startswith("--")][:-1]:
-            copied |= {str(path.relative_to(image.FOLDER)) for path in image.FOLDER.glob(word)}
+            copied |= {str(path.relative_to(image_build.FOLDER)) for path in image_build.FOLDER.glob(word)}
     copied |= set(re.findall(r"type=bind,source=([^,\s]+)", text))
-    assert set(image.context()) == {*copied, "Dockerfile", ".dockerignore"}
+    assert set(image_build.context()) == {*copied, "Dockerfile", ".dockerignore"}
 
 
 def test_the_tag_changes_with_every_input_and_with_nothing_else(tmp_path: Path) -> None:
     folder = copy_of_image(tmp_path)
-    first = image.tag(folder=folder)
-    assert first == image.tag()
+    first = image_build.tag(folder=folder)
+    assert first == image_build.tag()
     assert re.fullmatch(r"0\.38\.1-cu130-[0-9a-f]{12}", first)
-    seen = {first, image.tag(image.CPU, folder)}
+    seen = {first, image_build.tag(image_build.CPU, folder)}
     (folder / "notes.txt").write_text("no input")
     (folder / "__pycache__").mkdir()
-    assert image.tag(folder=folder) == first
-    for path in image.context(folder).values():
+    assert image_build.tag(folder=folder) == first
+    for path in image_build.context(folder).values():
         before = path.read_bytes()
         path.write_bytes(before + b"\n# changed\n")
-        seen.add(image.tag(folder=folder))
+        seen.add(image_build.tag(folder=folder))
         path.write_bytes(before)
-    assert len(seen) == 2 + len(image.context(folder))
-    assert image.tag(folder=folder) == first
+    assert len(seen) == 2 + len(image_build.context(folder))
+    assert image_build.tag(folder=folder) == first
 
 
 def test_the_generated_values_of_the_chart_name_the_tag_or_the_one_of_the_settings(
@@ -74,16 +75,16 @@ def test_the_generated_values_of_the_chart_name_the_tag_or_the_one_of_the_settin
     monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path)
     values = {"helm_values": {"comfyui": {"image": {"repository": "r"}}, "karpenter_gpu": {}, "addons": {}}}
     path = DEPLOYMENT.dir / "comfyui.values.yaml"
-    assert generated.values_files(DEPLOYMENT, values)[path]["image"] == {"repository": "r", "tag": image.tag()}
+    assert values_files.values_files(DEPLOYMENT, values)[path]["image"] == {"repository": "r", "tag": image_build.tag()}
     DEPLOYMENT.dir.mkdir()
     (DEPLOYMENT.dir / "settings.yaml").write_text("image-tag: mine-1\n")
-    assert generated.values_files(DEPLOYMENT, values)[path]["image"] == {"repository": "r", "tag": "mine-1"}
+    assert values_files.values_files(DEPLOYMENT, values)[path]["image"] == {"repository": "r", "tag": "mine-1"}
 
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[boto3.Session]:
     """AWS in this process with what the infrastructure makes for builds."""
-    monkeypatch.setattr(image, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(image_build, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(outputs, "platform", lambda deployment: {"image_build": TARGET})
     with mocked_aws(DEPLOYMENT.account, DEPLOYMENT.region):
         session = boto3.Session(region_name=DEPLOYMENT.region)
@@ -184,10 +185,8 @@ def codebuild(aws: boto3.Session, monkeypatch: pytest.MonkeyPatch) -> CodeBuild:
     return service
 
 
-def run(*arguments: str) -> Result:
-    app = typer.Typer()
-    app.command()(image.image)
-    return CliRunner().invoke(app, list(arguments))
+def run(*arguments: str, command: str = "build") -> Result:
+    return CliRunner().invoke(app, [command, *arguments])
 
 
 def test_codebuild_gets_the_context_and_the_tag_and_its_log_is_followed(
@@ -195,33 +194,33 @@ def test_codebuild_gets_the_context_and_the_tag_and_its_log_is_followed(
 ) -> None:
     result = run()
     assert result.exit_code == 0, result.exception
-    assert result.stdout == f"{image.tag()}\n"
+    assert result.stdout == f"{image_build.tag()}\n"
     [request] = codebuild.started
     variables = {one["name"]: one["value"] for one in request["environmentVariablesOverride"]}
-    assert variables["IMAGE_TAG"] == image.tag()
+    assert variables["IMAGE_TAG"] == image_build.tag()
     assert variables["TORCH_BACKEND"] == "cu130"
     assert re.match(r"[0-9a-f]{40}|unknown", variables["REVISION"])
     stored = aws.client("s3").get_object(
         Bucket=TARGET["source_bucket"], Key=TARGET["source_key"], VersionId=request["sourceVersion"]
     )
     with zipfile.ZipFile(io.BytesIO(stored["Body"].read())) as archive:
-        assert set(archive.namelist()) == set(image.context())
-        assert archive.read("Dockerfile") == (image.FOLDER / "Dockerfile").read_bytes()
+        assert set(archive.namelist()) == set(image_build.context())
+        assert archive.read("Dockerfile") == (image_build.FOLDER / "Dockerfile").read_bytes()
     assert [line for line in result.stderr.splitlines() if line.startswith("line ")] == [
         f"line {number} [red]" for number in (2, 3, 4)
     ]
 
 
 def test_what_is_in_the_registry_is_not_built_again(aws: boto3.Session, codebuild: CodeBuild) -> None:
-    push_image(aws, image.tag())
-    assert run().stdout == f"{image.tag()}\n"
+    push_image(aws, image_build.tag())
+    assert run().stdout == f"{image_build.tag()}\n"
     assert codebuild.started == []
     run("--cpu")
     assert len(codebuild.started) == 1
 
 
 def test_a_build_of_this_tag_that_runs_already_is_followed(aws: boto3.Session, codebuild: CodeBuild) -> None:
-    codebuild.start_build(environmentVariablesOverride=[{"name": "IMAGE_TAG", "value": image.tag()}])
+    codebuild.start_build(environmentVariablesOverride=[{"name": "IMAGE_TAG", "value": image_build.tag()}])
     assert run().exit_code == 0
     assert len(codebuild.started) == 1
 
@@ -233,7 +232,7 @@ def test_ctrl_c_leaves_the_build_running_and_the_same_command_follows_it(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(image.time, "sleep", interrupted)
+        patched.setattr(image_build.time, "sleep", interrupted)
         first = run()
     assert first.exit_code == 130
     assert "the build goes on without being watched; the same command follows it again" in first.stderr
@@ -289,9 +288,9 @@ def test_docker_here_logs_in_builds_for_amd64_with_bill_of_materials_and_pushes(
     assert login.startswith("login --username AWS --password-stdin 123456789012.dkr.ecr.us-west-2.amazonaws.com")
     assert docker.with_suffix(".log.password").read_text() not in ("", login)
     assert "--driver docker-container" in create
-    tag = image.tag(image.CPU)
+    tag = image_build.tag(image_build.CPU)
     assert f"--push --tag {TARGET['repository_url']}:{tag} --sbom=true --provenance=mode=max" in build
-    for words in ("--platform linux/amd64", "--build-arg TORCH_BACKEND=cpu", str(image.FOLDER)):
+    for words in ("--platform linux/amd64", "--build-arg TORCH_BACKEND=cpu", str(image_build.FOLDER)):
         assert words in build
 
 
@@ -307,4 +306,4 @@ def test_a_docker_that_fails_or_is_not_there_is_told(
 
 
 def test_the_tag_alone_needs_no_aws() -> None:
-    assert run("--tag").stdout == f"{image.tag()}\n"
+    assert run(command="tag").stdout == f"{image_build.tag()}\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from comfyeks import nodes
+from comfyeks.image import custom_nodes
 from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 from tests.image.harness import IMAGE
@@ -68,8 +68,8 @@ def test_the_frontend_of_the_builder_is_not_fetched() -> None:
 
 
 def test_versions_yaml_names_what_the_image_holds() -> None:
-    lock = nodes.load()
-    packages = nodes.versions((IMAGE / "requirements/comfyui.lock").read_text())
+    lock = custom_nodes.load()
+    packages = custom_nodes.versions((IMAGE / "requirements/comfyui.lock").read_text())
     assert argument("COMFYUI_VERSION") == PINS["comfyui"] == lock.comfyui.ref.removeprefix("v")
     assert lock.comfyui.commit == PINS["comfyui_commit"]
     assert packages["torch"] == PINS["torch"]
@@ -78,7 +78,7 @@ def test_versions_yaml_names_what_the_image_holds() -> None:
 
 
 def test_the_torch_of_the_lock_is_built_with_the_cuda_of_the_image() -> None:
-    packages = nodes.versions((IMAGE / "requirements/comfyui.lock").read_text())
+    packages = custom_nodes.versions((IMAGE / "requirements/comfyui.lock").read_text())
     cuda = "cu" + "".join(packages["cuda-toolkit"].split(".")[:2])
     assert argument("TORCH_BACKEND") == cuda
     assert f"{cuda})" in TEXT
@@ -95,7 +95,7 @@ def test_debian_packages_have_a_version_or_only_bring_libraries() -> None:
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_a_lock_file_has_a_hash_for_every_package_and_no_host(path: Path) -> None:
     text = path.read_text()
-    packages = nodes.versions(text)
+    packages = custom_nodes.versions(text)
     hashed = set(re.findall(r"^([a-z0-9][\w.-]*)==\S+ \\\n +--hash=sha256:[0-9a-f]{64}", text, re.MULTILINE))
     without = {"torch", "torchvision"} if path.name == "comfyui.cpu.lock" else set()
     assert packages
@@ -105,21 +105,21 @@ def test_a_lock_file_has_a_hash_for_every_package_and_no_host(path: Path) -> Non
 
 
 def test_the_committed_lock_files_follow_from_each_other() -> None:
-    nodes.check()
+    custom_nodes.check()
 
 
 def test_the_cpu_lock_has_the_same_versions_and_no_cuda() -> None:
-    gpu = nodes.versions((IMAGE / "requirements/comfyui.lock").read_text())
-    cpu = nodes.versions((IMAGE / "requirements/comfyui.cpu.lock").read_text())
+    gpu = custom_nodes.versions((IMAGE / "requirements/comfyui.lock").read_text())
+    cpu = custom_nodes.versions((IMAGE / "requirements/comfyui.cpu.lock").read_text())
     assert cpu.items() < gpu.items()
     assert {name for name in gpu.keys() - cpu.keys() if not re.match(r"nvidia-|cuda-|triton$", name)} == set()
     assert "torch" in cpu
 
 
 def test_neither_a_manager_nor_a_second_s3_client_is_among_comfyuis_packages() -> None:
-    packages = nodes.versions((IMAGE / "requirements/comfyui.lock").read_text())
+    packages = custom_nodes.versions((IMAGE / "requirements/comfyui.lock").read_text())
     assert {"comfyui-manager", "boto3", "botocore"}.isdisjoint(packages)
-    assert "boto3" in nodes.versions((IMAGE / "requirements/uploader.lock").read_text())
+    assert "boto3" in custom_nodes.versions((IMAGE / "requirements/uploader.lock").read_text())
 
 
 # -- the context ------------------------------------------------------------------------------------------------------

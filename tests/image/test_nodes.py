@@ -1,4 +1,4 @@
-"""comfyeks nodes: repositories of this machine behind https addresses, a folder as package index, the real uv."""
+"""comfyeks custom-nodes: local repositories behind https addresses, a folder as package index, the real uv."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from comfyeks import nodes
 from comfyeks.errors import Failure, UserError
+from comfyeks.image import custom_nodes
 from tests.image.harness import HOST, GitHost, Index, git
 
 Files = dict[str, str]
@@ -29,7 +29,7 @@ class Room:
         self.index = Index(folder / "wheels")
         for name, value in {**self.host.environment(), **self.index.environment()}.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(nodes, "IMAGE", self.image)
+        monkeypatch.setattr(custom_nodes, "IMAGE", self.image)
 
     def furnish(self) -> None:
         (self.image / "requirements").mkdir(parents=True)
@@ -38,8 +38,10 @@ class Room:
             self.index.wheel(name, version, ["nvidia-cuda", "triton"] if name == "torch" else [])
         self.index.wheel("nvidia-cuda", "13.0")
         comfyui = self.host.commit("ComfyUI", {"requirements.txt": "base\ntorch\n"}, tag="v1.0.0")
-        lock = nodes.Lock(nodes.Source("comfyui", HOST + "ComfyUI", "v1.0.0", comfyui, ("base", "torch")), (), (), None)
-        nodes.save(lock)
+        lock = custom_nodes.Lock(
+            custom_nodes.Source("comfyui", HOST + "ComfyUI", "v1.0.0", comfyui, ("base", "torch")), (), (), None
+        )
+        custom_nodes.save(lock)
 
     def node(self, name: str, *requirements: str, **files: str) -> str:
         """Commit a custom node that asks for these packages; returns the commit."""
@@ -47,7 +49,7 @@ class Room:
         return self.host.commit(name, {"__init__.py": "", "requirements.txt": text, **files})
 
     def packages(self, file: str = "comfyui.lock") -> dict[str, str]:
-        return nodes.versions((self.image / "requirements" / file).read_text())
+        return custom_nodes.versions((self.image / "requirements" / file).read_text())
 
     def lock(self) -> dict[str, Any]:
         data: dict[str, Any] = yaml.safe_load((self.image / "custom-nodes.lock.yaml").read_text())
@@ -66,7 +68,7 @@ class Room:
 
 
 def comfyeks(*words: str) -> Result:
-    return CliRunner().invoke(nodes.app, list(words), catch_exceptions=False, standalone_mode=False)
+    return CliRunner().invoke(custom_nodes.app, list(words), catch_exceptions=False, standalone_mode=False)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,7 @@ def test_an_install_script_that_the_image_does_not_run_is_mentioned(
     room: Room, capsys: pytest.CaptureFixture[str]
 ) -> None:
     room.host.commit("demo", {"__init__.py": "", "install.py": ""})
-    source = nodes.read_source("demo", HOST + "demo", *nodes.newest(HOST + "demo", None))
+    source = custom_nodes.read_source("demo", HOST + "demo", *custom_nodes.newest(HOST + "demo", None))
     assert source.requirements == ()
     assert "install.py" in capsys.readouterr().err
 
@@ -331,13 +333,13 @@ def test_a_wrong_word_changes_nothing(room: Room, words: list[str], message: str
 
 def test_only_releases_up_to_a_day_are_asked_of_uv(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = nodes.subprocess.run
+    real = custom_nodes.subprocess.run
 
     def run(command: list[str], **settings: Any) -> Any:
         asked.append(command)
         return real([word for word in command if not word.startswith("--exclude-newer")], **settings)
 
-    monkeypatch.setattr(nodes.subprocess, "run", run)
+    monkeypatch.setattr(custom_nodes.subprocess, "run", run)
     comfyeks("update", "--packages-until", "2026-10-31")
     assert any("--exclude-newer=2026-10-31" in command for command in asked)
     assert room.lock()["packages_until"] == "2026-10-31"
@@ -354,7 +356,7 @@ def test_a_source_distribution_is_refused_unless_it_is_named(room: Room) -> None
     metadata = "Metadata-Version: 2.2\nName: raw\nVersion: 1.0\n"
     (project / "PKG-INFO").write_text(metadata)
     (project / "pyproject.toml").write_text('[project]\nname = "raw"\nversion = "1.0"\n')
-    nodes.subprocess.run(["tar", "-czf", folder / "raw-1.0.tar.gz", "-C", project.parent, "raw-1.0"], check=True)
+    custom_nodes.subprocess.run(["tar", "-czf", folder / "raw-1.0.tar.gz", "-C", project.parent, "raw-1.0"], check=True)
     room.node("demo", "raw")
     message = room.refused("add", HOST + "demo")
     assert "build_from_source" in message
@@ -391,12 +393,12 @@ def edit(name: str, old: str, new: str) -> Callable[[Room], None]:
 def test_check_finds_what_is_stale_without_a_network(
     room: Room, monkeypatch: pytest.MonkeyPatch, change: Callable[[Room], None], message: str
 ) -> None:
-    monkeypatch.setattr(nodes.subprocess, "run", None)
+    monkeypatch.setattr(custom_nodes.subprocess, "run", None)
     comfyeks("check")
     change(room)
     told = room.refused("check", error=Failure)
     assert message in told
-    assert told.endswith("comfyeks nodes update")
+    assert told.endswith("comfyeks custom-nodes update")
 
 
 def test_a_comment_among_the_constraints_makes_nothing_stale(room: Room) -> None:
@@ -412,9 +414,9 @@ def test_check_remote_asks_the_repositories_and_the_index(room: Room) -> None:
     (room.index.folder / "base-1.0-py3-none-any.whl").unlink()
     room.index.wheel("base", "1.5")
     assert "does not resolve to itself" in room.refused("check", "--remote", error=Failure)
-    lock = nodes.load()
-    odd = nodes.replace(lock.find("demo"), requirements=("torch",))
-    nodes.save(lock.with_source(odd))
+    lock = custom_nodes.load()
+    odd = custom_nodes.replace(lock.find("demo"), requirements=("torch",))
+    custom_nodes.save(lock.with_source(odd))
     assert f"demo at {commit} asks for other packages" in room.refused("check", "--remote", error=Failure)
 
 
@@ -461,12 +463,12 @@ def test_a_missing_lock_file_is_named(room: Room) -> None:
 def test_what_is_written_is_read_back_as_it_was(room: Room) -> None:
     room.node("demo", "base")
     comfyeks("add", HOST + "demo")
-    lock = nodes.load()
-    assert nodes.dump(lock) == (room.image / "custom-nodes.lock.yaml").read_text()
+    lock = custom_nodes.load()
+    assert custom_nodes.dump(lock) == (room.image / "custom-nodes.lock.yaml").read_text()
     assert [source.name for source in lock.sources] == ["comfyui", "demo"]
 
 
 def test_an_interrupted_tag_lookup_asks_git_nothing_interactive(room: Room) -> None:
     room.node("demo")
     git(room.host.folder / "demo", "tag", "light")
-    assert nodes.newest(HOST + "demo", "light")[0] == "light"
+    assert custom_nodes.newest(HOST + "demo", "light")[0] == "light"

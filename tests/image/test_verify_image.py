@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from comfyeks import nodes
+from comfyeks.image import custom_nodes
 from tests.image.harness import IMAGE, is_root, load
 
 ARGUMENTS = """
@@ -108,9 +108,9 @@ CHANGES: dict[str, Callable[[Image], object]] = {
         '__version__ = "1.2.4"\n'
     ),
     "comfyui asks for other packages": lambda image: (image.root / "requirements.txt").write_text("pyyaml>=6\n"),
-    "run comfyeks nodes update demo": lambda image: (image.root / "custom_nodes/demo/requirements.txt").write_text(
-        "numpy\n"
-    ),
+    "run comfyeks custom-nodes update demo": lambda image: (
+        image.root / "custom_nodes/demo/requirements.txt"
+    ).write_text("numpy\n"),
     "pyyaml is": lambda image: image.packages.update(pyyaml="5.0"),
     "absent-package is absent": lambda image: image.packages.update({"absent-package": "1.0"}),
     "no package in": lambda image: image.packages.clear(),
@@ -145,4 +145,4 @@ def test_a_node_without_requirements_is_fine(image: Image) -> None:
     "text", ["a\n# b\n\nc  # d\n", "a>=1 ; python_version > '3'\nb[x]==2#no comment\n", "\n", "git+https://x/y#egg=z\n"]
 )
 def test_both_rooms_read_a_requirements_file_alike(text: str) -> None:
-    assert tuple(load("verify_image").requirement_lines(text)) == nodes.parse_requirements(text)
+    assert tuple(load("verify_image").requirement_lines(text)) == custom_nodes.parse_requirements(text)

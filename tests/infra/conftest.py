@@ -17,8 +17,8 @@ import pytest
 from comfyeks import tools
 from comfyeks.deployment import Deployment
 from comfyeks.files import write_atomically
-from comfyeks.infra import provider
-from comfyeks.infra.terraform import ROOTS
+from comfyeks.terraform import provider_mirror
+from comfyeks.terraform.runner import ROOTS
 from tests.support.iam import Iam, evaluator
 from tests.support.mocked_aws import mocked_aws
 
@@ -50,7 +50,7 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
     initialised: set[str] = set()
 
     def run(root: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**provider.environment(scratch), "TF_DATA_DIR": str(scratch / root)}
+        env = {**provider_mirror.environment(scratch), "TF_DATA_DIR": str(scratch / root)}
         if root not in initialised:
             answer = call(env, root, "init", "-backend=false", "-input=false", "-no-color")
             assert answer.returncode == 0, answer.stderr

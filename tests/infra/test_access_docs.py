@@ -11,9 +11,9 @@ import pytest
 import yaml
 from botocore import xform_name
 
-from comfyeks.infra import reference
-from comfyeks.infra.terraform import ROOTS
+from comfyeks.dev import terraform_reference
 from comfyeks.paths import REPO_ROOT
+from comfyeks.terraform.runner import ROOTS
 
 from .conftest import Plan
 
@@ -74,7 +74,7 @@ def test_shell_blocks_are_well_formed() -> None:
 
 
 def test_settings_are_variables_of_the_platform() -> None:
-    known = reference.blocks(ROOTS["platform"], "variable").keys()
+    known = terraform_reference.blocks(ROOTS["platform"], "variable").keys()
     given = [yaml.safe_load(block)["terraform"] for block in blocks("yaml")]
     assert given
     for settings in given:

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from comfyeks import addons, tools
+from comfyeks import tools
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra.generated import addon_file
+from comfyeks.kubernetes import addons
+from comfyeks.kubernetes.kubeconfig import leads_to, read
 from comfyeks.versions import VERSIONS
 
 from .conftest import ACCOUNT, REGION
@@ -26,8 +27,8 @@ def ready(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A deployment whose values files are there, a kubeconfig that leads to it, and a helm that notes its calls."""
     for addon in addons.ADDONS:
         if addon.has_values:
-            addon_file(deployment, addon.release).parent.mkdir(parents=True, exist_ok=True)
-            addon_file(deployment, addon.release).touch()
+            deployment.addon_values(addon.release).parent.mkdir(parents=True, exist_ok=True)
+            deployment.addon_values(addon.release).touch()
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", {"prod": ARN, "other": f"{ARN}-film"})))
     monkeypatch.setattr(addons, "current", lambda *_: deployment)
     helm = tmp_path / "helm"
@@ -88,7 +89,7 @@ def test_every_add_on_has_its_pin_in_versions_yaml() -> None:
 
 def test_keda_comes_only_when_asked(ready: Deployment) -> None:
     assert "install keda" not in install("--plan").stdout
-    assert install("--plan", "--with-keda").stdout.splitlines()[-1].startswith("helm upgrade --install keda keda ")
+    assert install("--plan", "--keda").stdout.splitlines()[-1].startswith("helm upgrade --install keda keda ")
 
 
 def test_install_runs_helm_against_the_checked_context(ready: Deployment, tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_missing_kubeconfig_is_refused_with_the_way_to_make_one(
 
 
 def test_missing_values_file_is_refused_with_the_command_that_writes_it(ready: Deployment, tmp_path: Path) -> None:
-    addon_file(ready, "karpenter").unlink()
+    ready.addon_values("karpenter").unlink()
     answer = install()
     assert isinstance(answer.exception, UserError)
     assert "make infra" in str(answer.exception)
@@ -154,26 +155,18 @@ def test_missing_values_file_is_refused_with_the_command_that_writes_it(ready: D
     ],
 )
 def test_cluster_is_known_by_region_account_and_name(deployment: Deployment, cluster: str, leads: bool) -> None:
-    assert addons.leads_to(cluster, deployment) is leads
+    assert leads_to(cluster, deployment) is leads
 
 
 def test_first_kubeconfig_wins(tmp_path: Path) -> None:
     first = kubeconfig(tmp_path / "1", {"a": "one"})
     second = kubeconfig(tmp_path / "2", {"a": "two", "b": "three"}, current="b")
-    merged = addons.read_kubeconfig({"KUBECONFIG": os.pathsep.join([str(first), str(tmp_path / "no"), str(second)])})
+    merged = read({"KUBECONFIG": os.pathsep.join([str(first), str(tmp_path / "no"), str(second)])})
     assert merged == {"current-context": "a", "contexts": {"a": "one", "b": "three"}}
 
 
 def test_file_that_is_no_kubeconfig_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken"
     path.write_text("contexts: [{name: a}]\n")
-    with pytest.raises(UserError, match=f"{path} is no kubeconfig"):
-        addons.read_kubeconfig({"KUBECONFIG": str(path)})
-
-
-@pytest.mark.parametrize(("local", "leads"), [("1", True), ("", False)])
-def test_the_local_cluster_is_the_deployments_only_in_a_shell_of_the_local_aws(
-    local: str, leads: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COMFYEKS_LOCAL", local)
-    assert addons.leads_to("comfyeks-local", Deployment("try", REGION, ACCOUNT)) is leads
+    with pytest.raises(UserError, match=f"{path} is not a kubeconfig"):
+        read({"KUBECONFIG": str(path)})

@@ -10,9 +10,9 @@ import boto3
 import pytest
 
 from comfyeks.errors import Failure
-from comfyeks.infra import adoption, finders
-from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
+from comfyeks.terraform import import_ids, interrupted_apply
+from comfyeks.terraform.runner import ROOTS
 
 from .conftest import REGION
 
@@ -34,7 +34,7 @@ def read(tmp_path: Path, *texts: str) -> dict[str, str | None]:
     logs = [tmp_path / "gone", *(tmp_path / f"log-{number}" for number in range(len(texts)))]
     for path, text in zip(logs[1:], texts, strict=True):
         path.write_text(text)
-    return adoption.read(logs)
+    return interrupted_apply.read(logs)
 
 
 def test_log_tells_what_was_made_with_its_id_and_what_was_under_way(tmp_path: Path) -> None:
@@ -47,7 +47,10 @@ def test_log_tells_what_was_made_with_its_id_and_what_was_under_way(tmp_path: Pa
 def test_what_is_imported_by_another_id_than_the_logs_is_looked_for(tmp_path: Path) -> None:
     left = read(tmp_path, LOG)
     assert left['aws_route.nat["us-west-2a"]'] == "r-rtb-0ccc1080289494"
-    assert adoption.by_id(left) == {"aws_vpc.this[0]": "vpc-0aaa", 'aws_subnet.private["us-west-2a"]': "subnet-0bbb"}
+    assert interrupted_apply.by_id(left) == {
+        "aws_vpc.this[0]": "vpc-0aaa",
+        'aws_subnet.private["us-west-2a"]': "subnet-0bbb",
+    }
 
 
 def test_part_of_something_else_is_not_adopted(tmp_path: Path) -> None:
@@ -69,13 +72,15 @@ def types_of_both_roots() -> set[str]:
 
 
 def test_every_type_of_both_roots_can_be_found_or_made_again() -> None:
-    assert types_of_both_roots() <= finders.FINDERS.keys() | finders.PARTS
-    assert not finders.FINDERS.keys() & finders.PARTS
-    assert finders.FINDERS.keys() >= finders.IMPORTED_BY_OTHER_ID
+    assert types_of_both_roots() <= import_ids.FINDERS.keys() | import_ids.PARTS
+    assert not import_ids.FINDERS.keys() & import_ids.PARTS
+    assert import_ids.FINDERS.keys() >= import_ids.IMPORTED_BY_OTHER_ID
 
 
 def test_no_type_is_listed_that_no_root_has() -> None:
-    assert finders.FINDERS.keys() | finders.PARTS <= types_of_both_roots() | {"aws_vpc_security_group_egress_rule"}
+    assert import_ids.FINDERS.keys() | import_ids.PARTS <= types_of_both_roots() | {
+        "aws_vpc_security_group_egress_rule"
+    }
 
 
 def create(address: str, **values: Any) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def test_import_id_is_made_of_the_planned_names() -> None:
         create("aws_iam_role.other", name="was-not-begun"),
     ]
     left = {"aws_iam_role.pod", "aws_eks_addon.x", "aws_route.nat"}
-    assert adoption.look_for(left, planned, REGION) == {
+    assert interrupted_apply.look_for(left, planned, REGION) == {
         "aws_iam_role.pod": "comfyui-pod",
         "aws_eks_addon.x": "comfyui:coredns",
         "aws_route.nat": "rtb-1_0.0.0.0/0",
@@ -101,7 +106,7 @@ def test_import_id_is_made_of_the_planned_names() -> None:
 def test_name_that_is_not_known_yet_is_passed_over() -> None:
     """It depends on something that was not made: neither was it."""
     planned = [create("aws_eks_addon.x", addon_name="coredns")]
-    assert adoption.look_for({"aws_eks_addon.x"}, planned, REGION) == {}
+    assert interrupted_apply.look_for({"aws_eks_addon.x"}, planned, REGION) == {}
 
 
 TAGS = {"Name": "comfyui", "Deployment": "comfyui"}
@@ -118,7 +123,7 @@ def make_vpc(tags: dict[str, str]) -> str:
 
 
 def look_for(address: str, **values: Any) -> str | None:
-    return adoption.look_for({address}, [create(address, **values)], REGION).get(address)
+    return interrupted_apply.look_for({address}, [create(address, **values)], REGION).get(address)
 
 
 def test_what_has_no_name_of_its_own_is_found_by_its_tags(aws: None) -> None:
@@ -209,7 +214,7 @@ def test_rule_of_a_security_group_is_found_by_what_it_says(aws: None) -> None:
 def test_imports_are_written_beside_links_to_the_root_and_not_into_it(tmp_path: Path) -> None:
     root = ROOTS["platform"]
     before = sorted(root.iterdir())
-    folder = adoption.write_shadow(root, tmp_path / "shadow", {'aws_subnet.private["a"]': 'odd "${name}"'})
+    folder = interrupted_apply.write_shadow(root, tmp_path / "shadow", {'aws_subnet.private["a"]': 'odd "${name}"'})
     assert sorted(root.iterdir()) == before
     assert (folder / "../../versions.yaml").resolve() == REPO_ROOT / "versions.yaml"
     assert (folder / "cluster.tf").read_text() == (root / "cluster.tf").read_text()
@@ -236,4 +241,4 @@ ERRORS = """\
 
 
 def test_terraforms_refusals_name_what_is_not_there() -> None:
-    assert adoption.refused(ERRORS) == {'aws_iam_role.pod["comfyui"]', "aws_kms_alias.secrets"}
+    assert interrupted_apply.refused(ERRORS) == {'aws_iam_role.pod["comfyui"]', "aws_kms_alias.secrets"}

@@ -11,7 +11,7 @@ from botocore.stub import Stubber
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure
-from comfyeks.infra import data_loss
+from comfyeks.terraform import delete_data
 
 from .conftest import REGION
 
@@ -31,7 +31,7 @@ def ecr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
 
 def holds(ecr: Stubber, *digests: str) -> None:
     details = [
-        {"imageDigest": digest, "imageManifestMediaType": data_loss.INDEX_TYPES[0] if digest == INDEX else IMAGE_TYPE}
+        {"imageDigest": digest, "imageManifestMediaType": delete_data.INDEX_TYPES[0] if digest == INDEX else IMAGE_TYPE}
         for digest in digests
     ]
     ecr.add_response("describe_images", {"imageDetails": details}, REPOSITORY)
@@ -53,7 +53,7 @@ def test_index_goes_first_and_its_children_in_the_next_round(ecr: Stubber, deplo
     holds(ecr, AMD64, ATTESTATION)
     deletes(ecr, [AMD64, ATTESTATION], refused={})
     holds(ecr)
-    assert data_loss.empty_registry(deployment) == 3
+    assert delete_data.empty_registry(deployment) == 3
 
 
 def test_image_that_stays_is_named_with_the_reason(ecr: Stubber, deployment: Deployment) -> None:
@@ -62,20 +62,20 @@ def test_image_that_stays_is_named_with_the_reason(ecr: Stubber, deployment: Dep
     holds(ecr, ATTESTATION)
     deletes(ecr, [ATTESTATION], refused={ATTESTATION: "KmsError"})
     with pytest.raises(Failure, match=rf"1 images stay in comfyui-images.*{ATTESTATION} \(KmsError!\)"):
-        data_loss.empty_registry(deployment)
+        delete_data.empty_registry(deployment)
 
 
 def test_image_that_somebody_else_deleted_meanwhile_is_gone(ecr: Stubber, deployment: Deployment) -> None:
     holds(ecr, AMD64)
     deletes(ecr, [AMD64], refused={AMD64: "ImageNotFound"})
     holds(ecr)
-    assert data_loss.empty_registry(deployment) == 1
+    assert delete_data.empty_registry(deployment) == 1
 
 
 def test_more_images_than_one_call_takes(ecr: Stubber, deployment: Deployment) -> None:
-    digests = [f"sha256:{number:064x}" for number in range(data_loss.IMAGES_PER_CALL + 1)]
+    digests = [f"sha256:{number:064x}" for number in range(delete_data.IMAGES_PER_CALL + 1)]
     holds(ecr, *digests)
     deletes(ecr, digests[:-1], refused={})
     deletes(ecr, digests[-1:], refused={})
     holds(ecr)
-    assert data_loss.empty_registry(deployment) == len(digests)
+    assert delete_data.empty_registry(deployment) == len(digests)

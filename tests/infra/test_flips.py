@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from comfyeks.infra import reference
-from comfyeks.infra.terraform import ROOTS
-from comfyeks.local.emulators import ACCOUNT, REGION, LocalAws
+from comfyeks.dev import terraform_reference
+from comfyeks.terraform.runner import ROOTS
+from comfyeks_local.emulators.local_aws import ACCOUNT, REGION, LocalAws
 from tests.support import edge
 from tests.support.platform import Platform, everything
 
@@ -126,7 +126,7 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_every_variable_is_in_a_step_or_is_left_out_for_a_reason(root: str) -> None:
-    known = reference.blocks(ROOTS[root], "variable").keys()
+    known = terraform_reference.blocks(ROOTS[root], "variable").keys()
     any_value: dict[str, Any] = defaultdict(str)
     steps = [*NETWORK, *NODES, *NAMES, *way_in(any_value, {"sign_in": "oidc", "oidc": {}}), *public(any_value)]
     changed = {name for step in steps for name in step[list(LEFT_OUT).index(root)]}
@@ -211,6 +211,6 @@ def test_two_projects_at_once_one_of_them_in_an_existing_network(
     shared = of_one & of_two
     assert not shared
     measured(f"two projects: {len(of_one)} and {len(of_two)} resources, {len(shared)} in common")
-    assert two.run("destroy", "--data", "--confirm", two.names.name).returncode == 0
+    assert two.run("destroy", "--delete-data", "--confirm", two.names.name).returncode == 0
     assert managed(one) == of_one
     assert one.run("apply").stderr.count("No changes") == len(ROOTS)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from comfyeks.deployment import Deployment
-from comfyeks.infra import generated
+from comfyeks.platform import values_files
 
 OUTPUTS: dict[str, Any] = {
     "cluster_name": "comfyui",
@@ -23,7 +23,7 @@ OUTPUTS: dict[str, Any] = {
 
 @pytest.fixture
 def written(deployment: Deployment) -> Deployment:
-    generated.write(deployment, OUTPUTS)
+    values_files.write(deployment, OUTPUTS)
     return deployment
 
 
@@ -49,12 +49,12 @@ def test_outputs_are_kept_as_they_are(written: Deployment) -> None:
 
 
 def test_file_of_an_add_on_that_is_gone_is_removed(written: Deployment) -> None:
-    generated.write(written, {**OUTPUTS, "helm_values": {**OUTPUTS["helm_values"], "addons": {"karpenter": {}}}})
+    values_files.write(written, {**OUTPUTS, "helm_values": {**OUTPUTS["helm_values"], "addons": {"karpenter": {}}}})
     assert [path.name for path in (written.dir / "addons").iterdir()] == ["karpenter.values.yaml"]
 
 
 def test_removing_leaves_the_operators_own_file(written: Deployment) -> None:
     own = written.dir / "settings.yaml"
     own.touch()
-    generated.remove(written)
+    values_files.remove(written)
     assert list(written.dir.iterdir()) == [own]

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
-from comfyeks.infra import cli
+from comfyeks.platform import cli
 
 from .conftest import ACCOUNT, REGION
 
@@ -17,11 +17,11 @@ def destroyed(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> list[b
     """What was destroyed: an entry per call, whether with the data."""
     calls: list[bool] = []
     monkeypatch.setattr(cli, "current", lambda *_: deployment)
-    monkeypatch.setattr(cli.deploy, "destroy", lambda *_, with_data: calls.append(with_data))
+    monkeypatch.setattr(cli.platform_apply, "destroy", lambda *_, with_data: calls.append(with_data))
     return calls
 
 
-@pytest.mark.parametrize("options", [[], ["--data"]], ids=["platform", "data"])
+@pytest.mark.parametrize("options", [[], ["--delete-data"]], ids=["platform", "data"])
 def test_destroying_shows_account_region_and_name_and_asks_for_the_name(
     destroyed: list[bool], options: list[str]
 ) -> None:
@@ -32,7 +32,7 @@ def test_destroying_shows_account_region_and_name_and_asks_for_the_name(
     assert destroyed == [bool(options)]
 
 
-@pytest.mark.parametrize("options", [[], ["--data"]], ids=["platform", "data"])
+@pytest.mark.parametrize("options", [[], ["--delete-data"]], ids=["platform", "data"])
 @pytest.mark.parametrize(("given", "typed"), [([], "yes\n"), ([], ""), (["--confirm", "comfyui-film"], "")])
 def test_without_the_name_nothing_is_destroyed(
     destroyed: list[bool], options: list[str], given: list[str], typed: str

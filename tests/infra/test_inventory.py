@@ -9,8 +9,8 @@ from typing import Any
 import hcl2
 import pytest
 
-from comfyeks.infra import reference
-from comfyeks.infra.terraform import ROOTS
+from comfyeks.dev import terraform_reference
+from comfyeks.terraform.runner import ROOTS
 
 from .conftest import Plan
 
@@ -244,5 +244,5 @@ def test_the_everything_on_run_sets_every_variable(root: str) -> None:
     options = hcl2.SerializationOptions(with_comments=False, explicit_blocks=False)
     text = (ROOTS[root] / "tests" / "everything.tftest.hcl").read_text()
     [variables] = hcl2.loads(text, serialization_options=options)["variables"]
-    assert variables.keys() | LEFT_OUT[root].keys() == reference.blocks(ROOTS[root], "variable").keys()
+    assert variables.keys() | LEFT_OUT[root].keys() == terraform_reference.blocks(ROOTS[root], "variable").keys()
     assert not variables.keys() & LEFT_OUT[root].keys()

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from comfyeks.infra.terraform import ROOTS
-from comfyeks.local.emulators import LocalAws
+from comfyeks.terraform.runner import ROOTS
+from comfyeks_local.emulators.local_aws import LocalAws
 from tests.support.platform import Platform
 
 SEEDS = int(os.environ.get("COMFYEKS_TEST_KILLS", "0"))
@@ -145,7 +145,7 @@ def test_killed_applies_and_destroys_are_finished_by_the_next(
     destroy = ("destroy", "--confirm", platform.names.name)
     for _ in range(chance.choice([0, 1, 2])):
         say(run_and_kill(platform, destroy, chance, (": Destroying...",)))
-    answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+    answer = platform.run("destroy", "--delete-data", "--confirm", platform.names.name)
     say(f"the last destroy: {answer.returncode}")
     assert answer.returncode == 0, answer.stderr
     assert platform.left() == {}
@@ -168,7 +168,7 @@ def test_destroy_takes_what_a_killed_first_apply_made(aws: LocalAws, tmp_path: P
         time.sleep(0.05)
     kill(process, "all")
     assert platform.inventory()["vpcs"] == 1
-    answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+    answer = platform.run("destroy", "--delete-data", "--confirm", platform.names.name)
     assert answer.returncode == 0, answer.stderr
     assert platform.left() == {}
     assert platform.buckets() == set()

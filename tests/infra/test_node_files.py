@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure
-from comfyeks.infra import node_files
+from comfyeks.terraform import node_files
 
 from .conftest import REGION
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from comfyeks.infra import generated
-from comfyeks.local.emulators import LocalAws
 from comfyeks.paths import STATE
+from comfyeks.platform import values_files
+from comfyeks_local.emulators.local_aws import LocalAws
 from tests.support.clones import Clone, make_clone
 from tests.support.platform import Platform, everything
 
@@ -82,7 +82,7 @@ class TestLifecycle:
 
     def test_outputs_are_the_generated_ones(self, platform: Platform) -> None:
         printed = json.loads(platform.run("outputs").stdout)
-        assert printed == json.loads((platform.dir / generated.OUTPUTS).read_text())
+        assert printed == json.loads((platform.dir / values_files.OUTPUTS).read_text())
         values = yaml.safe_load((platform.dir / "karpenter-gpu.values.yaml").read_text())
         assert values == printed["helm_values"]["karpenter_gpu"]
 
@@ -170,7 +170,7 @@ class TestLifecycle:
         assert [o["Key"] for o in kept] == ["checkpoints/kept.safetensors"]
 
     def test_data_is_not_destroyed_without_the_name(self, platform: Platform) -> None:
-        answer = platform.run("destroy", "--data", "--confirm", "comfyui")
+        answer = platform.run("destroy", "--delete-data", "--confirm", "comfyui")
         assert answer.returncode == 2
         assert "nothing was deleted" in answer.stderr
         assert len(platform.buckets()) == 4
@@ -179,7 +179,7 @@ class TestLifecycle:
         clone = make_clone(tmp_path, platform.clone.env)
         again = clone.comfyeks("infra", "apply", check=False)
         assert again.stderr.count("No changes") == 2, again.stderr  # what the kill left was adopted as it is
-        answer = clone.comfyeks("infra", "destroy", "--data", "--confirm", platform.names.name, check=False)
+        answer = clone.comfyeks("infra", "destroy", "--delete-data", "--confirm", platform.names.name, check=False)
         assert answer.returncode == 0, answer.stderr
         assert platform.left() == {}
         assert platform.buckets() == set()
@@ -187,7 +187,7 @@ class TestLifecycle:
         assert not (clone.root / STATE.name / platform.names.name / "terraform").exists()
 
     def test_destroy_of_what_is_not_there_is_done(self, platform: Platform) -> None:
-        answer = platform.run("destroy", "--data", "--confirm", platform.names.name)
+        answer = platform.run("destroy", "--delete-data", "--confirm", platform.names.name)
         assert answer.returncode == 0
         assert "nothing to destroy" in answer.stderr
 

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from comfyeks import lambda_app
+from comfyeks import model_events
 from comfyeks.charts.render import render
 from comfyeks.deployment import BUCKET_KINDS, Deployment
 from comfyeks.versions import VERSIONS
@@ -167,7 +167,7 @@ def test_models_bucket_tells_the_queue_of_every_upload_and_delete(platform_plan:
 
 def test_a_batch_is_not_handed_out_twice_while_the_function_works_on_it(platform_plan: Plan) -> None:
     queue = platform_plan.resources["aws_sqs_queue.model_events"]
-    assert queue["visibility_timeout_seconds"] >= 6 * lambda_app.TIMEOUT_SECONDS
+    assert queue["visibility_timeout_seconds"] >= 6 * model_events.TIMEOUT_SECONDS
 
 
 def test_dead_letters_take_only_the_model_events_and_stay_longest(platform_plan: Plan) -> None:
@@ -185,7 +185,7 @@ def test_queues_are_encrypted_with_a_key_that_s3_can_use(platform_plan: Plan) ->
 ALARMS = {
     "comfyui-model-events-dead-letters": ("AWS/SQS", {"QueueName": "comfyui-model-events-dlq"}),
     "comfyui-model-events-age": ("AWS/SQS", {"QueueName": "comfyui-model-events"}),
-    "comfyui-model-events-errors": ("AWS/Lambda", {"FunctionName": lambda_app.function_name(NAMES)}),
+    "comfyui-model-events-errors": ("AWS/Lambda", {"FunctionName": NAMES.sync_function}),
 }
 
 
@@ -207,7 +207,7 @@ def test_image_is_built_from_where_model_writers_cannot_reach(platform_plan: Pla
 
 def test_function_logs_expire(platform_plan: Plan) -> None:
     group = platform_plan.resources["aws_cloudwatch_log_group.sync"]
-    assert group["name"] == f"/aws/lambda/{lambda_app.function_name(NAMES)}"
+    assert group["name"] == f"/aws/lambda/{NAMES.sync_function}"
     assert group["retention_in_days"] == 30
 
 

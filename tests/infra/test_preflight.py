@@ -9,11 +9,10 @@ import pytest
 from moto.iam.models import SERVICE_NAME_CONVERSION
 from moto.servicequotas.models import ServiceQuotasBackend
 
-from comfyeks import settings
 from comfyeks.deployment import Deployment
 from comfyeks.doctor.account import ON_DEMAND_QUOTA, SPOT_QUOTA, SPOT_ROLE
 from comfyeks.errors import UserError
-from comfyeks.infra import preflight
+from comfyeks.platform import preflight
 
 from .conftest import REGION
 
@@ -37,7 +36,7 @@ def quotas(aws: None, monkeypatch: pytest.MonkeyPatch) -> Quotas:
 
 
 def given(deployment: Deployment, text: str) -> None:
-    path = settings.path(deployment)
+    path = deployment.settings_file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 

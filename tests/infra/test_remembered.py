@@ -8,11 +8,10 @@ from pathlib import Path
 import boto3
 import pytest
 
-from comfyeks import settings
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
-from comfyeks.infra.remembered import Remembered
-from comfyeks.infra.variables import Settings
+from comfyeks.terraform.settings_store import SettingsStore
+from comfyeks.terraform.variables import Settings
 
 OURS, THEIRS = "terraform: {vpc_cidr: 10.1.0.0/16}\n", "terraform: {vpc_cidr: 10.2.0.0/16}\n"
 RANGES = Settings(api_allowed_cidrs=("198.51.100.7/32",), cluster_admin_arns=("arn:aws:iam::111122223333:role/a",))
@@ -34,7 +33,7 @@ def checkout(
 
 
 def edit(deployment: Deployment, text: str) -> Path:
-    path = settings.path(deployment)
+    path = deployment.settings_file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -42,7 +41,7 @@ def edit(deployment: Deployment, text: str) -> Path:
 
 def apply(deployment: Deployment, given: Settings | None = None, *, overwrite: bool = False) -> Settings:
     """What an apply does with settings; the flags in force."""
-    remembered = Remembered(deployment)
+    remembered = SettingsStore(deployment)
     in_force = (given or Settings()).over(remembered.fetch(overwrite=overwrite))
     remembered.store(in_force)
     return in_force
@@ -52,7 +51,7 @@ def test_clone_without_a_file_gets_the_stored_one(checkout: Checkout) -> None:
     edit(checkout("alice"), OURS)
     apply(checkout("alice"))
     apply(checkout("bob"))
-    assert settings.path(checkout("bob")).read_text() == OURS
+    assert checkout("bob").settings_file.read_text() == OURS
 
 
 def test_clone_with_another_file_is_refused_with_both_ways_out_and_changes_nothing(checkout: Checkout) -> None:
@@ -91,7 +90,7 @@ def test_edit_on_top_of_what_this_clone_has_seen_is_taken(checkout: Checkout) ->
     edit(checkout("bob"), THEIRS)
     apply(checkout("bob"))
     apply(checkout("carol"))
-    assert settings.path(checkout("carol")).read_text() == THEIRS
+    assert checkout("carol").settings_file.read_text() == THEIRS
 
 
 def test_file_of_another_account_is_not_taken_for_a_seen_one(checkout: Checkout) -> None:
@@ -106,7 +105,7 @@ def test_file_of_another_account_is_not_taken_for_a_seen_one(checkout: Checkout)
     s3.put_object(Bucket=elsewhere.bucket("artifacts"), Key="settings/settings.yaml", Body=OURS.encode())
     edit(elsewhere, THEIRS)
     with pytest.raises(UserError, match="differs"):
-        Remembered(elsewhere).fetch(overwrite=False)
+        SettingsStore(elsewhere).fetch(overwrite=False)
 
 
 def test_flags_are_remembered_for_every_clone_until_given_anew(checkout: Checkout) -> None:
@@ -133,5 +132,5 @@ def test_same_settings_make_no_new_version(checkout: Checkout) -> None:
 
 @pytest.mark.usefixtures("aws")
 def test_deployment_that_is_not_there_remembers_nothing_and_gets_no_folder(deployment: Deployment) -> None:
-    assert Remembered(deployment).fetch(overwrite=False) == Settings()
+    assert SettingsStore(deployment).fetch(overwrite=False) == Settings()
     assert not deployment.dir.exists()

@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from comfyeks.deployment import Deployment
-from comfyeks.infra import state_bucket
+from comfyeks.terraform import state_bucket
 from tests.support.iam import Context, Iam
 
 from .conftest import ACCOUNT, REGION, Plan

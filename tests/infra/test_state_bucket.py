@@ -8,7 +8,7 @@ from botocore.stub import Stubber
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure
-from comfyeks.infra import data_loss, state_bucket
+from comfyeks.terraform import delete_data, state_bucket
 
 from .conftest import ACCOUNT, REGION
 
@@ -72,15 +72,15 @@ def test_emptying_takes_old_versions_and_delete_markers_too(deployment: Deployme
     for body in (b"1", b"2"):
         s3.put_object(Bucket=name, Key="checkpoints/a b+中文.safetensors", Body=body)
     s3.delete_object(Bucket=name, Key="checkpoints/a b+中文.safetensors")
-    assert data_loss.empty_bucket(deployment, "models") == 3
+    assert delete_data.empty_bucket(deployment, "models") == 3
     s3.delete_bucket(Bucket=name)
 
 
 @pytest.mark.usefixtures("aws")
 def test_bucket_and_registry_that_are_gone_are_empty(deployment: Deployment) -> None:
-    assert data_loss.empty_bucket(deployment, "models") == 0
-    assert data_loss.empty_registry(deployment) == 0
-    data_loss.delete_state_bucket(deployment)
+    assert delete_data.empty_bucket(deployment, "models") == 0
+    assert delete_data.empty_registry(deployment) == 0
+    delete_data.delete_state_bucket(deployment)
 
 
 @pytest.mark.usefixtures("aws")
@@ -90,5 +90,5 @@ def test_state_bucket_goes_with_all_that_is_in_it(deployment: Deployment) -> Non
     name = deployment.bucket("artifacts")
     s3.delete_bucket_policy(Bucket=name)  # moto refuses everybody, whatever the policy's condition says
     s3.put_object(Bucket=name, Key="terraform/data.tfstate", Body=b"{}")
-    data_loss.delete_state_bucket(deployment)
+    delete_data.delete_state_bucket(deployment)
     assert not state_bucket.exists(deployment)

@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from comfyeks.errors import UserError
-from comfyeks.infra import strangers
+from comfyeks.terraform import foreign_resources
 from tests.support.mocked_aws import make_image
 
 from .conftest import REGION
@@ -86,47 +86,49 @@ def plan(vpc: str, *known: str, actions: tuple[str, ...] = ("delete",)) -> dict[
 def test_what_others_run_in_the_network_is_named(ec2: Any, vpc: str, make: Callable[[Any, str], str]) -> None:
     theirs = make(ec2, vpc)
     with pytest.raises(UserError, match=f"somebody else uses the network {vpc}") as raised:
-        strangers.refuse(REGION, plan(vpc))
+        foreign_resources.refuse(REGION, plan(vpc))
     assert theirs in str(raised.value)
 
 
 def test_what_services_of_aws_put_there_stops_no_destroy_and_is_named_if_it_stays(ec2: Any, vpc: str) -> None:
     """CloudFront's group goes after the last VPC origin, GuardDuty's endpoint comes back while there are machines."""
     theirs = [make(ec2, vpc) for make in (make_group, make_table, make_endpoint)]
-    strangers.refuse(REGION, plan(vpc))
-    assert [text.split()[-2] for text in strangers.left(vpc, REGION, plan(vpc)) if "route table" not in text] == [
+    foreign_resources.refuse(REGION, plan(vpc))
+    assert [
+        text.split()[-2] for text in foreign_resources.left(vpc, REGION, plan(vpc)) if "route table" not in text
+    ] == [
         theirs[0],
         theirs[2],
     ]
-    assert f"route table {theirs[1]}" in strangers.left(vpc, REGION, plan(vpc))
+    assert f"route table {theirs[1]}" in foreign_resources.left(vpc, REGION, plan(vpc))
 
 
 def test_what_the_state_knows_is_ours(ec2: Any, vpc: str) -> None:
     known = plan(vpc, *(make(ec2, vpc) for make in (make_group, make_subnet, make_table, make_endpoint)))
-    strangers.refuse(REGION, known)
-    assert strangers.left(vpc, REGION, known) == []
+    foreign_resources.refuse(REGION, known)
+    assert foreign_resources.left(vpc, REGION, known) == []
 
 
 def test_nodes_of_a_managed_group_go_with_it(ec2: Any, vpc: str) -> None:
-    make_instance(ec2, vpc, **{strangers.NODE_GROUP_TAG: "system"})
+    make_instance(ec2, vpc, **{foreign_resources.NODE_GROUP_TAG: "system"})
     [subnet] = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
-    strangers.refuse(REGION, plan(vpc, subnet["SubnetId"]))
+    foreign_resources.refuse(REGION, plan(vpc, subnet["SubnetId"]))
 
 
 def test_machine_that_has_ended_holds_nothing(ec2: Any, vpc: str) -> None:
     machine = make_instance(ec2, vpc)
     ec2.terminate_instances(InstanceIds=[machine])
     [subnet] = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
-    strangers.refuse(REGION, plan(vpc, subnet["SubnetId"]))
+    foreign_resources.refuse(REGION, plan(vpc, subnet["SubnetId"]))
 
 
 def test_network_that_stays_may_be_used_by_anybody(ec2: Any, vpc: str) -> None:
     make_subnet(ec2, vpc)
-    strangers.refuse(REGION, plan(vpc, actions=("no-op",)))
+    foreign_resources.refuse(REGION, plan(vpc, actions=("no-op",)))
 
 
 def test_interfaces_that_are_left_are_named_with_what_they_say_of_themselves(ec2: Any, vpc: str) -> None:
     subnet = make_subnet(ec2, vpc)
     made = ec2.create_network_interface(SubnetId=subnet, Description="aws-K8S-i-0123")["NetworkInterface"]
-    left = strangers.left(vpc, REGION, plan(vpc, subnet))
+    left = foreign_resources.left(vpc, REGION, plan(vpc, subnet))
     assert left == [f"network interface {made['NetworkInterfaceId']} (aws-K8S-i-0123)"]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from comfyeks.infra import reference
-from comfyeks.infra.terraform import ROOTS
+from comfyeks.dev import terraform_reference
 from comfyeks.paths import REPO_ROOT
+from comfyeks.terraform.runner import ROOTS
 
 from .conftest import Terraform
 
@@ -62,7 +62,7 @@ def runs(root: str) -> list[str]:
 RULES = {
     (root, name): block["validation"]
     for root, folder in ROOTS.items()
-    for name, block in reference.blocks(folder, "variable").items()
+    for name, block in terraform_reference.blocks(folder, "variable").items()
     if "validation" in block
 }
 

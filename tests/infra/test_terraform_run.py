@@ -27,8 +27,8 @@ from botocore.exceptions import ClientError
 
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
-from comfyeks.infra import replacement
-from comfyeks.infra.terraform import Plan, Progress, Root, error_blocks, refused_variable, wait
+from comfyeks.terraform import protected_resources
+from comfyeks.terraform.runner import Plan, Progress, Root, error_blocks, refused_variable, wait
 
 Fake = Callable[..., Path]
 
@@ -71,7 +71,7 @@ def log(root: Root) -> Path:
 
 @pytest.fixture
 def root(state_bucket_there: Deployment, monkeypatch: pytest.MonkeyPatch) -> Root:
-    monkeypatch.setattr("comfyeks.infra.terraform.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("comfyeks.terraform.runner.POLL_SECONDS", 0.01)
     return Root("platform", state_bucket_there)
 
 
@@ -98,7 +98,7 @@ def test_progress_tells_slow_resources_and_the_result(
 def test_waiting_names_the_resource_that_takes_longest(
     root: Root, fake_terraform: Fake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comfyeks.infra.terraform.HEARTBEAT_SECONDS", 0.3)
+    monkeypatch.setattr("comfyeks.terraform.runner.HEARTBEAT_SECONDS", 0.3)
     fake_terraform(
         "echo 'Plan: 2 to add, 0 to change, 0 to destroy.'; echo 'aws_eks_cluster.this: Creating...'; sleep 0.3;"
         "echo 'aws_vpc.this: Creating...'; sleep 1"
@@ -165,7 +165,7 @@ def test_refused_plan_is_not_applied(root: Root, fake_terraform: Fake) -> None:
     calls = fake_terraform("true", changes=f"[{VPC}]")
     with (
         pytest.raises(UserError, match=r"aws_vpc.this \(new cidr_block\).*--allow-replacement"),
-        root.start("apply", [], Progress(), partial(replacement.refuse, "platform")),
+        root.start("apply", [], Progress(), partial(protected_resources.refuse, "platform")),
     ):
         pass
     assert "apply" not in calls.read_text()
@@ -176,14 +176,14 @@ def test_refused_plan_is_not_applied(root: Root, fake_terraform: Fake) -> None:
 def test_loss_of_what_holds_the_work_is_refused_on_one_line(kind: str, actions: list[str]) -> None:
     plan = {"resource_changes": [{"address": f"{kind}.this", "type": kind, "change": {"actions": actions}}]}
     with pytest.raises(UserError, match=rf"^this would delete or replace {kind}\.this, [^\n]*$"):
-        replacement.refuse("platform", plan)
+        protected_resources.refuse("platform", plan)
 
 
 @pytest.mark.parametrize(
     ("kind", "actions"), [("aws_vpc", ["create"]), ("aws_vpc", ["update"]), ("aws_eks_addon", ["delete", "create"])]
 )
 def test_other_changes_are_nobodys_loss(kind: str, actions: list[str]) -> None:
-    replacement.refuse("platform", {"resource_changes": [{"type": kind, "change": {"actions": actions}}]})
+    protected_resources.refuse("platform", {"resource_changes": [{"type": kind, "change": {"actions": actions}}]})
 
 
 def test_error_without_a_frame_shows_the_end_of_the_log(root: Root, fake_terraform: Fake) -> None:
@@ -247,8 +247,8 @@ COMMAND = """
 import sys
 from pathlib import Path
 from comfyeks import deployment
-from comfyeks.infra import replacement
-from comfyeks.infra.terraform import Plan, Progress, Root, wait
+from comfyeks.terraform import protected_resources
+from comfyeks.terraform.runner import Plan, Progress, Root, wait
 deployment.STATE = Path(sys.argv[1])
 root = Root("platform", deployment.Deployment(project=None, region="us-west-2", account="111122223333"))
 with root.start("apply", [], Progress()) as run:

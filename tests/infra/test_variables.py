@@ -6,16 +6,15 @@ import json
 
 import pytest
 
-from comfyeks import settings
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
-from comfyeks.infra import node_files
-from comfyeks.infra.variables import Settings, arguments, listed, to_destroy
+from comfyeks.terraform import node_files
+from comfyeks.terraform.variables import Settings, arguments, listed, to_destroy
 
 
 def own(deployment: Deployment, text: str) -> None:
     """Write the operator's settings file."""
-    path = settings.path(deployment)
+    path = deployment.settings_file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 

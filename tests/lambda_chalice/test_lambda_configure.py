@@ -1,4 +1,4 @@
-"""What `comfyeks lambda configure` writes, without AWS: the account's answers are stubbed."""
+"""What `comfyeks events configure` writes, without AWS: the account's answers are stubbed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from botocore.stub import Stubber
 from typer.testing import CliRunner
 
-from comfyeks import lambda_app
+from comfyeks import model_events
 from comfyeks.deployment import Deployment
 from comfyeks.errors import Failure, UserError
 from tests.lambda_chalice.fakes import SETTINGS
@@ -43,7 +43,7 @@ def mapping(uuid: str, function: str = FUNCTION, state: str = "Enabled") -> dict
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
     client = boto3.client("lambda", "us-west-2", aws_access_key_id="test", aws_secret_access_key="test")
-    monkeypatch.setattr(lambda_app, "_lambda_client", lambda _: client)
+    monkeypatch.setattr(model_events, "_lambda_client", lambda _: client)
     with Stubber(client) as stub:
         yield stub
         stub.assert_no_pending_responses()
@@ -70,9 +70,9 @@ def deployed(project: Path) -> Path:
 
 def test_a_stage_gets_everything_that_chalice_needs(account: Stubber, tmp_path: Path) -> None:
     exists(account, False)
-    lambda_app.configure(FILM, output(), project=tmp_path)
+    model_events.configure(FILM, output(), project=tmp_path)
     written = config(tmp_path)
-    digest = written["stages"]["film"]["tags"].pop(lambda_app.SOURCE_TAG)
+    digest = written["stages"]["film"]["tags"].pop(model_events.SOURCE_TAG)
     assert re.fullmatch("[0-9a-f]+", digest)
     assert written == {
         "version": "2.0",
@@ -95,7 +95,7 @@ def test_other_stages_and_settings_of_the_file_stay(account: Stubber, tmp_path: 
     theirs = {"stages": {"default": {"lambda_timeout": 7}, "film": {"old": True}}, "xray": True}
     (tmp_path / ".chalice" / "config.json").write_text(json.dumps(theirs))
     exists(account, False)
-    lambda_app.configure(FILM, output(), project=tmp_path)
+    model_events.configure(FILM, output(), project=tmp_path)
     written = config(tmp_path)
     assert written["stages"]["default"] == {"lambda_timeout": 7}
     assert written["xray"] is True
@@ -108,19 +108,19 @@ def test_a_stage_whose_deployment_goes_is_forgotten_and_the_others_stay(account:
     theirs = {"stages": {"default": {"lambda_timeout": 7}, "film": {"old": True}}, "xray": True}
     (tmp_path / ".chalice" / "config.json").write_text(json.dumps(theirs))
     exists(account, False)
-    lambda_app.delete(FILM, project=tmp_path, forget=True)
+    model_events.delete(FILM, project=tmp_path, forget=True)
     assert config(tmp_path) == {"stages": {"default": {"lambda_timeout": 7}}, "xray": True}
 
 
 def test_forgetting_makes_no_file(account: Stubber, tmp_path: Path) -> None:
     exists(account, False)
-    lambda_app.delete(FILM, project=tmp_path, forget=True)
+    model_events.delete(FILM, project=tmp_path, forget=True)
     assert not (tmp_path / ".chalice" / "config.json").exists()
 
 
 def test_function_and_mapping_of_the_account_become_chalices_record(account: Stubber, tmp_path: Path) -> None:
     exists(account, True, mapping("1", FUNCTION + "-other"), mapping("2"), mapping("3", state="Deleting"))
-    lambda_app.configure(FILM, output(), project=tmp_path)
+    model_events.configure(FILM, output(), project=tmp_path)
     assert json.loads(deployed(tmp_path).read_text()) == {
         "resources": [
             {"name": "sync", "resource_type": "lambda_function", "lambda_arn": FUNCTION},
@@ -142,7 +142,7 @@ def test_a_stale_record_goes_when_nothing_is_deployed_any_more(account: Stubber,
     deployed(tmp_path).parent.mkdir(parents=True)
     deployed(tmp_path).write_text("{}")
     exists(account, False, mapping("1", FUNCTION + "-other"))
-    lambda_app.configure(FILM, output(), project=tmp_path)
+    model_events.configure(FILM, output(), project=tmp_path)
     assert not deployed(tmp_path).exists()
 
 
@@ -151,7 +151,7 @@ def test_a_second_page_of_mappings_is_read(account: Stubber, tmp_path: Path) -> 
     others = [mapping("1", FUNCTION + "-other")]
     account.add_response("list_event_source_mappings", {"EventSourceMappings": others, "NextMarker": "more"})
     account.add_response("list_event_source_mappings", {"EventSourceMappings": [mapping("2")]})
-    lambda_app.configure(FILM, output(), project=tmp_path)
+    model_events.configure(FILM, output(), project=tmp_path)
     [resource] = json.loads(deployed(tmp_path).read_text())["resources"]
     assert resource["event_uuid"] == f"{2:0>36}"
 
@@ -161,7 +161,7 @@ def test_an_account_that_does_not_answer_leaves_the_record_alone(account: Stubbe
     deployed(tmp_path).write_text("kept")
     account.add_client_error("get_function_configuration", "AccessDeniedException", "not you")
     with pytest.raises(Failure, match=r"looking for comfyui-models-film-sync: .*not you"):
-        lambda_app.configure(FILM, output(), project=tmp_path)
+        model_events.configure(FILM, output(), project=tmp_path)
     assert deployed(tmp_path).read_text() == "kept"
 
 
@@ -180,10 +180,10 @@ def test_an_output_that_does_not_fit_is_refused_before_anything_is_written(
 ) -> None:
     if message is None:
         exists(account, False)
-        lambda_app.configure(FILM, bad, project=tmp_path)
+        model_events.configure(FILM, bad, project=tmp_path)
         return
     with pytest.raises(UserError, match=message):
-        lambda_app.configure(FILM, bad, project=tmp_path)
+        model_events.configure(FILM, bad, project=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -191,27 +191,27 @@ def test_a_configuration_that_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / ".chalice").mkdir()
     (tmp_path / ".chalice" / "config.json").write_text("{stages:")
     with pytest.raises(UserError, match=r"config\.json is not JSON .*remove it"):
-        lambda_app.configure(FILM, output(), project=tmp_path)
+        model_events.configure(FILM, output(), project=tmp_path)
 
 
 def test_deleting_what_is_not_there_runs_nothing(account: Stubber, tmp_path: Path) -> None:
     exists(account, False)
-    lambda_app.delete(FILM, project=tmp_path)
+    model_events.delete(FILM, project=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_deploy_waits_for_the_old_mapping_to_go(account: Stubber, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("comfyeks.lambda_app.time.sleep", pauses.append)
+    monkeypatch.setattr("comfyeks.model_events.time.sleep", pauses.append)
     for state in ("Deleting", "Deleting", "Enabled"):
         account.add_response("list_event_source_mappings", {"EventSourceMappings": [mapping("1", state=state)]})
-    lambda_app._wait_until_no_mapping_is_going(FILM, QUEUE)
+    model_events._wait_until_no_mapping_is_going(FILM, QUEUE)
     assert len(pauses) == 2
 
 
 def interpreter(monkeypatch: pytest.MonkeyPatch, minor: int) -> None:
     stand_in = SimpleNamespace(executable="/venv/bin/python", version_info=SimpleNamespace(major=3, minor=minor))
-    monkeypatch.setattr(lambda_app, "sys", stand_in)
+    monkeypatch.setattr(model_events, "sys", stand_in)
 
 
 @pytest.mark.parametrize("minor", [10, 99])
@@ -220,7 +220,7 @@ def test_an_interpreter_without_a_lambda_runtime_is_refused_by_name(
 ) -> None:
     interpreter(monkeypatch, minor)
     with pytest.raises(UserError, match=rf"no runtime python3\.{minor}, .*one of 3\.11, 3\.12, 3\.13"):
-        lambda_app.packaging_runtime("us-west-2")
+        model_events.packaging_runtime("us-west-2")
 
 
 def test_configure_warns_of_such_an_interpreter_and_deploy_stops(
@@ -228,16 +228,16 @@ def test_configure_warns_of_such_an_interpreter_and_deploy_stops(
 ) -> None:
     interpreter(monkeypatch, 99)
     exists(account, False)
-    lambda_app.configure(FILM, output(), project=tmp_path)
+    model_events.configure(FILM, output(), project=tmp_path)
     assert "warning: Lambda has no runtime python3.99" in capsys.readouterr().err
     with pytest.raises(UserError, match="no runtime"):
-        lambda_app.deploy(FILM, project=tmp_path)
+        model_events.deploy(FILM, project=tmp_path)
 
 
 @pytest.mark.parametrize("minor", [11, 13])
 def test_the_runtime_is_the_interpreters_own_version(minor: int, monkeypatch: pytest.MonkeyPatch) -> None:
     interpreter(monkeypatch, minor)
-    assert lambda_app.packaging_runtime("us-west-2") == f"python3.{minor}"
+    assert model_events.packaging_runtime("us-west-2") == f"python3.{minor}"
 
 
 def test_the_message_of_a_failed_chalice_is_its_last_exception_on_one_line() -> None:
@@ -246,35 +246,35 @@ def test_the_message_of_a_failed_chalice_is_its_last_exception_on_one_line() -> 
         "Traceback (most recent call last):\n  File y, in z\n    raise\n"
         "chalice.deploy.deployer.ChaliceDeploymentError: ERROR - While deploying, received:\n\n no such role\n\n"
     )
-    assert lambda_app._last_message(text) == (
+    assert model_events._last_message(text) == (
         "chalice.deploy.deployer.ChaliceDeploymentError: ERROR - While deploying, received: no such role"
     )
-    assert lambda_app._last_message("Usage: chalice\nNo such option\n") == "Usage: chalice No such option"
-    assert lambda_app._last_message("") == "no message"
+    assert model_events._last_message("Usage: chalice\nNo such option\n") == "Usage: chalice No such option"
+    assert model_events._last_message("") == "no message"
 
 
 @pytest.mark.parametrize("verb", ["configure", "deploy", "delete"])
 def test_every_command_explains_itself(verb: str) -> None:
-    result = CliRunner().invoke(lambda_app.app, [verb, "--help"])
+    result = CliRunner().invoke(model_events.app, [verb, "--help"])
     assert result.exit_code == 0
     assert "--project" in result.stdout
 
 
 def test_the_commands_print_data_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lambda_app.deployments, "current", lambda project, region: FILM)
-    monkeypatch.setattr(lambda_app.outputs, "platform", lambda _: {"chalice": output()})
-    monkeypatch.setattr(lambda_app, "configure", lambda *_: None)
-    monkeypatch.setattr(lambda_app, "deploy", lambda _: None)
-    assert CliRunner().invoke(lambda_app.app, ["configure"]).stdout == "chalice deploy --stage film\n"
-    assert CliRunner().invoke(lambda_app.app, ["deploy"]).stdout == "comfyui-models-film-sync\n"
+    monkeypatch.setattr(model_events.deployments, "current", lambda project, region: FILM)
+    monkeypatch.setattr(model_events.outputs, "platform", lambda _: {"chalice": output()})
+    monkeypatch.setattr(model_events, "configure", lambda *_: None)
+    monkeypatch.setattr(model_events, "deploy", lambda _: None)
+    assert CliRunner().invoke(model_events.app, ["configure"]).stdout == "chalice deploy --stage film\n"
+    assert CliRunner().invoke(model_events.app, ["deploy"]).stdout == "comfyui-models-film-sync\n"
 
 
 def test_the_digest_follows_code_and_settings(tmp_path: Path) -> None:
     (tmp_path / "chalicelib").mkdir()
     for name in ("app.py", "chalicelib/sync.py"):
         (tmp_path / name).write_text("pass\n")
-    before = lambda_app.source_digest({"lambda_timeout": 60}, tmp_path)
-    assert lambda_app.source_digest({"lambda_timeout": 60}, tmp_path) == before
-    assert lambda_app.source_digest({"lambda_timeout": 61}, tmp_path) != before
+    before = model_events.source_digest({"lambda_timeout": 60}, tmp_path)
+    assert model_events.source_digest({"lambda_timeout": 60}, tmp_path) == before
+    assert model_events.source_digest({"lambda_timeout": 61}, tmp_path) != before
     (tmp_path / "chalicelib/sync.py").write_text("pass  # changed\n")
-    assert lambda_app.source_digest({"lambda_timeout": 60}, tmp_path) != before
+    assert model_events.source_digest({"lambda_timeout": 60}, tmp_path) != before

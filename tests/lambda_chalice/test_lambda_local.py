@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from chalicelib.handler import KEYS_IN_LOG
-from comfyeks import lambda_app
+from comfyeks import model_events
 from comfyeks.deployment import Deployment
-from comfyeks.local.emulators import ACCOUNT, REGION, UNSET, LocalAws
 from comfyeks.paths import REPO_ROOT
+from comfyeks_local.emulators.local_aws import ACCOUNT, REGION, UNSET, LocalAws
 from tests.support.model_keys import MODEL_KEYS
 
 pytestmark = [pytest.mark.local, pytest.mark.xdist_group("lambda_local")]
@@ -45,7 +45,7 @@ class Platform:
 
     @property
     def function(self) -> str:
-        return lambda_app.function_name(self.deployment)
+        return self.deployment.sync_function
 
     @property
     def dead_letters(self) -> str:
@@ -106,7 +106,7 @@ def platform(aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Platform:
             }
         ),
     )
-    aws.client("logs").create_log_group(logGroupName=f"/aws/lambda/{lambda_app.function_name(deployment)}")
+    aws.client("logs").create_log_group(logGroupName=f"/aws/lambda/{deployment.sync_function}")
     chalice_output = {
         "stage": deployment.stage,
         "iam_role_arn": f"arn:aws:iam::{ACCOUNT}:role/{name}-model-events",
@@ -120,7 +120,7 @@ def platform(aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Platform:
         },
         "tags": {"comfyeks": name},
     }
-    monkeypatch.setattr(lambda_app.outputs, "platform", lambda _: {"chalice": chalice_output})
+    monkeypatch.setattr(model_events.outputs, "platform", lambda _: {"chalice": chalice_output})
     return Platform(aws, deployment, chalice_output)
 
 
@@ -155,25 +155,25 @@ def test_deploy_from_one_clone_redeploy_and_delete_from_another_leaves_nothing(
     platform: Platform, clone: Callable[[str], Path]
 ) -> None:
     a, b = clone("a"), clone("b")
-    lambda_app.deploy(platform.deployment, project=a)
+    model_events.deploy(platform.deployment, project=a)
     first = platform.deployed()
     assert [len(part) for part in first] == [1, 1]
     configuration = platform.aws.client("lambda").get_function_configuration(FunctionName=platform.function)
-    assert configuration["Runtime"] == lambda_app.packaging_runtime(REGION)
-    assert configuration["Timeout"] == lambda_app.TIMEOUT_SECONDS
+    assert configuration["Runtime"] == model_events.packaging_runtime(REGION)
+    assert configuration["Timeout"] == model_events.TIMEOUT_SECONDS
     [mapping] = platform.aws.client("lambda").list_event_source_mappings()["EventSourceMappings"]
     assert (mapping["BatchSize"], mapping["MaximumBatchingWindowInSeconds"]) == (1000, 5)
 
-    lambda_app.deploy(platform.deployment, project=b)
+    model_events.deploy(platform.deployment, project=b)
     assert platform.deployed() == first
 
-    lambda_app.delete(platform.deployment, project=b)
+    model_events.delete(platform.deployment, project=b)
     assert platform.deployed() == ([], [])
     assert not deployed_file(b, platform).exists()
 
     # Clone A still believes that it is deployed.
     assert deployed_file(a, platform).exists()
-    lambda_app.delete(platform.deployment, project=a)
+    model_events.delete(platform.deployment, project=a)
     assert not deployed_file(a, platform).exists()
 
 
@@ -181,20 +181,20 @@ def test_the_rebuilt_record_of_a_deployment_equals_the_one_that_chalice_wrote(
     platform: Platform, clone: Callable[[str], Path]
 ) -> None:
     a, b = clone("a"), clone("b")
-    lambda_app.deploy(platform.deployment, project=a)
+    model_events.deploy(platform.deployment, project=a)
     written_by_chalice = deployed_file(a, platform).read_bytes()
     kinds = [resource["resource_type"] for resource in json.loads(written_by_chalice)["resources"]]
     assert kinds == ["lambda_function", "sqs_event"], "neither a role nor a log group: Terraform owns them"
-    lambda_app.configure(platform.deployment, platform.chalice_output, project=b)
+    model_events.configure(platform.deployment, platform.chalice_output, project=b)
     assert deployed_file(b, platform).read_bytes() == written_by_chalice
-    lambda_app.delete(platform.deployment, project=b)
+    model_events.delete(platform.deployment, project=b)
 
 
 def test_chalice_itself_works_in_a_configured_clone_and_a_bare_one_can_delete(
     platform: Platform, clone: Callable[[str], Path]
 ) -> None:
     a, b = clone("a"), clone("b")
-    lambda_app.configure(platform.deployment, platform.chalice_output, project=a)
+    model_events.configure(platform.deployment, platform.chalice_output, project=a)
     started = time.monotonic()
     for _ in range(2):
         subprocess.run(
@@ -205,7 +205,7 @@ def test_chalice_itself_works_in_a_configured_clone_and_a_bare_one_can_delete(
         )
     print(f"two chalice deploys: {time.monotonic() - started:.1f} s")
     assert [len(part) for part in platform.deployed()] == [1, 1]
-    lambda_app.delete(platform.deployment, project=b)
+    model_events.delete(platform.deployment, project=b)
     assert platform.deployed() == ([], [])
 
 
@@ -213,7 +213,7 @@ def test_a_mapping_that_outlived_its_function_is_taken_over_or_deleted(
     platform: Platform, clone: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = clone("a")
-    lambda_app.deploy(platform.deployment, project=a)
+    model_events.deploy(platform.deployment, project=a)
     # MiniStack deletes a function's mappings with it, AWS does not: the function is hidden instead.
     client = platform.aws.client("lambda")
     missing = client.exceptions.ResourceNotFoundException({"Error": {"Code": "404"}}, "GetFunctionConfiguration")
@@ -222,12 +222,12 @@ def test_a_mapping_that_outlived_its_function_is_taken_over_or_deleted(
         raise missing
 
     client.get_function_configuration = gone
-    monkeypatch.setattr(lambda_app, "_lambda_client", lambda _: client)
+    monkeypatch.setattr(model_events, "_lambda_client", lambda _: client)
     before = deployed_file(a, platform).read_text()
-    lambda_app.configure(platform.deployment, platform.chalice_output, project=a)
+    model_events.configure(platform.deployment, platform.chalice_output, project=a)
     [resource] = json.loads(deployed_file(a, platform).read_text())["resources"]
     assert resource in json.loads(before)["resources"]
-    lambda_app.delete(platform.deployment, project=a)
+    model_events.delete(platform.deployment, project=a)
     assert platform.deployed()[1] == []
 
 
@@ -235,10 +235,10 @@ def test_a_failing_chalice_shows_its_message(platform: Platform, clone: Callable
     a = clone("a")
     app = a / "app.py"
     app.write_text(app.read_text().replace("batch_size=1000", 'batch_size="many"'))
-    with pytest.raises(lambda_app.Failure, match=r"chalice deploy --stage \w+: .*batch_size|BatchSize"):
-        lambda_app.deploy(platform.deployment, project=a)
+    with pytest.raises(model_events.Failure, match=r"chalice deploy --stage \w+: .*batch_size|BatchSize"):
+        model_events.deploy(platform.deployment, project=a)
     shutil.rmtree(a / ".chalice", ignore_errors=True)
-    lambda_app.delete(platform.deployment, project=a)
+    model_events.delete(platform.deployment, project=a)
 
 
 def test_uploads_and_deletes_reach_ssm_even_after_failures_and_poison_is_set_aside(
@@ -247,7 +247,7 @@ def test_uploads_and_deletes_reach_ssm_even_after_failures_and_poison_is_set_asi
     aws, deployment = platform.aws, platform.deployment
     s3, bucket = aws.client("s3"), deployment.bucket("models")
     a = clone("a")
-    lambda_app.deploy(deployment, project=a)
+    model_events.deploy(deployment, project=a)
 
     s3.put_object(Bucket=bucket, Key="access.log", Body=b"no model")
     eventually(lambda: _quiet(aws, platform))
@@ -282,7 +282,7 @@ def test_uploads_and_deletes_reach_ssm_even_after_failures_and_poison_is_set_asi
     eventually(arrived)
     assert letters[0]["Body"] == "<not json>"
     assert letters[0]["MessageAttributes"]["Reason"]["StringValue"].startswith("not JSON")
-    lambda_app.delete(deployment, project=a)
+    model_events.delete(deployment, project=a)
 
 
 def test_every_key_of_the_table_that_s3_can_hold_triggers_exactly_when_it_is_a_model(
@@ -291,7 +291,7 @@ def test_every_key_of_the_table_that_s3_can_hold_triggers_exactly_when_it_is_a_m
     """The emulator's own notification encodes each key; the function's log says what it made of it."""
     aws, deployment = platform.aws, platform.deployment
     a = clone("a")
-    lambda_app.deploy(deployment, project=a)
+    model_events.deploy(deployment, project=a)
     s3 = aws.client("s3")
     models = [case.key for case in MODEL_KEYS if case.is_model]
 
@@ -311,7 +311,7 @@ def test_every_key_of_the_table_that_s3_can_hold_triggers_exactly_when_it_is_a_m
             s3.put_object(Bucket=deployment.bucket("models"), Key=key, Body=b"x")
         eventually(lambda some=some: seen() >= set(some))  # type: ignore[misc]
     assert seen() == set(models)
-    lambda_app.delete(deployment, project=a)
+    model_events.delete(deployment, project=a)
 
 
 def _quiet(aws: LocalAws, platform: Platform) -> bool:

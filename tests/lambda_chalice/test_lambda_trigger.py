@@ -12,19 +12,20 @@ from chalice.test import Client
 from app import app as chalice_app
 from chalicelib import aws
 from chalicelib.settings import Settings, SettingsError
-from comfyeks import lambda_app
+from comfyeks import model_events
+from comfyeks.deployment import CHALICE_APP, CHALICE_HANDLER
 from comfyeks.paths import REPO_ROOT
 from tests.lambda_chalice.fakes import SETTINGS, RecordingSQS, RecordingSSM, s3_document, s3_record
 
 
 def test_the_queue_is_subscribed_with_the_batch_of_the_design() -> None:
     [source] = chalice_app.event_sources
-    assert source.name == lambda_app.HANDLER
+    assert source.name == CHALICE_HANDLER
     assert source.queue_arn == SETTINGS["MODEL_EVENTS_QUEUE_ARN"]
     assert source.batch_size == 1000
     assert source.maximum_batching_window_in_seconds == 5
     assert source.maximum_concurrency == 2
-    assert chalice_app.app_name == lambda_app.APP_NAME
+    assert chalice_app.app_name == CHALICE_APP
 
 
 def test_a_batch_reaches_the_handler_through_chalice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -57,11 +58,11 @@ def test_importing_needs_neither_region_nor_credentials_nor_network() -> None:
 
 
 def test_a_stage_that_is_not_configured_is_refused_when_chalice_imports_the_app(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"MODEL_EVENTS_DLQ_URL is not set.*comfyeks lambda configure"):
+    with pytest.raises(SettingsError, match=r"MODEL_EVENTS_DLQ_URL is not set.*comfyeks events configure"):
         Settings.from_environment({**SETTINGS, "MODEL_EVENTS_DLQ_URL": ""})
     project = tmp_path / "lambda-chalice"
     (project / ".chalice").mkdir(parents=True)
-    (project / ".chalice" / "config.json").write_text(json.dumps({"version": "2.0", "app_name": lambda_app.APP_NAME}))
+    (project / ".chalice" / "config.json").write_text(json.dumps({"version": "2.0", "app_name": CHALICE_APP}))
     (project / "app.py").symlink_to(REPO_ROOT / "lambda-chalice" / "app.py")
     (project / "chalicelib").symlink_to(REPO_ROOT / "lambda-chalice" / "chalicelib")
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
@@ -77,7 +78,7 @@ def test_a_stage_that_is_not_configured_is_refused_when_chalice_imports_the_app(
 
 
 def test_the_settings_that_the_function_reads_are_the_ones_that_configure_demands() -> None:
-    assert set(lambda_app.ENVIRONMENT) == set(SETTINGS)
-    for name in lambda_app.ENVIRONMENT:
+    assert set(model_events.ENVIRONMENT) == set(SETTINGS)
+    for name in model_events.ENVIRONMENT:
         with pytest.raises(SettingsError, match=name):
             Settings.from_environment({key: value for key, value in SETTINGS.items() if key != name})

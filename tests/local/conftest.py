@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from comfyeks.local.emulators import ACCOUNT, MOTO_SERVICES, REGION, LocalAws, service_id
+from comfyeks_local.emulators.local_aws import ACCOUNT, MOTO_SERVICES, REGION, LocalAws, service_id
 
 Clients = Callable[[str], Any]  # boto3 service name → client
 

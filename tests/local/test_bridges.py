@@ -15,8 +15,8 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from comfyeks.local import bridges
-from comfyeks.local.emulators import LocalAws
+from comfyeks_local.emulators import bridges
+from comfyeks_local.emulators.local_aws import LocalAws
 
 Clients = Callable[[str], Any]
 PROBES: dict[str, Callable[[Clients], bool]] = {}

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from comfyeks.errors import Failure
-from comfyeks.local import emulators
-from comfyeks.local.emulators import PARTS, LocalAws
+from comfyeks_local.emulators import local_aws as emulators
+from comfyeks_local.emulators.local_aws import PARTS, LocalAws
 
 PORTS_FILE = "state.json"
 
@@ -212,7 +212,7 @@ class TestProcesses:
 
 def up_command(home: Path) -> list[str]:
     code = (
-        "import json, sys; from pathlib import Path; from comfyeks.local.emulators import LocalAws; "
+        "import json, sys; from pathlib import Path; from comfyeks_local.emulators.local_aws import LocalAws; "
         "print(json.dumps(vars(LocalAws(Path(sys.argv[1])).up())))"
     )
     return [sys.executable, "-c", code, str(home)]

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from comfyeks.cli import app as root
 from comfyeks.errors import Failure
-from comfyeks.local import cli, emulators, node_cli
-from comfyeks.local.cli import app
+from comfyeks_local import cli
+from comfyeks_local.cli import app
+from comfyeks_local.emulators import local_aws as emulators
+from comfyeks_local.node import cli as node_cli
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 
 import pytest
 
-from comfyeks.local.emulators import LocalAws
+from comfyeks_local.emulators.local_aws import LocalAws
 
 pytestmark = pytest.mark.local
 

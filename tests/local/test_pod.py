@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from comfyeks.local import pod
-from comfyeks.local.pod import LocalPod, _Rewriter
+from comfyeks_local.node import pod
+from comfyeks_local.node.pod import LocalPod, _Rewriter
 
 FOLDERS = {
     "/app/ComfyUI/output": Path("/tmp/home/output"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from comfyeks.local.processes import Process, wait_until
+from comfyeks_local.processes import Process, wait_until
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 PARENT = [sys.executable, "-c", f"import subprocess; subprocess.run({SLEEPER!r})"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfyeks.local.run_command import (
+from comfyeks_local.emulators.run_command import (
     PLUGIN_OUTPUT_LIMIT,
     STDERR_LIMIT,
     STDOUT_LIMIT,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from comfyeks.local.emulators import LocalAws
+from comfyeks_local.emulators.local_aws import LocalAws
 
 pytestmark = pytest.mark.local
 

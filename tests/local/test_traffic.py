@@ -12,9 +12,9 @@ import requests
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import ClientError
 
-from comfyeks.local.emulators import LocalAws
-from comfyeks.local.ministack_server import Application
-from comfyeks.local.traffic import Request, Traffic, call_of, from_web_page
+from comfyeks_local.emulators.local_aws import LocalAws
+from comfyeks_local.emulators.ministack_server import Application
+from comfyeks_local.emulators.traffic import Request, Traffic, call_of, from_web_page
 
 
 class _Seen(Exception):
@@ -134,7 +134,7 @@ def test_what_failed_is_tried_again(status: int) -> None:
 
 
 def test_only_the_last_answers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("comfyeks.local.traffic._ANSWERS_KEPT", 2)
+    monkeypatch.setattr("comfyeks_local.emulators.traffic._ANSWERS_KEPT", 2)
     traffic, calls = Traffic(), [request_of("ec2", "create_vpc") for _ in range(3)]
     for call in calls:
         traffic.keep(call, ANSWER)

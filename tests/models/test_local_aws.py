@@ -13,9 +13,9 @@ import pytest
 import requests
 
 from comfyeks.errors import Failure
-from comfyeks.local.emulators import LocalAws
 from comfyeks.models import status
 from comfyeks.models.store import ModelStore
+from comfyeks_local.emulators.local_aws import LocalAws
 from tests.models.conftest import BUCKET, DEPLOYMENT
 
 pytestmark = pytest.mark.local

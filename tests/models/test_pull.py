@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from comfyeks.errors import ComfyeksError, Failure, UserError
-from comfyeks.models import catalogue, pulling
+from comfyeks.models import catalogue, pull_command
 from comfyeks.models.cli import app
-from comfyeks.models.pull import Progress, Pulled, Wanted, pull
 from comfyeks.models.sources import Tokens
 from comfyeks.models.store import ModelStore
+from comfyeks.models.transfer import Progress, Pulled, Wanted, pull
 from tests.models.conftest import BUCKET, DEPLOYMENT
 from tests.models.web import TOKEN, Web, serving_models
 from tests.support.safetensors import BROKEN, safetensors
@@ -241,13 +241,13 @@ def own_catalogue(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ))  # fmt: skip
     load = catalogue.load
     monkeypatch.setattr(catalogue, "load", lambda: load(path))
-    from_entry = pulling.from_entry
+    from_entry = pull_command.from_entry
 
     def from_here(entry: catalogue.Entry, **options: Any) -> Wanted:
         wanted = from_entry(entry, **options)
         return Wanted(wanted.url.replace("https://example.com", web.url), *list(vars(wanted).values())[1:])
 
-    monkeypatch.setattr(pulling, "from_entry", from_here)
+    monkeypatch.setattr(pull_command, "from_entry", from_here)
     return path
 
 
@@ -307,7 +307,7 @@ def test_what_cannot_be_meant_is_refused(session: boto3.Session, arguments: list
 def test_the_page_that_shows_a_file_is_not_pulled_but_the_file() -> None:
     known = catalogue.load()
     page = "https://huggingface.co/a/b/blob/main/x.safetensors"
-    assert pulling.plan(known, [page], to="vae")[0].url == page.replace("/blob/", "/resolve/")
+    assert pull_command.plan(known, [page], to="vae")[0].url == page.replace("/blob/", "/resolve/")
 
 
 @pytest.mark.parametrize(

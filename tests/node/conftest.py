@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from comfyeks.local.emulators import LocalAws
 from comfyeks.paths import REPO_ROOT
+from comfyeks_local.emulators.local_aws import LocalAws
 from tests.node import s3_stub
 from tests.node.s3_stub import S3Stub
 from tests.node.support import ProgramNode

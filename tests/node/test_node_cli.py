@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from comfyeks.errors import Failure, UserError
-from comfyeks.local import node_cli
-from comfyeks.local.emulators import LocalAws
+from comfyeks_local.emulators.local_aws import LocalAws
+from comfyeks_local.node import cli as node_cli
 
 
 @pytest.fixture

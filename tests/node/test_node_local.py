@@ -15,9 +15,9 @@ import pytest
 
 from comfyeks.charts.render import render
 from comfyeks.errors import Failure, UserError
-from comfyeks.local.emulators import LocalAws
-from comfyeks.local.node import LocalNode
 from comfyeks.paths import REPO_ROOT
+from comfyeks_local.emulators.local_aws import LocalAws
+from comfyeks_local.node.local_node import LocalNode
 from tests.node.conftest import PROGRAM
 from tests.node.support import eventually, model_files, processes_of
 from tests.node.test_node_sync import python39

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfyeks.local.ssm_agent import Result, run_document
+from comfyeks_local.node.ssm_agent import Result, run_document
 
 
 def document(*commands: str, timeout: str = "10", **parameters: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from comfyeks.local.systemd import CONTROL, NODEADM, Systemd, UnitError
+from comfyeks_local.node.systemd import CONTROL, NODEADM, Systemd, UnitError
 
 Scenario = Callable[[Systemd], Awaitable[None]]
 
@@ -184,7 +184,7 @@ def test_stopping_leaves_no_process(root: Path) -> None:
 
 
 def systemctl(systemd_at: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "comfyeks.local.systemd", *arguments]
+    argv = [sys.executable, "-m", "comfyeks_local.node.systemd", *arguments]
     return subprocess.run(argv, env={**os.environ, CONTROL: systemd_at}, capture_output=True, text=True, timeout=20)
 
 

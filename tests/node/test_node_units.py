@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyeks.local.systemd import NODEADM, Unit, time_span
 from comfyeks.paths import REPO_ROOT
+from comfyeks_local.node.systemd import NODEADM, Unit, time_span
 
 NODE = REPO_ROOT / "node"
 SERVICE, TIMER, PATH = (f"comfyui-model-sync.{kind}" for kind in ("service", "timer", "path"))

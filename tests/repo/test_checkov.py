@@ -14,8 +14,8 @@ import pytest
 
 from comfyeks.charts.render import render
 from comfyeks.files import write_atomically
-from comfyeks.infra.terraform import ROOTS
 from comfyeks.paths import REPO_ROOT
+from comfyeks.terraform.runner import ROOTS
 from tests.support.policy_tools import policy_tools
 
 Report = dict[str, list[dict[str, Any]]]

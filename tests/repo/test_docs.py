@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from comfyeks import reference
 from comfyeks.cli import app
+from comfyeks.dev import reference
 from comfyeks.paths import REPO_ROOT
 
 DOCUMENTS = [

@@ -18,7 +18,7 @@ import requests
 import websocket
 import yaml
 
-from comfyeks.local.comfyui.nodes import NODES
+from comfyeks_local.comfyui.nodes import NODES
 from tests.support.comfyui import Server, empty_image
 
 _LIMITS = ("min", "max", "step")

@@ -20,7 +20,7 @@ import pytest
 import websocket
 from PIL import Image
 
-from comfyeks.local.comfyui.options import parser
+from comfyeks_local.comfyui.options import parser
 from tests.support.comfyui import CHECKPOINT, RunningServer, comfyui, sleeping
 from tests.support.safetensors import BROKEN, write_model
 
@@ -328,7 +328,7 @@ def test_a_prefix_cannot_leave_the_output_folder(server: RunningServer) -> None:
 def start(home: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
     (home / "custom_nodes").mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "comfyeks.local.comfyui", "--base-directory", home, "--port", "0", *flags],
+        [sys.executable, "-m", "comfyeks_local.comfyui", "--base-directory", home, "--port", "0", *flags],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from comfyeks import tools
-from comfyeks.charts.validation import karpenter_crds
+from comfyeks.charts.crds import karpenter_crds
 from comfyeks.versions import VERSIONS
 
 DEVICE_PLUGIN = {

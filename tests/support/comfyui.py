@@ -21,8 +21,8 @@ from typing import Any
 import requests
 from aiohttp import web
 
-from comfyeks.local.comfyui.options import parser
-from comfyeks.local.comfyui.server import StandIn
+from comfyeks_local.comfyui.options import parser
+from comfyeks_local.comfyui.server import StandIn
 
 CHECKPOINT = "sd_xl_base_1.0.safetensors"
 STAND_IN = "stand-in"

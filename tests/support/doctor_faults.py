@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from comfyeks.doctor.account import SPOT_ROLE
-from comfyeks.kubernetes_api import Api, Cluster, Object
-from comfyeks.local.emulators import LocalAws
+from comfyeks.kubernetes.api import Api, Cluster, Object
+from comfyeks_local.emulators.local_aws import LocalAws
 from tests.support.clones import Clone
 
 NOWHERE = "comfyeks.example/none"
@@ -53,7 +53,7 @@ class Fault:
     seed: Seed
 
     def is_named_by(self, finding: dict[str, str]) -> bool:
-        return finding["check"] == self.check and self.says in finding["said"]
+        return finding["check"] == self.check and self.says in finding["message"]
 
 
 FAULTS: list[Fault] = []

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from comfyeks.local.emulators import REGION, LocalAws
+from comfyeks_local.emulators.local_aws import REGION, LocalAws
 
 DOMAIN = "comfyui.example.com"
 CLOUDFRONT_REGION = "us-east-1"

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from comfyeks.deployment import Deployment
-from comfyeks.local.emulators import ACCOUNT, REGION, LocalAws
 from comfyeks.paths import STATE
+from comfyeks_local.emulators.local_aws import ACCOUNT, REGION, LocalAws
 from tests.support import edge
 from tests.support.clones import make_clone
 

@@ -8,7 +8,7 @@ import boto3
 import pytest
 
 from comfyeks.deployment import Deployment
-from comfyeks.up.leftovers import billable
+from comfyeks.up.remaining_resources import billable
 from tests.support.mocked_aws import make_image, mocked_aws
 
 ACCOUNT, REGION = "123456789012", "us-west-2"

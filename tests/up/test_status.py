@@ -9,7 +9,7 @@ from rich.console import Console
 
 from comfyeks.cost.prices import Key, Prices
 from comfyeks.cost.running import Running, hourly
-from comfyeks.pictures import STATUS
+from comfyeks.dev.pictures import STATUS
 from comfyeks.status import Status, screen
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -1,0 +1,60 @@
+"""`comfyeks demo`: which form it takes, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from comfyeks.console import note
+from comfyeks.errors import ComfyeksError, Failure
+from comfyeks.signals import exit_code, termination_as_interrupt
+from comfyeks_local.cluster import binaries
+from comfyeks_local.demo.base import HOME, Demo
+from comfyeks_local.demo.short import ShortDemo
+from comfyeks_local.demo.with_cluster import ClusterDemo
+
+
+def run(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards.")] = False,
+    cluster: Annotated[
+        bool | None,
+        typer.Option(
+            "--cluster/--no-cluster",
+            help="With a real Kubernetes control plane and Karpenter; --cluster builds them when they are not there. "
+            "Default: with them when they are built.",
+        ),
+    ] = None,
+) -> None:
+    """Run the main job end to end on an AWS inside this machine: model in, image out. No AWS account, no cluster."""
+    demo = chosen(cluster)
+    done = False
+    try:
+        with termination_as_interrupt():
+            try:
+                demo.keep = keep
+                demo.run()
+                demo.summary(kept=keep)
+                done = True
+            finally:
+                if not (keep and done):
+                    demo.tear_down()
+    except ComfyeksError as error:
+        raise Failure(f"{error}\nlogs: {HOME}") from error
+    except KeyboardInterrupt as signalled:
+        note(f"interrupted; everything was torn down. Logs: {HOME}")
+        raise typer.Exit(exit_code(signalled)) from None
+
+
+def chosen(cluster: bool | None) -> Demo:
+    """The demo with a cluster or the short one; builds what the former needs only when asked to."""
+    if cluster is False:
+        return ShortDemo()
+    missing = [program.name for program in binaries.missing()]
+    if missing and cluster is None:
+        note(
+            f"the short form, without Kubernetes: not built are {', '.join(missing)}. `make demo CLUSTER=yes` builds "
+            f"them once (about {binaries.BUILD_MINUTES} minutes on two idle cores)"
+        )
+        return ShortDemo()
+    return ClusterDemo(binaries.build(note))

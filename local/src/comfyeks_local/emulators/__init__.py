@@ -1,0 +1,1 @@
+"""AWS on loopback: two emulators, what corrects them, and their traffic."""

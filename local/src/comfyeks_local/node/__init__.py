@@ -1,0 +1,1 @@
+"""Stand-ins of a GPU node: its boot, systemd, SSM agent and pods."""

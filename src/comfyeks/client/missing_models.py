@@ -1,0 +1,64 @@
+"""A workflow is refused because a model is not on the server: find it in the catalogue, and offer to pull it."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import typer
+from rich.filesize import decimal
+
+from comfyeks.client.comfy_client import ComfyClient
+from comfyeks.client.errors import Rejected, TimedOut
+from comfyeks.console import note
+from comfyeks.models import catalogue, pull_command
+from comfyeks.models.catalogue import Entry
+from comfyeks.models.references import references
+from comfyeks.workflow import Workflow
+
+_APPEAR_SECONDS = 3600.0  # for a node to fetch what is in the bucket
+
+
+def missing_models(rejected: Rejected, workflow: Workflow) -> list[Entry]:
+    """The catalogue's models that the server refused for not being there; none when something else is wrong as well."""
+    refused = {
+        (node_id, str((problem.get("extra_info") or {}).get("input_name")))
+        for node_id, entry in rejected.node_errors.items()
+        for problem in entry.get("errors", [])
+    }
+    known = catalogue.load()
+    named = {(found.node_id, found.input): known.at(found.key) for found in references(workflow)}
+    entries = {entry.id: entry for place in refused if (entry := named.get(place)) is not None}
+    return list(entries.values()) if all(named.get(place) is not None for place in refused) else []
+
+
+def pull_missing(
+    client: ComfyClient,
+    rejected: Rejected,
+    workflow: Workflow,
+    answer: bool | None,
+    project: str | None,
+    region: str | None,
+) -> None:
+    """Pull what is missing if `answer` says so, or the person at the terminal; wait until the server lists it.
+
+    Raises `rejected`, with the command that would do it, when nothing is to be pulled.
+    """
+    entries = missing_models(rejected, workflow)
+    if not entries:
+        raise rejected
+    names = " ".join(entry.id for entry in entries)
+    size = sum(entry.size or 0 for entry in entries)
+    if answer is None and sys.stdin.isatty():
+        note(str(rejected))
+        answer = typer.confirm(f"Pull {names} ({decimal(size)}) into the models bucket now?", err=True)
+    if not answer:
+        raise Rejected(f"{rejected}. 'comfyeks models pull {names}' brings it", rejected.node_errors)
+    wanted = [pull_command.from_entry(entry) for entry in entries]
+    pull_command.run(catalogue.load(), wanted, bucket=None, project=project, region=region)
+    note("in the bucket; waiting for the server's node to have it")
+    deadline = time.monotonic() + _APPEAR_SECONDS
+    while absent := [entry.key for entry in entries if entry.file not in client.model_files(entry.folder)]:
+        if time.monotonic() > deadline:
+            raise TimedOut(f"not on the server after {_APPEAR_SECONDS:g} s: {', '.join(absent)}; see 'models status'")
+        time.sleep(2)

@@ -1,0 +1,144 @@
+"""`comfyeks doctor`: everything that can be wrong, asked at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from comfyeks.charts.instance_types import instance_type
+from comfyeks.console import note, out, plain
+from comfyeks.deployment import Deployment, current
+from comfyeks.doctor import account, cluster, machine, sync
+from comfyeks.errors import Failure, UserError
+from comfyeks.findings import ERROR, OK, WARNING, Finding, examine, worst
+from comfyeks.kubernetes.api import Cluster
+from comfyeks.kubernetes.kubeconfig import checked_context
+from comfyeks.options import Project, Region
+from comfyeks.settings import DeploymentSettings
+from comfyeks.terraform import state_bucket
+
+# Not 1 and 2: those say that the command itself failed, or was misused.
+EXIT_CODES = {OK: 0, WARNING: 3, ERROR: 4}
+NAMESPACE = "comfyui"
+_STYLES = {OK: "green", WARNING: "yellow", ERROR: "red"}
+
+Check = tuple[str, Callable[[], Iterator[Finding]]]
+
+
+def run(
+    project: Project = None,
+    region: Region = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            help="kubectl context, also of a cluster that this project did not make; default: the current one."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show also what is fine.")] = False,
+) -> None:
+    """Look for everything that can be wrong, and say how to put it right. Changes nothing.
+
+    Exit code: 0 all is fine, 3 warnings, 4 errors; 1 and 2 as of every command.
+    """
+    about, findings = _examined(project, region, context)
+    if as_json:
+        out.print_json(json.dumps([vars(finding) for finding in findings]))
+    else:
+        shown = [finding for finding in findings if every or finding.severity != OK]
+        if shown:
+            out.print(table(shown))
+        fine = sum(finding.severity == OK for finding in findings)
+        note(f"{about}{fine} checks are fine")
+    raise typer.Exit(EXIT_CODES[worst(findings)])
+
+
+def _examined(project: str | None, region: str | None, context: str | None) -> tuple[str, list[Finding]]:
+    """What was looked at, and what was found; without credentials only this machine can be looked at."""
+    try:
+        deployment = current(project, region)
+    except Failure as error:
+        message, _, fix = str(error).partition(". ")
+        return "", [
+            *_ask([("tools", machine.tools)]),
+            Finding("credentials", ERROR, message, f"aws sso login, or AWS_PROFILE. {fix}"),
+        ]
+    settings = deployment.settings()
+    whose = Finding("credentials", OK, f"of account {deployment.account}")
+    findings = [whose, *before(deployment, settings), *after(deployment, settings, context)]
+    return f"{deployment.name}, account {deployment.account}, {deployment.region}: ", findings
+
+
+def before(deployment: Deployment, settings: DeploymentSettings) -> list[Finding]:
+    """What can be known before anything is there: tools, quotas, spot role, zones."""
+    kind = instance_type(settings.instance_type)
+    pods = settings.comfyui.get("replicas", 1)
+    return _ask(
+        [
+            ("tools", machine.tools),
+            ("quota", partial(account.quotas, deployment, kind, pods)),
+            ("spot role", partial(account.spot_role, deployment)),
+            ("zones", partial(account.zones, deployment, kind)),
+        ]
+    )
+
+
+def after(deployment: Deployment, settings: DeploymentSettings, context: str | None) -> list[Finding]:
+    """What can be known once something is there: model sync, then the cluster.
+
+    A `context` that is given may lead to a cluster of any name, of a deployment without our Terraform.
+    """
+    ours = state_bucket.exists(deployment)
+    if not ours and context is None:
+        return [Finding("deployment", OK, f"{deployment.name} is not there yet")]
+    kind = instance_type(settings.instance_type)
+    checks: list[Check] = []
+    if ours:
+        checks += [
+            ("models", partial(sync.budget, deployment, kind)),
+            ("model sync", partial(sync.nodes, deployment)),
+            ("model events", partial(sync.function, deployment)),
+            ("dead letters", partial(sync.dead_letters, deployment)),
+        ]
+    try:
+        api = Cluster(context or checked_context(None, deployment))
+    except UserError as error:
+        message, _, fix = str(error).partition("; ")
+        return [
+            *_ask(checks),
+            Finding("kubeconfig", ERROR, message, fix or "kubectl config get-contexts lists what there is"),
+        ]
+    reached = examine("cluster", partial(cluster.reachable, api))
+    if worst(reached) != OK:
+        return [*_ask(checks), *reached]
+    checks += [
+        ("prerequisites", partial(cluster.prerequisites, api, settings.keda)),
+        ("add-ons", partial(cluster.workloads, api)),
+        ("pools", partial(cluster.pools, api)),
+        ("pods", partial(cluster.pods, api, NAMESPACE)),
+    ]
+    return [*reached, *_ask(checks)]
+
+
+def _ask(checks: list[Check]) -> list[Finding]:
+    """All at once: most of the time is spent on waiting for answers."""
+    with ThreadPoolExecutor() as pool:
+        answers = pool.map(lambda check: examine(*check), checks)
+        return [finding for answer in answers for finding in answer]
+
+
+def table(findings: list[Finding]) -> Table:
+    rows = Table("", "check", "what", "what to do", box=None, header_style="bold", padding=(0, 1))
+    for column in rows.columns:
+        column.overflow = "fold"
+    for finding in sorted(findings, key=lambda f: list(EXIT_CODES).index(f.severity), reverse=True):
+        rows.add_row(
+            finding.severity, finding.check, plain(finding.message), plain(finding.fix), style=_STYLES[finding.severity]
+        )
+    return rows

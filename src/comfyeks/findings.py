@@ -1,0 +1,56 @@
+"""Findings: what a check found, how bad it is, and how to fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from comfyeks.errors import ComfyeksError
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+SEVERITIES = (OK, WARNING, ERROR)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`message`: one sentence with the value that was found; `fix`: what to do, a command where there is one."""
+
+    check: str
+    severity: str
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something does not run. `certain` is False where waiting may be all that is needed."""
+
+    message: str
+    fix: str
+    certain: bool = True
+
+
+def short(text: str) -> str:
+    """A message of somebody else's, cut so that it fits a table."""
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def examine(check: str, ask: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """A check's findings. One that cannot be asked is a finding too, and does not keep the others from being asked."""
+    try:
+        return list(ask())
+    except ComfyeksError as error:
+        return [Finding(check, ERROR, str(error))]
+    except ClientError as error:
+        code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+        denied = "AccessDenied" in code or "Unauthorized" in code
+        fix = f"allow the caller {error.operation_name}" if denied else ""
+        return [Finding(check, WARNING, f"not known: {error.operation_name} answered {code}: {message}", fix)]
+    except BotoCoreError as error:
+        return [Finding(check, WARNING, f"not known: {error}")]
+
+
+def worst(findings: list[Finding]) -> str:
+    return max((finding.severity for finding in findings), key=SEVERITIES.index, default=OK)

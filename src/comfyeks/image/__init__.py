@@ -1,0 +1,1 @@
+"""The container image: its custom nodes, and its build."""

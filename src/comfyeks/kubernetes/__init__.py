@@ -1,0 +1,1 @@
+"""The cluster: kubeconfig, API, Helm releases, add-ons."""

@@ -1,0 +1,225 @@
+"""The API of a cluster, as plain dictionaries, by path (`Cluster`) or by kind and name (`Api`).
+
+cluster = Cluster("a-context")
+cluster.list("/apis/karpenter.sh/v1/nodepools")
+Api(cluster).patch("Pod", "comfyui", "comfyui-0", {"status": …}, subresource="status")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kubernetes import config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
+
+from comfyeks.errors import Failure, UserError
+
+Object = dict[str, Any]
+
+CONNECT_SECONDS, READ_SECONDS = 10, 30
+MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
+FIELD_MANAGER = "comfyeks"
+# Kinds that are not in v1.
+_GROUPS = {
+    "Deployment": "apps/v1",
+    "ReplicaSet": "apps/v1",
+    "CSINode": "storage.k8s.io/v1",
+    "CSIDriver": "storage.k8s.io/v1",
+    "EndpointSlice": "discovery.k8s.io/v1",
+    "Lease": "coordination.k8s.io/v1",
+    "CustomResourceDefinition": "apiextensions.k8s.io/v1",
+    "NodePool": "karpenter.sh/v1",
+    "NodeClaim": "karpenter.sh/v1",
+    "EC2NodeClass": "karpenter.k8s.aws/v1",
+    "ScaledObject": "keda.sh/v1alpha1",
+}
+
+
+class Unreachable(Failure):
+    """The API server is not there, or does not answer in time."""
+
+
+class Refused(Failure):
+    """The API server refused. `message` is its own."""
+
+    def __init__(self, text: str, message: str) -> None:
+        super().__init__(text)
+        self.message = message
+
+
+class NotFound(Refused):
+    """There is no such object, or no such kind."""
+
+
+class Conflict(Refused):
+    """It is there already, or somebody has changed it."""
+
+
+_REFUSALS = {404: NotFound, 409: Conflict}
+
+
+class Cluster:
+    """The API server behind a kubectl context. Every method raises Unreachable or Refused, unless it says otherwise."""
+
+    def __init__(self, context: str | None = None, kubeconfig: Path | None = None) -> None:
+        """`context`: None for the current one. `kubeconfig`: instead of the user's, of a cluster on this machine.
+
+        Raises UserError when the kubeconfig has no such context or cannot be used.
+        """
+        self.where = f"context {context}" if context else str(kubeconfig)
+        files = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")  # the library looks only at its import
+        try:
+            self._client: Any = config.new_client_from_config(files, context)  # type: ignore[no-untyped-call]
+        except (ConfigException, OSError) as error:
+            raise UserError(f"kubectl {self.where} cannot be used: {error}") from error
+        if kubeconfig:
+            self._client.configuration.proxy = None  # loopback, whatever the user's environment says
+            self._client.rest_client = type(self._client.rest_client)(self._client.configuration)
+
+    def get(self, path: str) -> Object | None:
+        """The object or list at an API path such as /api/v1/nodes; None when there is none, or no such kind."""
+        try:
+            return dict(json.loads(self.request("GET", path)))
+        except NotFound:
+            return None
+
+    def list(self, path: str) -> list[Object]:
+        """The objects of a list; empty when the cluster does not know the kind."""
+        return list((self.get(path) or {}).get("items", []))
+
+    def post(self, path: str, body: Object) -> Object:
+        """Make an object. Raises Conflict when it is there already."""
+        return dict(json.loads(self.request("POST", path, body)))
+
+    def patch(self, path: str, body: Mapping[str, Any], kind: str = MERGE) -> Object:
+        """Change an object by a merge patch, or by another `kind` of patch. Raises NotFound."""
+        return dict(json.loads(self.request("PATCH", path, body, kind)))
+
+    def delete(self, path: str, grace_seconds: int | None = None) -> bool:
+        """Ask for the end of an object, its finalizers first, or of a list; whether there was one."""
+        grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
+        try:
+            self.request("DELETE", path, {"propagationPolicy": "Background", **grace})
+        except NotFound:
+            return False
+        return True
+
+    def log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+        """The last lines that a container wrote. Raises Refused also when its node does not hand them out."""
+        path = f"{path_of('Pod', namespace, pod)}/log?container={container}&tailLines={lines}"
+        return self.request("GET", path)
+
+    def version(self) -> str:
+        """Kubernetes version, such as 1.36."""
+        found = self.get("/version") or {}
+        return f"{found.get('major', '?')}.{str(found.get('minor', '?')).rstrip('+')}"
+
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, content_type: str = "application/json"
+    ) -> str:
+        """The text of an answer."""
+        resource, _, query = path.partition("?")
+        request = self._client.param_serialize(
+            method=method,
+            resource_path=resource,
+            query_params=[tuple(pair.split("=", 1)) for pair in query.split("&") if pair],
+            header_params={"Accept": "application/json, */*", "Content-Type": content_type},  # a log is no JSON
+            # The library knows JSON only by its name.
+            body=dict(body) if body is not None and content_type != APPLY else json.dumps(body) if body else None,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = self._client.call_api(*request, _request_timeout=(CONNECT_SECONDS, READ_SECONDS))
+            content: bytes = answer.read()
+        except (HTTPError, OSError) as error:
+            why = getattr(error, "reason", None) or error  # without the request that was tried again
+            raise Unreachable(f"the Kubernetes API of {self.where} does not answer: {why}") from error
+        except ApiException as error:  # credentials plugins fail like this
+            raise Unreachable(f"the Kubernetes API of {self.where}: {error.reason}") from error
+        if answer.status >= 400:
+            message = _message(content)
+            refusal = _REFUSALS.get(answer.status, Refused)
+            raise refusal(f"{method} {resource} in {self.where}: {answer.status} {message}", message)
+        return content.decode()
+
+
+class Api:
+    """Objects of a cluster by kind and name. A kind that is not in v1 nor in the list above comes with its version."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def get(self, kind: str, namespace: str | None, name: str) -> Object | None:
+        """The object, None when there is none."""
+        return self.cluster.get(path_of(kind, namespace, name))
+
+    def list(self, kind: str, namespace: str | None = None, **selectors: str) -> list[Object]:
+        """All objects of a kind (`labelSelector`, `fieldSelector`); none when the cluster does not know the kind."""
+        query = "&".join(f"{name}={value}" for name, value in selectors.items())
+        return self.cluster.list(f"{path_of(kind, namespace)}?{query}")
+
+    def create(self, item: Object) -> Object:
+        """Raises Conflict when it is there already."""
+        return self.cluster.post(
+            path_of(item["kind"], item["metadata"].get("namespace"), None, item["apiVersion"]), item
+        )
+
+    def apply(self, item: Object, *, dry_run: bool = False) -> Object:
+        """Server-side apply; with `dry_run` only what the API server says of it."""
+        metadata = item["metadata"]
+        path = path_of(item["kind"], metadata.get("namespace"), metadata["name"], item["apiVersion"])
+        query = f"?fieldManager={FIELD_MANAGER}&force=true" + ("&dryRun=All" if dry_run else "")
+        return self.cluster.patch(path + query, item, APPLY)
+
+    def patch(
+        self, kind: str, namespace: str | None, name: str, body: Mapping[str, Any], subresource: str | None = None
+    ) -> Object:
+        """Merge patch. Raises NotFound."""
+        return self.cluster.patch(path_of(kind, namespace, name) + (f"/{subresource}" if subresource else ""), body)
+
+    def delete(self, kind: str, namespace: str | None, name: str, grace_seconds: int | None = None) -> bool:
+        """Whether there was one."""
+        return self.cluster.delete(path_of(kind, namespace, name), grace_seconds)
+
+
+def path_of(kind: str, namespace: str | None = None, name: str | None = None, api_version: str | None = None) -> str:
+    """Where a kind's objects are, or the one of that name; without `namespace` those of all, or of none.
+
+    >>> path_of("NodePool", name="gpu")
+    '/apis/karpenter.sh/v1/nodepools/gpu'
+    """
+    version = api_version or _GROUPS.get(kind, "v1")
+    folder = ["apis" if "/" in version else "api", version, *(["namespaces", namespace] if namespace else [])]
+    return "/" + "/".join([*folder, _plural(kind), *([name] if name else [])])
+
+
+def _plural(kind: str) -> str:
+    """As the API spells it: pods, policies, classes; Endpoints is one already."""
+    low = kind.lower()
+    if low.endswith("y"):
+        return low.removesuffix("y") + "ies"
+    return low + ("es" if low.endswith("ss") else "" if low.endswith("s") else "s")
+
+
+def _message(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["message"])
+    except (ValueError, KeyError, TypeError):
+        return content.decode(errors="replace")[:200]
+
+
+def condition(thing: Mapping[str, Any], kind: str) -> Object:
+    """A condition of an object's status by its type; empty when it has none."""
+    conditions = thing.get("status", {}).get("conditions") or []
+    return next((dict(entry) for entry in conditions if entry.get("type") == kind), {})
+
+
+def is_true(thing: Mapping[str, Any], kind: str) -> bool:
+    """Whether a condition of an object is true."""
+    return condition(thing, kind).get("status") == "True"

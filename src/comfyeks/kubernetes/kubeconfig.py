@@ -1,0 +1,89 @@
+"""kubectl contexts: which one leads to a deployment's cluster, and how to get one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from comfyeks.aws_account import find_cluster
+from comfyeks.deployment import Deployment
+from comfyeks.errors import Failure, UserError
+
+
+def read(env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """`current-context` and context name → cluster name (`contexts`), merged as kubectl does: the first file wins."""
+    env = os.environ if env is None else env
+    paths = [Path(part) for part in env.get("KUBECONFIG", "").split(os.pathsep) if part]
+    paths = paths or [Path(env.get("HOME", "~")).expanduser() / ".kube" / "config"]
+    merged: dict[str, Any] = {"current-context": None, "contexts": {}}
+    for path in paths:
+        if not path.exists():
+            continue
+        try:
+            config = yaml.safe_load(path.read_text()) or {}
+            contexts = {entry["name"]: entry["context"]["cluster"] for entry in config.get("contexts") or []}
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a kubeconfig: {error}") from error
+        merged["current-context"] = merged["current-context"] or config.get("current-context") or None
+        merged["contexts"] = {**contexts, **merged["contexts"]}
+    return merged
+
+
+def checked_context(context: str | None, deployment: Deployment, kubeconfig: dict[str, Any] | None = None) -> str:
+    """The context to use (None: the current one), which leads to the deployment's cluster. Raises UserError."""
+    kubeconfig = read() if kubeconfig is None else kubeconfig
+    remedy = f"`aws eks update-kubeconfig --region {deployment.region} --name {deployment.name}` makes one that does"
+    chosen = context or kubeconfig["current-context"]
+    if chosen is None:
+        raise UserError(f"no kubectl context is chosen; {remedy}")
+    cluster = kubeconfig["contexts"].get(chosen)
+    if cluster is None:
+        known = ", ".join(sorted(kubeconfig["contexts"])) or "none"
+        raise UserError(f"there is no kubectl context {chosen!r} (there are: {known}); {remedy}")
+    if not leads_to(cluster, deployment):
+        raise UserError(
+            f"kubectl context {chosen!r} leads to cluster {cluster!r}, not to {deployment.name} in account "
+            f"{deployment.account}, {deployment.region}: nothing was changed; {remedy}"
+        )
+    return str(chosen)
+
+
+def leads_to(cluster: str, deployment: Deployment) -> bool:
+    """Whether a kubeconfig's cluster name is the deployment's: its ARN, NAME.REGION.eksctl.io, or the bare name."""
+    if cluster.startswith("arn:"):
+        region, account, resource = (cluster.split(":", 5) + [""] * 6)[3:6]
+        return (region, account, resource) == (deployment.region, deployment.account, f"cluster/{deployment.name}")
+    return cluster in (deployment.name, f"{deployment.name}.{deployment.region}.eksctl.io")
+
+
+def existing_context(deployment: Deployment, wanted: str | None) -> str | None:
+    """The kubectl context that leads to the cluster, None when one is yet to be made.
+
+    Raises UserError when the one that is chosen, or current, leads elsewhere though the cluster exists.
+    """
+    kubeconfig = read()
+    if wanted is not None:
+        return checked_context(wanted, deployment, kubeconfig)
+    current = kubeconfig["current-context"]
+    if current is None or current not in kubeconfig["contexts"]:
+        return None
+    if leads_to(kubeconfig["contexts"][current], deployment):
+        return str(current)
+    return checked_context(None, deployment, kubeconfig) if find_cluster(deployment) else None
+
+
+def add_context(deployment: Deployment) -> str:
+    """Add the cluster to the kubeconfig, as its current context. Raises Failure with the AWS CLI's message."""
+    argv = ["aws", "eks", "update-kubeconfig", "--region", deployment.region, "--name", deployment.name]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise Failure("aws is not on PATH: kubectl and helm ask it for the cluster's password") from error
+    if done.returncode:
+        raise Failure(f"`{' '.join(argv)}` failed: {' '.join(done.stderr.split())}")
+    return checked_context(None, deployment)

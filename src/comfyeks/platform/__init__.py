@@ -1,0 +1,1 @@
+"""The AWS side of a deployment as one thing: Terraform's roots, the function, and the values for the charts."""

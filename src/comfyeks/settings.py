@@ -1,0 +1,105 @@
+"""The one settings file of a deployment, `.comfyeks/<name>/settings.yaml`: what its operator decided.
+
+`comfyeks init` writes it, `comfyeks infra apply` keeps it with the deployment (comfyeks.terraform.settings_store),
+flags and environment win over it. Nothing in it is secret.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from comfyeks.errors import UserError
+
+FILE = "settings.yaml"
+_ACCOUNT = re.compile(r"\d{12}")
+_TAG = re.compile(r"\w[\w.-]{0,127}")
+
+
+@dataclass(frozen=True)
+class DeploymentSettings:
+    """What the file says; the defaults are what a file without the name means.
+
+    `terraform` and `data` are variables of the two roots, `comfyui` and `karpenter_gpu` values of the charts, over the
+    generated ones. `models` are sets or models of the catalogue. An empty `image_tag` means: what image/ says now.
+    """
+
+    account: str | None = None
+    region: str | None = None
+    instance_type: str = "g5.2xlarge"
+    image_tag: str = ""
+    keda: bool = False
+    models: tuple[str, ...] = ()
+    terraform: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    comfyui: dict[str, Any] = field(default_factory=dict)
+    karpenter_gpu: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, deployment: str, account: str, region: str, where: Path) -> None:
+        """The file must be about this account and region. Raises UserError."""
+        for name, wanted, found in (("account", self.account, account), ("region", self.region, region)):
+            if wanted is not None and wanted != found:
+                remedy = {
+                    "account": "use credentials of that account (AWS_PROFILE), or another --project",
+                    "region": f"set AWS_REGION={wanted}, or use another --project",
+                }[name]
+                raise UserError(
+                    f"{deployment} belongs to {name} {wanted} ({where}), not to {found}: nothing was changed; {remedy}"
+                )
+
+
+def load(file: Path) -> DeploymentSettings:
+    """The settings of a file; the defaults when there is none. Raises UserError naming what it does not understand."""
+    if not file.exists():
+        return DeploymentSettings()
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is no list of settings: it must be NAME: VALUE on every line")
+    known = {f.name.replace("_", "-"): f for f in fields(DeploymentSettings)}
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        if name not in known:
+            raise UserError(f"{file}: there is no setting {name!r}; there are {', '.join(known)}")
+        values[known[name].name] = _checked(file, name, value)
+    return DeploymentSettings(**values)
+
+
+def dump(settings: DeploymentSettings) -> dict[str, Any]:
+    """The opposite of `load`, without what is as the defaults say."""
+    plain = DeploymentSettings()
+    return {
+        f.name.replace("_", "-"): list(value) if isinstance(value, tuple) else value
+        for f in fields(settings)
+        if (value := getattr(settings, f.name)) != getattr(plain, f.name)
+    }
+
+
+def _checked(file: Path, name: str, value: Any) -> Any:
+    if name in ("terraform", "data", "comfyui", "karpenter-gpu"):
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{file}: {name} holds NAME: VALUE lines, not {value!r}")
+        return value
+    if name == "keda":
+        if not isinstance(value, bool):
+            raise UserError(f"{file}: keda is true or false, not {value!r}")
+        return value
+    if name == "models":
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise UserError(f"{file}: models is a list of names, not {value!r}")
+        return tuple(value)
+    if name == "account" and not (isinstance(value, str) and _ACCOUNT.fullmatch(value)):
+        raise UserError(f'{file}: account is 12 digits in quotes, such as "111122223333", not {value!r}')
+    if name == "image-tag" and value and not (isinstance(value, str) and _TAG.fullmatch(value)):
+        raise UserError(f'{file}: image-tag {value!r} is no tag (in quotes: "20261121")')
+    if not isinstance(value, str):
+        raise UserError(f"{file}: {name} is a text, not {value!r}")
+    return value

@@ -1,0 +1,256 @@
+"""`comfyeks status`: one screen about a deployment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+
+import boto3
+import typer
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from comfyeks.aws_account import find_cluster
+from comfyeks.console import out, plain
+from comfyeks.cost import prices as price_table
+from comfyeks.cost.model import dollars
+from comfyeks.cost.prices import Key
+from comfyeks.cost.running import Running, hourly
+from comfyeks.deployment import Deployment, current
+from comfyeks.doctor.pods import explained
+from comfyeks.errors import ComfyeksError, Failure
+from comfyeks.kubernetes.api import Cluster, Object
+from comfyeks.kubernetes.kubeconfig import checked_context
+from comfyeks.models import status as models_status
+from comfyeks.models.store import ModelStore
+from comfyeks.options import Project, Region
+from comfyeks.terraform import outputs
+
+PORT = 8848
+MODELS_SECONDS = 10.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A GPU node. `models` is what it says of its sync."""
+
+    id: str
+    type: str
+    capacity: str
+    zone: str
+    age: str
+    models: str
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A ComfyUI pod. `jobs` run and wait, None when it does not say; `why` it is not ready, with the `fix`."""
+
+    name: str
+    state: str
+    node: str
+    jobs: int | None
+    why: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """`problems` are the questions that nobody answered."""
+
+    deployment: str
+    account: str
+    region: str
+    address: str | None = None
+    nodes: list[Node] = field(default_factory=list)
+    pods: list[Pod] = field(default_factory=list)
+    model_events: int | None = None
+    dead_letters: int | None = None
+    month_to_date_usd: str | None = None
+    hour_usd: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def run(
+    project: Project = None,
+    region: Region = None,
+    context: Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """GPU nodes, pods, queue, address and what the month has cost so far, on one screen."""
+    deployment = current(project, region)
+    found = collect(deployment, context)
+    if as_json:
+        out.print_json(json.dumps(asdict(found)))
+    else:
+        out.print(screen(found))
+
+
+def collect(deployment: Deployment, context: str | None) -> Status:
+    """Ask everything at once; what does not answer is a problem in the status, not an error."""
+    problems: list[str] = []
+
+    def answer(what: str, ask: Callable[[], T], otherwise: T) -> T:
+        try:
+            return ask()
+        except (ComfyeksError, BotoCoreError, ClientError) as error:
+            problems.append(f"{what}: {error}")
+            return otherwise
+
+    with ThreadPoolExecutor() as pool:
+        nodes = pool.submit(answer, "nodes", lambda: _nodes(deployment), ([], []))
+        pods = pool.submit(answer, "pods", lambda: _pods(deployment, context), [])
+        queues = pool.submit(answer, "queues", lambda: _queues(deployment), (None, None))
+        address = pool.submit(answer, "address", lambda: outputs.platform(deployment).get("url"), None)
+        shown, running = nodes.result()
+        money = pool.submit(answer, "cost", lambda: _money(deployment, running), (None, None))
+        month, hour = money.result()
+        waiting, dead = queues.result()
+        return Status(
+            deployment=deployment.name,
+            account=deployment.account,
+            region=deployment.region,
+            address=address.result(),
+            nodes=shown,
+            pods=pods.result(),
+            model_events=waiting,
+            dead_letters=dead,
+            month_to_date_usd=month,
+            hour_usd=hour,
+            problems=problems,
+        )
+
+
+def _nodes(deployment: Deployment) -> tuple[list[Node], list[Running]]:
+    """Every live GPU node, and since when it is paid for."""
+    session = boto3.Session(region_name=deployment.region)
+    instances = models_status.live_instances(session, deployment)
+    said = {}
+    if instances:
+        models = ModelStore(session, deployment.bucket("models")).models()
+        answers = models_status.collect(session, deployment, models, wait=MODELS_SECONDS)
+        said = {node.node: node for node in answers}
+    shown, running = [], []
+    for instance_id, instance in instances.items():
+        node = said.get(instance_id)
+        capacity = "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
+        launched = instance["LaunchTime"]
+        running.append(Running(instance["InstanceType"], capacity, launched))
+        shown.append(
+            Node(
+                id=instance_id,
+                type=instance["InstanceType"],
+                capacity=capacity,
+                zone=instance["Placement"]["AvailabilityZone"],
+                age=_age(launched),
+                models=f"{node.files} models, {node.state}" if node else "no answer",
+            )
+        )
+    return shown, running
+
+
+def _pods(deployment: Deployment, context: str | None) -> list[Pod]:
+    settings = deployment.settings()
+    namespace = settings.terraform.get("comfyui_namespace", "comfyui")
+    cluster = Cluster(checked_context(context, deployment))
+    return [
+        Pod(
+            name=pod["metadata"]["name"],
+            state="ready" if reason is None else pod.get("status", {}).get("phase", "Unknown").lower(),
+            node=pod.get("spec", {}).get("nodeName", "-"),
+            jobs=_jobs(cluster, pod) if reason is None else None,
+            why=reason.message if reason else "",
+            fix=reason.fix if reason else "",
+        )
+        for pod, reason in explained(cluster, namespace)
+    ]
+
+
+def _jobs(cluster: Cluster, pod: Object) -> int | None:
+    """Jobs of a pod, asked of ComfyUI itself through the API server."""
+    metadata = pod["metadata"]
+    try:
+        queue = cluster.get(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}:{PORT}/proxy/queue")
+    except Failure:
+        return None
+    return None if queue is None else len(queue.get("queue_running", [])) + len(queue.get("queue_pending", []))
+
+
+def _queues(deployment: Deployment) -> tuple[int, int]:
+    """Model events that wait, and dead letters."""
+    sqs = boto3.client("sqs", region_name=deployment.region)
+
+    def count(name: str) -> int:
+        url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+        answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
+        return int(answer["Attributes"]["ApproximateNumberOfMessages"])
+
+    return count(deployment.model_events_queue), count(deployment.dead_letter_queue)
+
+
+def _money(deployment: Deployment, nodes: list[Running]) -> tuple[str, str]:
+    """USD of this month so far, and of an hour as it is now. Raises UserError naming a price that is not known."""
+    cluster = find_cluster(deployment)
+    if cluster is None:
+        raise Failure(f"{deployment.name} has no EKS cluster")
+    since = cluster["createdAt"]
+    variables = deployment.settings().terraform
+    kind = variables.get("system_node_types", ["t3a.xlarge"])[0]
+    always = [Running(kind, "on-demand", since)] * int(variables.get("system_node_count", 2))
+    prices = price_table.load(deployment.region)
+    now = datetime.now(UTC)
+    fixed = sum((prices.of(Key(name, "hour")) for name in ("eks.cluster", "nat.gateway", "ipv4.address")), Decimal(0))
+    hour, month = fixed, fixed * Running("", "", since).hours_this_month(now)
+    for node in (*always, *nodes):
+        price = hourly(node, prices)
+        hour += price
+        month += price * node.hours_this_month(now)
+    return dollars(month.quantize(Decimal("0.01"))), dollars(hour.quantize(Decimal("0.001")))
+
+
+def _age(since: datetime) -> str:
+    minutes = int((datetime.now(UTC) - since).total_seconds()) // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+def screen(found: Status) -> Group:
+    """The status as a person reads it."""
+    parts: list[Any] = [Text(f"{found.deployment}, account {found.account}, {found.region}", style="bold")]
+    nodes = _rows("node", "type", "capacity", "zone", "age", "models")
+    for node in found.nodes:
+        nodes.add_row(node.id, node.type, node.capacity, node.zone, node.age, plain(node.models))
+    parts += [Text(), nodes] if found.nodes else [Text("no GPU node runs", style="dim")]
+    pods = _rows("pod", "state", "node", "jobs", "")
+    for pod in found.pods:
+        jobs = "-" if pod.jobs is None else str(pod.jobs)
+        why = plain(f"{pod.why} → {pod.fix}" if pod.fix else pod.why)
+        pods.add_row(pod.name, pod.state, pod.node, jobs, why, style="" if pod.state == "ready" else "yellow")
+    parts += [Text(), pods] if found.pods else [Text("no ComfyUI pod", style="dim")]
+    known = {
+        "model events waiting": found.model_events,
+        "dead letters": found.dead_letters,
+        "address": found.address or "port-forward: comfyeks up says how",
+        "this month so far": found.month_to_date_usd
+        and f"about {found.month_to_date_usd} USD, {found.hour_usd} an hour now; no storage, transfer or ended nodes",
+    }
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in known.items():
+        if value is not None:
+            facts.add_row(name, str(value))
+    parts += [Text(), facts]
+    parts += [Text(f"not known: {problem}", style="yellow") for problem in found.problems]
+    return Group(*parts)
+
+
+def _rows(*columns: str) -> Table:
+    return Table(*columns, box=None, header_style="bold", padding=(0, 2, 0, 0))

@@ -1,0 +1,26 @@
+"""Terraform's outputs of a deployment, from any clone: they are read from the remote state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfyeks.deployment import Deployment
+from comfyeks.errors import UserError
+from comfyeks.terraform import state_bucket
+from comfyeks.terraform.runner import Root
+
+
+def platform(deployment: Deployment) -> dict[str, Any]:
+    """Name → value of every output of the platform root. Raises UserError when there is no platform, Failure."""
+    missing = UserError(
+        f"{deployment.name} is not there in account {deployment.account}, {deployment.region}: "
+        "run `make infra` first, or check --project, --region and the credentials"
+    )
+    if not state_bucket.exists(deployment):
+        raise missing
+    root = Root("platform", deployment)
+    root.init()
+    values = root.outputs()
+    if not values:
+        raise missing
+    return values

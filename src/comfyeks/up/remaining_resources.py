@@ -1,0 +1,160 @@
+"""What of a deployment is still in the account: what is kept on purpose, and what costs money and should be gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import boto3
+from botocore.exceptions import ClientError
+
+from comfyeks.aws_account import find_cluster
+from comfyeks.deployment import BUCKET_KINDS, Deployment
+from comfyeks.errors import Failure
+
+_LIVE = ["pending", "running", "stopping", "stopped"]
+
+
+def gpu_nodes(deployment: Deployment) -> list[str]:
+    """Instances that Karpenter started."""
+    return _instances(deployment, [*_owned(deployment), {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]}])
+
+
+def billable(deployment: Deployment) -> list[str]:
+    """What costs money and is not data, as `kind id`. Raises Failure when AWS does not tell."""
+    checks = (
+        _clusters,
+        _all_instances,
+        _volumes,
+        _gateways,
+        _addresses,
+        _endpoints,
+        _balancers,
+        _file_systems,
+        _keys,
+        _logs,
+    )
+    try:
+        with ThreadPoolExecutor() as pool:
+            return [found for answer in pool.map(lambda check: list(check(deployment)), checks) for found in answer]
+    except ClientError as error:
+        raise Failure(f"AWS did not tell what is left: {error}") from error
+
+
+def kept(deployment: Deployment) -> list[str]:
+    """Data that stays until it is deleted on purpose."""
+    s3 = boto3.client("s3", region_name=deployment.region)
+    ecr = boto3.client("ecr", region_name=deployment.region)
+    found = []
+    for kind in BUCKET_KINDS:
+        try:
+            s3.head_bucket(Bucket=deployment.bucket(kind), ExpectedBucketOwner=deployment.account)
+            found.append(f"s3://{deployment.bucket(kind)}")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise Failure(f"S3 did not tell whether {deployment.bucket(kind)} exists: {error}") from error
+    try:
+        ecr.describe_repositories(repositoryNames=[deployment.image_repository])
+        found.append(f"ECR repository {deployment.image_repository}")
+    except ecr.exceptions.RepositoryNotFoundException:
+        pass
+    return found
+
+
+def _owned(deployment: Deployment) -> list[dict[str, Any]]:
+    return [{"Name": f"tag:kubernetes.io/cluster/{deployment.name}", "Values": ["owned"]}]
+
+
+def _ours(deployment: Deployment) -> list[dict[str, Any]]:
+    """Everything that Terraform made carries this tag."""
+    return [{"Name": "tag:Deployment", "Values": [deployment.name]}]
+
+
+def _pages(deployment: Deployment, call: str, key: str, filters: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    ec2: Any = boto3.client("ec2", region_name=deployment.region)
+    for page in ec2.get_paginator(call).paginate(Filters=list(filters)):
+        yield from page[key]
+
+
+def _instances(deployment: Deployment, filters: list[dict[str, Any]]) -> list[str]:
+    live = [*filters, {"Name": "instance-state-name", "Values": _LIVE}]
+    groups = _pages(deployment, "describe_instances", "Reservations", live)
+    return [instance["InstanceId"] for group in groups for instance in group["Instances"]]
+
+
+def _all_instances(deployment: Deployment) -> Iterator[str]:
+    for filters in (_owned(deployment), _ours(deployment)):
+        yield from (f"instance {name}" for name in _instances(deployment, filters))
+
+
+def _volumes(deployment: Deployment) -> Iterator[str]:
+    seen = set()
+    for filters in (_owned(deployment), _ours(deployment)):
+        for volume in _pages(deployment, "describe_volumes", "Volumes", filters):
+            if volume["VolumeId"] not in seen:
+                seen.add(volume["VolumeId"])
+                yield f"volume {volume['VolumeId']} ({volume['Size']} GiB)"
+
+
+def _gateways(deployment: Deployment) -> Iterator[str]:
+    for gateway in _pages(deployment, "describe_nat_gateways", "NatGateways", _ours(deployment)):
+        if gateway["State"] not in ("deleted", "deleting"):
+            yield f"NAT gateway {gateway['NatGatewayId']}"
+
+
+def _addresses(deployment: Deployment) -> Iterator[str]:
+    ec2: Any = boto3.client("ec2", region_name=deployment.region)
+    for address in ec2.describe_addresses(Filters=_ours(deployment))["Addresses"]:
+        yield f"public address {address.get('PublicIp', address.get('AllocationId'))}"
+
+
+def _endpoints(deployment: Deployment) -> Iterator[str]:
+    for endpoint in _pages(deployment, "describe_vpc_endpoints", "VpcEndpoints", _ours(deployment)):
+        if endpoint["VpcEndpointType"] == "Interface" and endpoint["State"] not in ("deleted", "deleting"):
+            yield f"interface endpoint {endpoint['VpcEndpointId']}"
+
+
+def _file_systems(deployment: Deployment) -> Iterator[str]:
+    efs = boto3.client("efs", region_name=deployment.region)
+    for found in efs.describe_file_systems(CreationToken=deployment.models_file_system)["FileSystems"]:
+        if found["LifeCycleState"] not in ("deleted", "deleting"):
+            yield f"EFS file system {found['FileSystemId']}"
+
+
+def _keys(deployment: Deployment) -> Iterator[str]:
+    """Keys are paid for until their deletion is scheduled."""
+    kms = boto3.client("kms", region_name=deployment.region)
+    for page in kms.get_paginator("list_aliases").paginate():
+        for alias in page["Aliases"]:
+            if alias["AliasName"] in deployment.key_aliases:
+                key = kms.describe_key(KeyId=alias["TargetKeyId"])["KeyMetadata"]
+                if key["KeyState"] != "PendingDeletion":
+                    yield f"KMS key {alias['AliasName']}"
+
+
+def _clusters(deployment: Deployment) -> Iterator[str]:
+    if find_cluster(deployment) is not None:
+        yield f"EKS cluster {deployment.name}"
+
+
+def _balancers(deployment: Deployment) -> Iterator[str]:
+    """Load balancers of Terraform, and those that the load balancer controller made for an Ingress."""
+    elb = boto3.client("elbv2", region_name=deployment.region)
+    arns = [
+        balancer["LoadBalancerArn"]
+        for page in elb.get_paginator("describe_load_balancers").paginate()
+        for balancer in page["LoadBalancers"]
+    ]
+    for start in range(0, len(arns), 20):  # the most that DescribeTags takes
+        for described in elb.describe_tags(ResourceArns=arns[start : start + 20])["TagDescriptions"]:
+            tags = {tag["Key"]: tag["Value"] for tag in described["Tags"]}
+            if deployment.name in (tags.get("Deployment"), tags.get("elbv2.k8s.aws/cluster")):
+                yield f"load balancer {described['ResourceArn'].split(':', 5)[5]}"
+
+
+def _logs(deployment: Deployment) -> Iterator[str]:
+    logs = boto3.client("logs", region_name=deployment.region)
+    for prefix in deployment.log_group_prefixes:
+        for group in logs.describe_log_groups(logGroupNamePrefix=prefix)["logGroups"]:
+            yield f"log group {group['logGroupName']}"

@@ -1,0 +1,94 @@
+"""What the steps of a run share: the deployment, its settings, and the cluster once there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from comfyeks.deployment import Deployment
+from comfyeks.errors import Failure
+from comfyeks.files import write_atomically
+from comfyeks.image import build as image_build
+from comfyeks.kubernetes.api import Cluster
+from comfyeks.kubernetes.helm import Helm, Release
+from comfyeks.paths import REPO_ROOT
+from comfyeks.settings import DeploymentSettings
+from comfyeks.terraform import outputs
+from comfyeks.terraform.variables import Settings
+
+POOLS_RELEASE, POOLS_NAMESPACE = "karpenter-gpu", "kube-system"
+
+
+@dataclass
+class Work:
+    """`flags` are Terraform's, from the command line; `context` is None until there is a kubectl context."""
+
+    deployment: Deployment
+    settings: DeploymentSettings
+    flags: Settings
+    log: Path
+    context: str | None
+    lock: int | None = None
+    wait: bool = True
+    pending: dict[str, str] = field(default_factory=dict)  # of Terraform's roots, once asked
+
+    @property
+    def release(self) -> str:
+        return str(self.settings.terraform.get("comfyui_release", "comfyui"))
+
+    @property
+    def namespace(self) -> str:
+        return str(self.settings.terraform.get("comfyui_namespace", "comfyui"))
+
+    @property
+    def helm(self) -> Helm:
+        return Helm(self._context(), self.log, () if self.lock is None else (self.lock,))
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        return Cluster(self._context())
+
+    @cached_property
+    def outputs(self) -> dict[str, Any]:
+        """Terraform's, of the platform; asked once, so only after the platform's step."""
+        return outputs.platform(self.deployment)
+
+    def _context(self) -> str:
+        if self.context is None:
+            raise Failure(f"there is no kubectl context for {self.deployment.name} yet")
+        return self.context
+
+    def image_tag(self) -> str:
+        """The tag of the image that this checkout's image/ makes, unless the settings name one."""
+        return self.settings.image_tag or image_build.tag()
+
+    def pools(self) -> Release:
+        """The release of charts/karpenter-gpu."""
+        values = self._values("karpenter-gpu", self.settings.karpenter_gpu)
+        return Release(POOLS_RELEASE, POOLS_NAMESPACE, "charts/karpenter-gpu", values=values)
+
+    def comfyui(self) -> Release:
+        """The release of charts/comfyui. Not waited for: its pods wait for nodes, images and models."""
+        kind = REPO_ROOT / "charts" / "comfyui" / "instance-types" / f"{self.settings.instance_type}.yaml"
+        return Release(
+            self.release,
+            self.namespace,
+            "charts/comfyui",
+            values=(kind, *self._values("comfyui", self.settings.comfyui)),
+            sets=(f"image.tag={self.image_tag()}",),
+            flags=("--create-namespace",),
+            wait=False,
+        )
+
+    def _values(self, chart: str, own: dict[str, Any]) -> tuple[Path, ...]:
+        """The generated values of a chart, and over them the operator's."""
+        generated = self.deployment.chart_values(chart)
+        if not own:
+            return (generated,)
+        path = self.deployment.dir / f"{chart}.own.values.yaml"
+        write_atomically(path, "# Written from the settings file.\n" + yaml.safe_dump(own, allow_unicode=True))
+        return (generated, path)
