@@ -8,7 +8,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 if TYPE_CHECKING:
     from mypy_boto3_eks.type_defs import ClusterTypeDef
@@ -21,11 +21,11 @@ SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 
 
 def find_cluster(deployment: Deployment) -> ClusterTypeDef | None:
-    """The deployment's EKS cluster, None when there is none. Raises Failure when EKS does not answer."""
+    """The deployment's EKS cluster, None when there is none. Raises OperationError when EKS does not answer."""
     eks = boto3.client("eks", region_name=deployment.region)
     try:
         return eks.describe_cluster(name=deployment.name)["cluster"]
     except ClientError as error:
         if error.response["Error"]["Code"] == "ResourceNotFoundException":
             return None
-        raise Failure(f"EKS did not answer whether cluster {deployment.name} exists: {error}") from error
+        raise OperationError(f"EKS did not answer whether cluster {deployment.name} exists: {error}") from error

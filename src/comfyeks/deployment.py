@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks import settings
 from comfyeks.console import note
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.paths import STATE
 from comfyeks.settings import DeploymentSettings
 
@@ -153,8 +153,8 @@ def project_name(text: str | None) -> str | None:
 def current(project: str | None = None, region: str | None = None) -> Deployment:
     """The deployment of flags, environment (COMFYEKS_PROJECT, AWS_REGION, credentials) and settings file.
 
-    Raises UserError when the region is unknown, or the settings file is about another account or region; Failure when
-    AWS does not tell the account.
+    Raises UserError when the region is unknown, or the settings file is about another account or region; OperationError
+    when AWS does not report the account.
     """
     name = project_name(project if project is not None else os.environ.get("COMFYEKS_PROJECT"))
     file = STATE / Deployment(name, "", "").name / settings.FILE
@@ -166,7 +166,7 @@ def current(project: str | None = None, region: str | None = None) -> Deployment
     try:
         account = session.client("sts").get_caller_identity()["Account"]
     except (BotoCoreError, ClientError) as error:
-        raise Failure(
+        raise OperationError(
             f"AWS did not tell which account this is: {error}. Check the credentials (aws sts get-caller-identity)."
         ) from error
     deployment = Deployment(project=name, region=session.region_name, account=account)

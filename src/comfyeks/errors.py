@@ -1,10 +1,10 @@
-"""The two ways a command ends badly.
+"""The two ways a command fails.
 
     ComfyeksError
-    ├── UserError   the input is wrong; nothing was changed            exit code 2
-    └── Failure     the input was fine, what it asked for did not work  exit code 1
+    ├── UserError        the input is wrong; nothing was changed                   exit code 2
+    └── OperationError   the input was right, but the operation it asked for failed  exit code 1
 
-Both carry one line meant for a person: what, where, the bad value, what is allowed, how to fix it.
+The message is one line for a person: what, where, the bad value, what is allowed, how to fix it.
 """
 
 
@@ -16,5 +16,5 @@ class UserError(ComfyeksError):
     exit_code = 2
 
 
-class Failure(ComfyeksError):
+class OperationError(ComfyeksError):
     exit_code = 1

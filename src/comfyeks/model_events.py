@@ -27,7 +27,7 @@ from chalice.utils import serialize_to_json
 from comfyeks import deployment as deployments
 from comfyeks.console import note, out
 from comfyeks.deployment import CHALICE_APP, CHALICE_HANDLER, Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.files import write_atomically
 from comfyeks.options import Project, Region
 from comfyeks.paths import REPO_ROOT
@@ -58,7 +58,7 @@ def configure(deployment: Deployment, chalice_output: dict[str, Any], project: P
     """Write what `chalice deploy --stage <stage>` needs below `project`/.chalice; other stages stay as they are.
 
     `chalice_output` is Terraform's output `chalice`: stage, iam_role_arn, queue_arn, environment_variables, tags.
-    Raises UserError when the output does not fit the deployment, Failure when AWS does not answer.
+    Raises UserError when the output does not fit the deployment, OperationError when AWS does not answer.
     """
     stage = _stage_config(deployment, chalice_output, project)
     _merge_config(project, deployment.stage, stage)
@@ -70,7 +70,7 @@ def configure(deployment: Deployment, chalice_output: dict[str, Any], project: P
 
 
 def deploy(deployment: Deployment, project: Path = PROJECT) -> None:
-    """Create or update function and queue mapping. Raises UserError or Failure."""
+    """Create or update function and queue mapping. Raises UserError or OperationError."""
     packaging_runtime(deployment.region)
     chalice_output = outputs.platform(deployment)["chalice"]
     _wait_until_no_mapping_is_going(deployment, chalice_output["queue_arn"])
@@ -81,7 +81,7 @@ def deploy(deployment: Deployment, project: Path = PROJECT) -> None:
 def left(deployment: Deployment, chalice_output: dict[str, Any], project: Path = PROJECT) -> str | None:
     """What a deploy would do, in words; None when function and mapping are what this checkout would make.
 
-    Raises UserError or Failure.
+    Raises UserError or OperationError.
     """
     kinds = {resource["resource_type"] for resource in _deployed_resources(deployment, chalice_output["queue_arn"])}
     if "lambda_function" not in kinds:
@@ -104,7 +104,7 @@ def source_digest(stage: dict[str, Any], project: Path = PROJECT) -> str:
 
 
 def delete(deployment: Deployment, project: Path = PROJECT, *, forget: bool = False) -> None:
-    """Remove function and queue mapping, whoever deployed them; needs nothing of Terraform. Raises Failure.
+    """Remove function and queue mapping, whoever deployed them; needs nothing of Terraform. Raises OperationError.
 
     `forget` also takes the stage out of .chalice/config.json: its role and queue are about to go.
     """
@@ -246,7 +246,7 @@ def _wait_until_no_mapping_is_going(deployment: Deployment, queue_arn: str) -> N
         client = _lambda_client(deployment)
         while any(mapping["State"] == "Deleting" for mapping in _mappings(client, deployment, queue_arn)):
             if time.monotonic() > deadline:
-                raise Failure(
+                raise OperationError(
                     f"the old mapping of {queue_arn} is still there after {MAPPING_GONE_SECONDS} s: try again"
                 )
             note("the earlier queue mapping is still being deleted, waiting")
@@ -254,7 +254,10 @@ def _wait_until_no_mapping_is_going(deployment: Deployment, queue_arn: str) -> N
 
 
 def _chalice(deployment: Deployment, verb: str, project: Path, **environment: str) -> None:
-    """Run `chalice <verb> --stage <stage>` in `project`, its words to stderr. Raises Failure with Chalice's message."""
+    """Run `chalice <verb> --stage <stage>` in `project`, its words to stderr.
+
+    Raises OperationError with Chalice's message.
+    """
     # Chalice packs everything below chalicelib, bytecode included.
     for cache in (project / "chalicelib").rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
@@ -273,11 +276,13 @@ def _chalice(deployment: Deployment, verb: str, project: Path, **environment: st
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is not there: run `make setup`") from error
     except subprocess.TimeoutExpired as error:
-        raise Failure(f"chalice {verb} has not ended after {CHALICE_SECONDS} s") from error
+        raise OperationError(f"chalice {verb} has not ended after {CHALICE_SECONDS} s") from error
     for line in result.stdout.splitlines():
         note(line)
     if result.returncode != 0:
-        raise Failure(f"chalice {verb} --stage {deployment.stage}: {_last_message(result.stderr or result.stdout)}")
+        raise OperationError(
+            f"chalice {verb} --stage {deployment.stage}: {_last_message(result.stderr or result.stdout)}"
+        )
 
 
 def _last_message(text: str) -> str:
@@ -312,7 +317,7 @@ def _aws_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise Failure(f"{doing}: {error}") from error
+        raise OperationError(f"{doing}: {error}") from error
 
 
 app = typer.Typer(

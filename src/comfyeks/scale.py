@@ -32,7 +32,7 @@ def scale(cluster: Cluster, namespace: str, release: str, pods: int | None) -> s
 
     Raises:
         UserError: there is no such Deployment, or no schedule to return to.
-        Failure: the cluster does not answer, or says no.
+        OperationError: the cluster does not answer, or says no.
     """
     path = path_of("Deployment", namespace, release)
     deployment = cluster.get(path)

@@ -25,7 +25,7 @@ from comfyeks.cost.prices import Key
 from comfyeks.cost.running import Running, hourly
 from comfyeks.deployment import Deployment, current
 from comfyeks.doctor.pods import explained
-from comfyeks.errors import ComfyeksError, Failure
+from comfyeks.errors import ComfyeksError, OperationError
 from comfyeks.kubernetes.api import Cluster, Object
 from comfyeks.kubernetes.kubeconfig import checked_context
 from comfyeks.models import status as models_status
@@ -179,7 +179,7 @@ def _jobs(cluster: Cluster, pod: Object) -> int | None:
     metadata = pod["metadata"]
     try:
         queue = cluster.get(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}:{PORT}/proxy/queue")
-    except Failure:
+    except OperationError:
         return None
     return None if queue is None else len(queue.get("queue_running", [])) + len(queue.get("queue_pending", []))
 
@@ -200,7 +200,7 @@ def _money(deployment: Deployment, nodes: list[Running]) -> tuple[str, str]:
     """USD of this month so far, and of an hour as it is now. Raises UserError naming a price that is not known."""
     cluster = find_cluster(deployment)
     if cluster is None:
-        raise Failure(f"{deployment.name} has no EKS cluster")
+        raise OperationError(f"{deployment.name} has no EKS cluster")
     since = cluster["createdAt"]
     variables = deployment.settings().terraform
     kind = variables.get("system_node_types", ["t3a.xlarge"])[0]

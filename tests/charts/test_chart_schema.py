@@ -17,7 +17,7 @@ from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.dev import chart_files
 from comfyeks.dev.chart_schema import generate, parse, schema_of, table_of, with_table
 from comfyeks.dev.cli import charts as app
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from tests.charts.harness import SCENARIOS
 
 
@@ -214,7 +214,7 @@ def test_verify_names_what_is_stale_missing_or_left_over_and_generate_mends_it(c
     (copy / "comfyui" / "instance-types" / "g5.xlarge.yaml").unlink()
     (copy / "karpenter-gpu" / "instance-types" / "x9.large.yaml").write_text("a: 1\n")
     result = CliRunner().invoke(app, ["verify"])
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, OperationError)
     for name in ("values.schema.json", "g5.xlarge.yaml", "x9.large.yaml", "comfyeks dev charts generate"):
         assert name in str(result.exception)
     assert CliRunner().invoke(app, ["generate"]).exit_code == 0

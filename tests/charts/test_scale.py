@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from comfyeks import scale
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from tests.support.fake_kubernetes import Objects, fake_kubernetes
 
 DEPLOYMENTS = "/apis/apps/v1/namespaces/comfyui/deployments"
@@ -113,5 +113,5 @@ def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster, kubeconfig
     config = yaml.safe_load(kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:1"
     kubeconfig.write_text(yaml.safe_dump(config))
-    with pytest.raises(Failure, match="the Kubernetes API of context here does not answer"):
+    with pytest.raises(OperationError, match="the Kubernetes API of context here does not answer"):
         comfyeks_scale("3")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks_local.demo import base, cli
 from comfyeks_local.demo.short import ShortDemo
 
@@ -49,7 +49,7 @@ def steps(ended: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
 
 
 def fail() -> None:
-    raise Failure("the image is not in the bucket")
+    raise OperationError("the image is not in the bucket")
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -57,7 +57,7 @@ def test_a_step_that_fails_is_exit_code_1_and_everything_is_torn_down(
     ended: list[str], steps: Callable[..., None], keep: bool
 ) -> None:
     steps(fail)
-    with pytest.raises(Failure, match="the image is not in the bucket") as error:
+    with pytest.raises(OperationError, match="the image is not in the bucket") as error:
         cli.run(keep=keep)
     assert error.value.exit_code == 1
     assert ended == ["pod", "everything"]
@@ -90,7 +90,7 @@ def test_a_signal_tears_down_everything(
 
 @pytest.mark.parametrize(
     "trouble",
-    [subprocess.TimeoutExpired("hook", 1), Failure("no"), KeyboardInterrupt()],
+    [subprocess.TimeoutExpired("hook", 1), OperationError("no"), KeyboardInterrupt()],
     ids=["hook", "failure", "second signal"],
 )
 def test_a_pod_that_does_not_end_keeps_nothing_else_running(

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 from comfyeks import workflow
 from comfyeks.client import batch_cli
 from comfyeks.client.batch import read_items
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks_local.processes import wait_until
 from tests.client.conftest import WORKFLOW, picture, text_to_image
 from tests.support.comfyui import CHECKPOINT, RunningServer, Server, comfyui, new_colour
@@ -150,7 +150,7 @@ def test_rows_that_fail_are_told_and_tried_again_the_others_are_done_once(
     rows = rows_file(tmp_path, f"id,4.ckpt_name\ngood,{CHECKPOINT}\nbad,later.safetensors\n")
     graph, out = graph_file(tmp_path, text_to_image()), tmp_path / "out"
     first = run(graph, rows, "--out", out, "--url", own_server.url)
-    assert isinstance(first.exception, Failure)
+    assert isinstance(first.exception, OperationError)
     assert str(first.exception) == "1 of 2 rows are not done; the same command tries them again"
     assert "row bad failed" in first.stderr
     assert "later.safetensors" in first.stderr

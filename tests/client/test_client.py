@@ -14,14 +14,14 @@ from PIL import Image
 
 from comfyeks.client import (
     ComfyClient,
-    ExecutionFailed,
-    Interrupted,
-    JobLost,
+    ExecutionError,
+    JobInterruptedError,
+    JobLostError,
+    JobTimeoutError,
+    MissingResultError,
     Progress,
-    Rejected,
-    ResultMissing,
-    TimedOut,
-    Unreachable,
+    RejectedError,
+    UnreachableError,
 )
 from comfyeks.errors import UserError
 from comfyeks_local.processes import wait_until
@@ -67,7 +67,7 @@ def test_a_cached_result_whose_file_is_gone_is_an_error(stand_in: RunningServer,
     [file] = client.run(graph).files
     (stand_in.output / file.filename).unlink()
     result = client.run(graph)
-    with pytest.raises(ResultMissing, match=rf"{file.filename} .* is not on the server"):
+    with pytest.raises(MissingResultError, match=rf"{file.filename} .* is not on the server"):
         client.save(result, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -108,7 +108,7 @@ def test_images_that_only_the_websocket_brings_are_missed_when_they_do_not_come(
     graph = {"1": empty_image(8), "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
     with proxying(server.url) as proxy:
         proxy.deaf = True
-        with pytest.raises(ResultMissing, match="over the websocket only"):
+        with pytest.raises(MissingResultError, match="over the websocket only"):
             fast_client(proxy.url).run(graph)
 
 
@@ -145,7 +145,7 @@ def test_two_clients_at_once_get_their_own_results(server: Server, tmp_path: Pat
 def test_a_missing_model_is_refused_with_the_servers_reason_and_choices(client: ComfyClient) -> None:
     graph = text_to_image()
     graph["4"]["inputs"]["ckpt_name"] = "absent.safetensors"
-    with pytest.raises(Rejected) as error:
+    with pytest.raises(RejectedError) as error:
         client.run(graph)
     there = client.model_files("checkpoints")
     assert 'node 4 "Checkpoint" (CheckpointLoaderSimple)' in str(error.value)
@@ -154,13 +154,13 @@ def test_a_missing_model_is_refused_with_the_servers_reason_and_choices(client: 
 
 
 def test_an_unknown_node_is_refused_with_its_name(client: ComfyClient) -> None:
-    with pytest.raises(Rejected, match="Node 'Mystery' not found"):
+    with pytest.raises(RejectedError, match="Node 'Mystery' not found"):
         client.run({**picture(), "99": {"class_type": "Mystery", "inputs": {}}})
 
 
 def test_a_workflow_of_which_a_part_cannot_run_is_refused_and_cancelled(client: ComfyClient, server: Server) -> None:
     graph = {**server.slow(20), "8": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
-    with pytest.raises(Rejected, match=r"node 8 \(SaveImage\): input images is required and missing"):
+    with pytest.raises(RejectedError, match=r"node 8 \(SaveImage\): input images is required and missing"):
         client.run(graph)
     assert jobs(server, "pending", "in_progress") == []
 
@@ -171,7 +171,7 @@ def test_an_error_in_a_node_is_told_with_its_type_and_message(client: ComfyClien
         "1": {"class_type": "LoadImage", "inputs": {"image": answer.json()["name"]}},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     }
-    with pytest.raises(ExecutionFailed) as error:
+    with pytest.raises(ExecutionError) as error:
         client.run(graph)
     assert str(error.value).startswith("node 1 (LoadImage) failed: ")
     assert error.value.details["exception_type"] in str(error.value)
@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_loaded_is_told(stand_in: RunningServer) -> None:
     write_model(stand_in.models, "checkpoints/broken.safetensors", b"")
     graph = text_to_image()
     graph["4"]["inputs"]["ckpt_name"] = "broken.safetensors"
-    with pytest.raises(ExecutionFailed) as error:
+    with pytest.raises(ExecutionError) as error:
         fast_client(stand_in.url).run(graph)
     (stand_in.models / "checkpoints/broken.safetensors").unlink()
     assert "(CheckpointLoaderSimple) failed: safetensors_rust.SafetensorError: " in str(error.value)
@@ -194,12 +194,14 @@ def test_an_interrupt_by_somebody_else_is_told_as_one(client: ComfyClient, serve
         if progress.node_id:
             server.post("/interrupt")
 
-    with pytest.raises(Interrupted, match=r"interrupted on the server at node \w+ \(\w+\), not by this program"):
+    with pytest.raises(
+        JobInterruptedError, match=r"interrupted on the server at node \w+ \(\w+\), not by this program"
+    ):
         client.run(server.slow(20), on_progress=interrupt)
 
 
 def test_a_time_limit_cancels_the_job_on_the_server(client: ComfyClient, server: Server) -> None:
-    with pytest.raises(TimedOut, match=r"timed out after 0.4 s; the job was cancelled on the server") as error:
+    with pytest.raises(JobTimeoutError, match=r"timed out after 0.4 s; the job was cancelled on the server") as error:
         client.run(server.slow(20), timeout=0.4)
     assert error.value.exit_code == 124
     assert jobs(server, "pending", "in_progress") == []
@@ -207,7 +209,7 @@ def test_a_time_limit_cancels_the_job_on_the_server(client: ComfyClient, server:
 
 def test_a_time_limit_takes_a_pending_job_out_of_the_queue(client: ComfyClient, server: Server) -> None:
     blocker = fast_client(server.url).submit(server.slow(20))
-    with pytest.raises(TimedOut):
+    with pytest.raises(JobTimeoutError):
         client.run(picture(), timeout=0.3)
     assert [job["id"] for job in jobs(server, "pending", "in_progress")] == [blocker]
     client.cancel(blocker)
@@ -232,7 +234,7 @@ def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, serv
 
     other = threading.Thread(target=clear_once_it_is_queued)
     other.start()
-    with pytest.raises(JobLost, match="no longer knows job"):
+    with pytest.raises(JobLostError, match="no longer knows job"):
         client.run(picture())
     other.join()
     client.cancel(blocker)
@@ -240,7 +242,7 @@ def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, serv
 
 def test_nobody_at_the_address_is_told_quickly() -> None:
     started = time.monotonic()
-    with pytest.raises(Unreachable, match=r"no connection to http://127.0.0.1:9: Connection refused"):
+    with pytest.raises(UnreachableError, match=r"no connection to http://127.0.0.1:9: Connection refused"):
         fast_client("http://127.0.0.1:9").run(picture())
     assert time.monotonic() - started < 5
 

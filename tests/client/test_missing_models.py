@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from comfyeks.client import cli, missing_models
-from comfyeks.client.errors import Rejected
+from comfyeks.client.errors import RejectedError
 from comfyeks.models.transfer import Wanted
 from tests.client.conftest import text_to_image
 from tests.support.comfyui import RunningServer
@@ -63,7 +63,7 @@ def test_without_an_answer_nothing_is_pulled_and_the_command_is_told(
     stand_in: RunningServer, workflow: Path, pulled: list[str]
 ) -> None:
     error = run(workflow, "--url", stand_in.url).exception
-    assert isinstance(error, Rejected)
+    assert isinstance(error, RejectedError)
     assert str(error).endswith(". 'comfyeks models pull sdxl-refiner' brings it")
     assert pulled == []
 
@@ -73,7 +73,7 @@ def test_a_model_that_nobody_knows_is_refused_as_before(
 ) -> None:
     workflow.write_text(workflow.read_text().replace(REFINER, "unheard-of.safetensors"))
     error = run(workflow, "--url", stand_in.url, "--pull").exception
-    assert isinstance(error, Rejected)
+    assert isinstance(error, RejectedError)
     assert "models pull" not in str(error)
     assert pulled == []
 
@@ -82,5 +82,5 @@ def test_nothing_is_pulled_for_a_workflow_that_is_wrong_anyway(
     stand_in: RunningServer, workflow: Path, pulled: list[str]
 ) -> None:
     error = run(workflow, "--url", stand_in.url, "--pull", "--set", "Size.width=0").exception
-    assert isinstance(error, Rejected)
+    assert isinstance(error, RejectedError)
     assert pulled == []

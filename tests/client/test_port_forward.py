@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from comfyeks.client import cli
 from comfyeks.client.port_forward import port_forward
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks_local.processes import wait_until
 from tests.client.conftest import WORKFLOW
 from tests.support.comfyui import RunningServer
@@ -96,7 +96,7 @@ def test_a_kubectl_that_ends_is_started_again_on_the_same_port(kubectl: Path) ->
 
 def test_what_kubectl_says_is_told(kubectl: Path) -> None:
     with (
-        pytest.raises(Failure, match=r"port-forward did not start: Error from server.*absent.* not found"),
+        pytest.raises(OperationError, match=r"port-forward did not start: Error from server.*absent.* not found"),
         port_forward("comfyui", "deploy/absent"),
     ):
         pass

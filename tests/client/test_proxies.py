@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfyeks.client import JobLost, Progress, Unreachable
+from comfyeks.client import JobLostError, Progress, UnreachableError
 from comfyeks_local.processes import wait_until
 from tests.client.conftest import fast_client, picture
 from tests.support.comfyui import Server, comfyui
@@ -90,7 +90,7 @@ def test_a_lost_submission_is_looked_up_and_never_runs_twice(
 
 def test_a_submission_that_never_gets_through_is_an_error(proxy: Proxy) -> None:
     proxy.drop_posts = 99
-    with pytest.raises(Unreachable, match="could not be submitted: no connection to"):
+    with pytest.raises(UnreachableError, match="could not be submitted: no connection to"):
         fast_client(proxy.url, lost_post_seconds=0.0).run(picture())
 
 
@@ -113,7 +113,7 @@ def test_a_server_that_restarts_in_the_middle_loses_the_job_and_says_so(
             if progress.node:
                 proxy.backends[0] = new.url
 
-        with pytest.raises(JobLost, match="restarted"):
+        with pytest.raises(JobLostError, match="restarted"):
             client.run(server.slow(1.5), on_progress=restart)
 
 
@@ -122,7 +122,7 @@ def test_a_server_that_stays_away_is_given_up_after_the_patience(proxy: Proxy, s
         proxy.backends[0] = "http://127.0.0.1:9"
 
     client = fast_client(proxy.url, patience=0.5)
-    with pytest.raises(Unreachable, match="no answer about job"):
+    with pytest.raises(UnreachableError, match="no answer about job"):
         client.run(server.slow(1), on_progress=vanish)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from comfyeks.client.errors import ResultMissing
+from comfyeks.client.errors import MissingResultError
 from comfyeks.client.events import decode_binary
 from comfyeks.client.results import OutputData, OutputFile, local_path, new_file, parse_outputs
 
@@ -36,7 +36,7 @@ def test_every_kind_of_output_is_a_result() -> None:
 
 @pytest.mark.parametrize("name", ["../x.png", "a/../../x", "/etc/passwd", "", "a\nb", "a\\b"])
 def test_a_result_cannot_be_written_outside_the_folder(name: str) -> None:
-    with pytest.raises(ResultMissing, match="not saved"):
+    with pytest.raises(MissingResultError, match="not saved"):
         local_path(Path("out"), name)
 
 

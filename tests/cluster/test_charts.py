@@ -12,7 +12,7 @@ import yaml
 
 from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.charts.render import render
-from comfyeks.kubernetes.api import Object, Refused
+from comfyeks.kubernetes.api import Object, RefusedError
 from comfyeks.paths import REPO_ROOT
 from tests.cluster.conftest import Cluster, pod_of
 
@@ -26,7 +26,7 @@ def refusal(cluster: Cluster, item: Object) -> str:
     """What the API server says against an object; empty when it would take it."""
     try:
         cluster.api.apply(item, dry_run=True)
-    except Refused as error:
+    except RefusedError as error:
         return error.message
     return ""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.kubernetes.helm import Helm, Release
 from tests.cluster.conftest import Cluster
 
@@ -74,7 +74,7 @@ def test_what_took_too_long_once_is_waited_for_again(
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     context = yaml.safe_load(cluster.kubeconfig.read_text())["current-context"]
     helm = Helm(context, tmp_path / "helm.log")
-    with pytest.raises(Failure, match="slow"):
+    with pytest.raises(OperationError, match="slow"):
         helm.upgrade(release)
     with nodes_that_work(cluster, namespace):
         helm.upgrade(release)

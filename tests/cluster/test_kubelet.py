@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from comfyeks.charts import CHARTS_ROOT
-from comfyeks.kubernetes.api import Object, Refused, is_true
+from comfyeks.kubernetes.api import Object, RefusedError, is_true
 from comfyeks_local.cluster.control_plane import ControlPlane
 from comfyeks_local.cluster.kubelet import ROOT_VARIABLE, Description
 from comfyeks_local.node.node_config import NodeConfig
@@ -139,7 +139,7 @@ def test_a_pod_that_comes_before_the_models_never_sees_an_empty_folder(
     def gate_says() -> str:
         try:
             return cluster.api.cluster.log(namespace, name, "wait-for-models", 5)
-        except Refused:
+        except RefusedError:
             return ""
 
     eventually("the gate's word, by way of the API server", lambda: gate_says() != "", events)

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.kubernetes.api import path_of
 from comfyeks.kubernetes.kubeconfig import leads_to
 from comfyeks_local.cluster import binaries, certificates
@@ -68,7 +68,7 @@ def test_a_node_that_nobody_tells_a_cluster_joins_none() -> None:
     ],
 )
 def test_broken_user_data_is_refused_in_plain_words(text: str, said: str) -> None:
-    with pytest.raises(Failure, match=said):
+    with pytest.raises(OperationError, match=said):
         node_config.read(text)
 
 

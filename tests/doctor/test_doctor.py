@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from comfyeks.cli import app
 from comfyeks.doctor import account, machine
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.findings import ERROR, OK, WARNING
 from comfyeks.models.status import NodeStatus
 from tests.support.fake_kubernetes import Objects, fake_kubernetes, pod, unscheduled
@@ -174,7 +174,7 @@ def test_without_credentials_this_machine_is_examined_all_the_same(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nobody(*_: object) -> None:
-        raise Failure("AWS did not tell which account this is: expired. Check the credentials (aws sts …).")
+        raise OperationError("AWS did not tell which account this is: expired. Check the credentials (aws sts …).")
 
     monkeypatch.setattr("comfyeks.doctor.cli.current", nobody)
     (tmp_path / "bin" / "kubectl").unlink()

@@ -10,7 +10,7 @@ import pytest
 
 from comfyeks.doctor import karpenter
 from comfyeks.findings import Reason
-from comfyeks.kubernetes.api import Cluster, Refused
+from comfyeks.kubernetes.api import Cluster, RefusedError
 
 SPEC = {
     "role": "comfyui-node",
@@ -45,7 +45,7 @@ class Answers(Cluster):
 
     def log(self, namespace: str, pod: str, container: str, lines: int) -> str:
         if self._log is None:
-            raise Refused("GET …/log: 403 forbidden", "forbidden")
+            raise RefusedError("GET …/log: 403 forbidden", "forbidden")
         return "\n".join(self._log)
 
 

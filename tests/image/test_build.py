@@ -20,7 +20,7 @@ from botocore.validate import ParamValidator
 from typer.testing import CliRunner, Result
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.image import build as image_build
 from comfyeks.image.cli import app
 from comfyeks.platform import values_files
@@ -253,7 +253,7 @@ def test_a_build_that_fails_or_pushes_nothing_is_a_failure(
 ) -> None:
     codebuild.status, codebuild.push = status, push
     error = run().exception
-    assert isinstance(error, Failure)
+    assert isinstance(error, OperationError)
     assert str(error).startswith(words)
 
 

@@ -13,7 +13,7 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.image import custom_nodes
 from tests.image.harness import HOST, GitHost, Index, git
 
@@ -190,12 +190,12 @@ def test_what_cannot_be_added_is_refused_with_the_reason(room: Room, words: list
 
 
 def test_a_repository_that_does_not_answer_is_a_failure_and_no_question(room: Room) -> None:
-    assert HOST + "absent" in room.refused("add", HOST + "absent", error=Failure)
+    assert HOST + "absent" in room.refused("add", HOST + "absent", error=OperationError)
 
 
 def test_a_commit_that_the_repository_does_not_have_is_a_failure(room: Room) -> None:
     room.node("demo")
-    assert "0" * 40 in room.refused("add", HOST + "demo", "--ref", "0" * 40, error=Failure)
+    assert "0" * 40 in room.refused("add", HOST + "demo", "--ref", "0" * 40, error=OperationError)
 
 
 # -- conflicts --------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ def test_packages_stay_as_they_are_unless_they_must_move_or_an_upgrade_is_asked_
 
 def test_a_constraint_is_taken_up_by_an_update(room: Room) -> None:
     (room.image / "requirements/constraints.txt").write_text("torch==2.2\n")
-    assert "made from other requirements or constraints" in room.refused("check", error=Failure)
+    assert "made from other requirements or constraints" in room.refused("check", error=OperationError)
     comfyeks("update")
     assert room.packages()["torch"] == "2.2"
     comfyeks("check")
@@ -396,7 +396,7 @@ def test_check_finds_what_is_stale_without_a_network(
     monkeypatch.setattr(custom_nodes.subprocess, "run", None)
     comfyeks("check")
     change(room)
-    told = room.refused("check", error=Failure)
+    told = room.refused("check", error=OperationError)
     assert message in told
     assert told.endswith("comfyeks custom-nodes update")
 
@@ -413,11 +413,11 @@ def test_check_remote_asks_the_repositories_and_the_index(room: Room) -> None:
     assert result.stdout == "ComfyUI v1.0.0, 1 nodes, 4 packages\n"
     (room.index.folder / "base-1.0-py3-none-any.whl").unlink()
     room.index.wheel("base", "1.5")
-    assert "does not resolve to itself" in room.refused("check", "--remote", error=Failure)
+    assert "does not resolve to itself" in room.refused("check", "--remote", error=OperationError)
     lock = custom_nodes.load()
     odd = custom_nodes.replace(lock.find("demo"), requirements=("torch",))
     custom_nodes.save(lock.with_source(odd))
-    assert f"demo at {commit} asks for other packages" in room.refused("check", "--remote", error=Failure)
+    assert f"demo at {commit} asks for other packages" in room.refused("check", "--remote", error=OperationError)
 
 
 # -- the lock file ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from comfyeks import tools
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.kubernetes import addons
 from comfyeks.kubernetes.kubeconfig import leads_to, read
 from comfyeks.versions import VERSIONS
@@ -103,7 +103,7 @@ def test_install_runs_helm_against_the_checked_context(ready: Deployment, tmp_pa
 def test_first_failing_add_on_ends_it(ready: Deployment, tmp_path: Path) -> None:
     (tmp_path / "failing").write_text("karpenter\n")
     answer = install()
-    assert isinstance(answer.exception, Failure)
+    assert isinstance(answer.exception, OperationError)
     assert "`helm upgrade --install karpenter` failed" in str(answer.exception)
     assert len((tmp_path / "calls").read_text().splitlines()) == 2
 

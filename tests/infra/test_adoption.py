@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.paths import REPO_ROOT
 from comfyeks.terraform import import_ids, interrupted_apply
 from comfyeks.terraform.runner import ROOTS
@@ -155,7 +155,7 @@ def test_what_lies_in_another_network_is_not_ours(aws: None) -> None:
 
 def test_two_that_nothing_tells_apart_are_named(aws: None) -> None:
     first, second = make_vpc(TAGS), make_vpc(TAGS)
-    with pytest.raises(Failure, match="Delete all but one") as raised:
+    with pytest.raises(OperationError, match="Delete all but one") as raised:
         look_for("aws_vpc.this[0]", tags_all=TAGS)
     assert {first, second} <= set(str(raised.value).replace(",", "").replace(".", "").split())
 

@@ -10,7 +10,7 @@ import pytest
 from botocore.stub import Stubber
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.terraform import delete_data
 
 from .conftest import REGION
@@ -61,7 +61,7 @@ def test_image_that_stays_is_named_with_the_reason(ecr: Stubber, deployment: Dep
     deletes(ecr, [AMD64, ATTESTATION], refused={ATTESTATION: "KmsError"})
     holds(ecr, ATTESTATION)
     deletes(ecr, [ATTESTATION], refused={ATTESTATION: "KmsError"})
-    with pytest.raises(Failure, match=rf"1 images stay in comfyui-images.*{ATTESTATION} \(KmsError!\)"):
+    with pytest.raises(OperationError, match=rf"1 images stay in comfyui-images.*{ATTESTATION} \(KmsError!\)"):
         delete_data.empty_registry(deployment)
 
 

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.terraform import node_files
 
 from .conftest import REGION
@@ -61,6 +61,6 @@ def test_what_is_there_is_not_sent_again(state_bucket_there: Deployment) -> None
 
 
 def test_a_bucket_that_is_not_there_is_a_failure_that_names_the_object(aws: None, deployment: Deployment) -> None:
-    with pytest.raises(Failure, match=r"s3://.*/node/\w{64}/comfyui-model-sync could not be written") as failure:
+    with pytest.raises(OperationError, match=r"s3://.*/node/\w{64}/comfyui-model-sync could not be written") as failure:
         node_files.publish(deployment)
     assert isinstance(failure.value.__cause__, ClientError)

@@ -7,7 +7,7 @@ import pytest
 from botocore.stub import Stubber
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.terraform import delete_data, state_bucket
 
 from .conftest import ACCOUNT, REGION
@@ -59,7 +59,7 @@ def test_name_that_somebody_else_took_is_refused(deployment: Deployment, monkeyp
     monkeypatch.setattr(boto3, "client", lambda *_, **__: s3)
     with Stubber(s3) as stub:
         stub.add_client_error("head_bucket", service_error_code="403", http_status_code=403)
-        with pytest.raises(Failure, match="somebody else took the name"):
+        with pytest.raises(OperationError, match="somebody else took the name"):
             state_bucket.exists(deployment)
 
 

@@ -26,7 +26,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.terraform import protected_resources
 from comfyeks.terraform.runner import Plan, Progress, Root, error_blocks, refused_variable, wait
 
@@ -109,7 +109,7 @@ def test_waiting_names_the_resource_that_takes_longest(
 
 def test_failure_shows_terraforms_own_error_and_where_the_log_is(root: Root, fake_terraform: Fake) -> None:
     fake_terraform(f"echo 'aws_vpc.this: Creating...'; cat <<'END'\n{BROKEN}END\nexit 1")
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(OperationError) as raised:
         apply(root)
     assert "Error: creating EKS Cluster (comfyui): LimitExceeded" in str(raised.value)
     assert str(log(root)) in str(raised.value)
@@ -125,7 +125,7 @@ def test_refused_variable_is_the_users_and_one_line(root: Root, fake_terraform: 
 
 def test_refused_variable_beside_another_error_is_a_failure(root: Root, fake_terraform: Fake) -> None:
     fake_terraform(f"cat <<'END'\n{REFUSED}{BROKEN}END\nexit 1")
-    with pytest.raises(Failure):
+    with pytest.raises(OperationError):
         apply(root)
 
 
@@ -188,7 +188,7 @@ def test_other_changes_are_nobodys_loss(kind: str, actions: list[str]) -> None:
 
 def test_error_without_a_frame_shows_the_end_of_the_log(root: Root, fake_terraform: Fake) -> None:
     fake_terraform("echo 'panic: something'; exit 2")
-    with pytest.raises(Failure, match="panic: something"):
+    with pytest.raises(OperationError, match="panic: something"):
         apply(root)
 
 
@@ -322,7 +322,7 @@ def test_state_lock_of_a_run_that_was_killed_is_released(root: Root, fake_terraf
 def test_terraform_that_is_killed_alone_is_noted_for_the_next_run(root: Root, fake_terraform: Fake) -> None:
     """By the kernel, for want of memory: the command that started it lives on."""
     fake_terraform("kill -9 $$")
-    with pytest.raises(Failure, match=r"signal 9: run this again"):
+    with pytest.raises(OperationError, match=r"signal 9: run this again"):
         apply(root)
     assert root.was_killed()
 
@@ -342,7 +342,7 @@ def test_run_that_dies_while_it_adopts_is_noted_beside_the_one_before(root: Root
     started = datetime.now(UTC) - timedelta(hours=1)
     killed(root, started)
     put_lock(root, ME, started + timedelta(seconds=4))
-    with pytest.raises(Failure, match="force-unlock"):
+    with pytest.raises(OperationError, match="force-unlock"):
         apply(root)
     noted = json.loads((root.scratch / "running").read_text())
     assert len(noted) == 2
@@ -375,10 +375,10 @@ def test_state_lock_that_may_be_anothers_is_left_alone(
 
 def test_run_that_ended_in_order_leaves_no_trace_for_the_next(root: Root, fake_terraform: Fake) -> None:
     calls = fake_terraform("exit 1")
-    with pytest.raises(Failure):
+    with pytest.raises(OperationError):
         apply(root)
     put_lock(root, ME, datetime.now(UTC))
-    with pytest.raises(Failure):
+    with pytest.raises(OperationError):
         apply(root)
     assert "force-unlock" not in calls.read_text()
 
@@ -421,5 +421,5 @@ def test_unreadable_state_lock_is_a_failure(root: Root, fake_terraform: Fake, mo
             raise denied
 
     monkeypatch.setattr(boto3, "client", lambda *_, **__: Denied())
-    with pytest.raises(Failure, match="state lock of the platform root could not be read"):
+    with pytest.raises(OperationError, match="state lock of the platform root could not be read"):
         apply(root)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from comfyeks import model_events
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from tests.lambda_chalice.fakes import SETTINGS
 
 FILM = Deployment(project="film", region="us-west-2", account="123456789012")
@@ -160,7 +160,7 @@ def test_an_account_that_does_not_answer_leaves_the_record_alone(account: Stubbe
     deployed(tmp_path).parent.mkdir(parents=True)
     deployed(tmp_path).write_text("kept")
     account.add_client_error("get_function_configuration", "AccessDeniedException", "not you")
-    with pytest.raises(Failure, match=r"looking for comfyui-models-film-sync: .*not you"):
+    with pytest.raises(OperationError, match=r"looking for comfyui-models-film-sync: .*not you"):
         model_events.configure(FILM, output(), project=tmp_path)
     assert deployed(tmp_path).read_text() == "kept"
 

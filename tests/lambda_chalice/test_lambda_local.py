@@ -235,7 +235,7 @@ def test_a_failing_chalice_shows_its_message(platform: Platform, clone: Callable
     a = clone("a")
     app = a / "app.py"
     app.write_text(app.read_text().replace("batch_size=1000", 'batch_size="many"'))
-    with pytest.raises(model_events.Failure, match=r"chalice deploy --stage \w+: .*batch_size|BatchSize"):
+    with pytest.raises(model_events.OperationError, match=r"chalice deploy --stage \w+: .*batch_size|BatchSize"):
         model_events.deploy(platform.deployment, project=a)
     shutil.rmtree(a / ".chalice", ignore_errors=True)
     model_events.delete(platform.deployment, project=a)

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks_local.emulators import local_aws as emulators
 from comfyeks_local.emulators.local_aws import PARTS, LocalAws
 
@@ -48,7 +48,7 @@ def works(aws: LocalAws) -> bool:
 def test_nothing_is_up_in_an_empty_home(home: Path) -> None:
     aws = LocalAws(home)
     assert [part.state for part in aws.status()] == ["stopped", "stopped"]
-    with pytest.raises(Failure, match="comfyeks local up"):
+    with pytest.raises(OperationError, match="comfyeks local up"):
         aws.env()
     aws.down()
     assert not home.exists()
@@ -183,7 +183,7 @@ class TestProcesses:
         assert of_home(home) == []
         monkeypatch.undo()
         monkeypatch.setenv("PYTHONHOME", "/nonexistent")
-        with pytest.raises(Failure, match=r"(ministack|moto) ended; the end of .*\.log:\n(.|\n)*Python"):
+        with pytest.raises(OperationError, match=r"(ministack|moto) ended; the end of .*\.log:\n(.|\n)*Python"):
             LocalAws(home).up()
         assert of_home(home) == []
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from comfyeks.cli import app as root
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks_local import cli
 from comfyeks_local.cli import app
 from comfyeks_local.emulators import local_aws as emulators
@@ -40,7 +40,7 @@ def test_env_prints_commands_that_a_shell_can_evaluate(state: Path, monkeypatch:
 
 def test_env_of_a_local_aws_that_is_not_up_is_a_failure_that_says_what_to_do(state: Path) -> None:
     result = CliRunner().invoke(app, ["env"])
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, OperationError)
     assert "comfyeks local up" in str(result.exception)
 
 
@@ -57,12 +57,12 @@ def test_the_emulators_end_even_when_a_node_cannot_be_removed(monkeypatch: pytes
     ended: list[str] = []
 
     def refuse() -> None:
-        raise Failure("node-1 does not end")
+        raise OperationError("node-1 does not end")
 
     monkeypatch.setattr(cli.pod, "kill_all", lambda: ended.append("pods"))
     monkeypatch.setattr(cli, "remove_all", refuse)
     monkeypatch.setattr(cli.LocalAws, "down", lambda self: ended.append("emulators"))
-    with pytest.raises(Failure, match="node-1"):
+    with pytest.raises(OperationError, match="node-1"):
         cli.stop_everything()
     assert ended == ["pods", "emulators"]
 

@@ -12,7 +12,7 @@ from comfyeks_local.emulators.run_command import (
     PLUGIN_OUTPUT_LIMIT,
     STDERR_LIMIT,
     STDOUT_LIMIT,
-    Refused,
+    RefusedError,
     RunCommand,
     checked_parameters,
     limit_of,
@@ -128,14 +128,14 @@ def test_the_agent_gets_defaults_the_command_shows_what_was_given(commands: RunC
     ],
 )
 def test_parameters_that_the_document_does_not_allow_are_refused(rule: dict[str, Any], given: Any) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         checked_parameters({"parameters": {"p": rule}}, given)
     assert refused.value.code == "InvalidParameters"
 
 
 def test_more_than_50_instance_ids_are_refused_but_not_more_than_50_targets(commands: RunCommand) -> None:
     instances = [f"i-{n}" for n in range(51)]
-    with pytest.raises(Refused, match="at most 50"):
+    with pytest.raises(RefusedError, match="at most 50"):
         commands.send(SCOPE, "sync-models", DOCUMENT, instance_ids=instances)
     assert len(commands.send(SCOPE, "sync-models", DOCUMENT, targeted=instances).invocations) == 51
 
@@ -202,7 +202,7 @@ def test_a_command_whose_agent_died_times_out_after_the_steps_timeout(commands: 
     commands.next("i-1", 0)
     clock.now += 121
     assert states(commands, command) == {"i-1": "ExecutionTimedOut"}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         commands.report(command, "i-1", "Success", 0, "too late", "")
     assert refused.value.code == "InvocationDoesNotExist"
 
@@ -211,7 +211,7 @@ def test_a_result_counts_once(commands: RunCommand) -> None:
     command = send(commands, "i-1")
     commands.next("i-1", 0)
     commands.report(command, "i-1", "Success", 0, "first", "")
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         commands.report(command, "i-1", "Failed", 1, "second", "")
     assert commands.invocation(SCOPE, command, "i-1")["StandardOutputContent"] == "first"
 
@@ -225,7 +225,7 @@ def test_commands_of_another_account_or_region_are_not_shown(commands: RunComman
     command = send(commands, "i-1")
     elsewhere = ("123456789012", "eu-west-1")
     assert commands.commands(elsewhere) == []
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         commands.invocation(elsewhere, command, "i-1")
     assert refused.value.code == "InvocationDoesNotExist"
 

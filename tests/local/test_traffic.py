@@ -17,7 +17,7 @@ from comfyeks_local.emulators.ministack_server import Application
 from comfyeks_local.emulators.traffic import Request, Traffic, call_of, from_web_page
 
 
-class _Seen(Exception):
+class _SeenError(Exception):
     """Carries the request that would have been sent."""
 
 
@@ -34,10 +34,10 @@ def request_of(service: str, operation: str, **parameters: object) -> Request:
 
     def intercept(request: AWSPreparedRequest, **_: object) -> None:
         seen.append(request)
-        raise _Seen
+        raise _SeenError
 
     client.meta.events.register("before-send", intercept)
-    with pytest.raises(_Seen):
+    with pytest.raises(_SeenError):
         getattr(client, operation)(**parameters)
     [sent] = seen
     path, _, query = sent.url.removeprefix("http://127.0.0.1:1").partition("?")

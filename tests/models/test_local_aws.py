@@ -12,7 +12,7 @@ import boto3
 import pytest
 import requests
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.models import status
 from comfyeks.models.store import ModelStore
 from comfyeks_local.emulators.local_aws import LocalAws
@@ -50,7 +50,7 @@ def test_of_two_uploads_at_once_one_wins_and_the_other_leaves_nothing(session: b
         try:
             store.upload(path, "checkpoints/big", force=False, on_bytes=lambda _: None)
             outcomes.append(name)
-        except Failure as error:
+        except OperationError as error:
             outcomes.append("refused" if "exists in" in str(error) else str(error))
 
     threads = [threading.Thread(target=upload, args=(name,)) for name in ("a", "b")]

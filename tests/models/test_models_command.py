@@ -13,7 +13,7 @@ import boto3
 import pytest
 from typer.testing import CliRunner, Result
 
-from comfyeks.errors import ComfyeksError, Failure, UserError
+from comfyeks.errors import ComfyeksError, OperationError, UserError
 from comfyeks.models.cli import app
 from comfyeks.models.store import ARCHIVED, ModelStore
 from comfyeks.paths import REPO_ROOT
@@ -71,7 +71,7 @@ def test_nothing_is_replaced_without_force_and_nothing_uploaded_when_one_is_ther
     new = tmp_path / "new.gguf"
     new.write_bytes(b"new")
     error = refused("add", new, model, "--to", "vae")
-    assert isinstance(error, Failure)
+    assert isinstance(error, OperationError)
     assert f"vae/{model.name} in {BUCKET} already: nothing was uploaded. --force" in str(error)
     assert list(stored(session)) == [f"vae/{model.name}"]
     assert run("add", new, model, "--to", "vae", "--force").exit_code == 0

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from typer.testing import CliRunner, Result
 
-from comfyeks.errors import ComfyeksError, Failure, UserError
+from comfyeks.errors import ComfyeksError, OperationError, UserError
 from comfyeks.models import catalogue, pull_command
 from comfyeks.models.cli import app
 from comfyeks.models.sources import Tokens
@@ -94,7 +94,7 @@ def test_the_right_file_lands_with_the_right_hash_whatever_the_connection_does(
 def test_a_wrong_file_leaves_nothing(
     session: boto3.Session, store: ModelStore, web: Web, fault: str, words: str
 ) -> None:
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(OperationError) as failure:
         bring(store, web, fault)
     assert words in str(failure.value)
     assert str(failure.value).startswith(f"{web.url}/{fault}/{NAME}: ")
@@ -106,7 +106,7 @@ def test_a_body_that_ends_early_again_and_again_is_given_up_and_gone_on_with_lat
     session: boto3.Session, store: ModelStore, web: Web
 ) -> None:
     web.drop_after = 0
-    with pytest.raises(Failure, match=r"gave up after 8 attempts at byte \d+"):
+    with pytest.raises(OperationError, match=r"gave up after 8 attempts at byte \d+"):
         bring(store, web, "short", connections=1)
     assert stored(session) == {}
     bring(store, web, "ok")
@@ -116,7 +116,7 @@ def test_a_body_that_ends_early_again_and_again_is_given_up_and_gone_on_with_lat
 def test_a_source_with_another_size_than_the_catalogue_is_refused_before_it_is_read(
     session: boto3.Session, store: ModelStore, web: Web
 ) -> None:
-    with pytest.raises(Failure, match=f"has {len(MODEL)} bytes, not 7: an error page, or another file"):
+    with pytest.raises(OperationError, match=f"has {len(MODEL)} bytes, not 7: an error page, or another file"):
         bring(store, web, "ok", size=7)
     assert web.sent <= 2
     assert unfinished(session) == 0
@@ -127,7 +127,7 @@ def test_a_damaged_safetensors_file_is_refused_by_its_header(
     session: boto3.Session, store: ModelStore, web: Web, content: bytes
 ) -> None:
     web.add("broken.safetensors", content)
-    with pytest.raises(Failure):
+    with pytest.raises(OperationError):
         pull(store, Wanted(f"{web.url}/ok/broken.safetensors", "vae", None), Tokens({}, dict), retry_pause=0.01)
     assert stored(session) == {}
     assert unfinished(session) == 0
@@ -136,7 +136,7 @@ def test_a_damaged_safetensors_file_is_refused_by_its_header(
 def test_a_pickle_is_refused_unless_it_is_allowed(session: boto3.Session, store: ModelStore, web: Web) -> None:
     web.add("old.ckpt", b"PK\x03\x04 archive/data.pkl")
     url = f"{web.url}/ok/old.ckpt"
-    with pytest.raises(Failure, match="is in a pickle format"):
+    with pytest.raises(OperationError, match="is in a pickle format"):
         pull(store, Wanted(url, "checkpoints", None), Tokens({}, dict))
     pull(store, Wanted(url, "checkpoints", None, allow_pickle=True), Tokens({}, dict))
     assert list(stored(session)) == ["checkpoints/old.ckpt"]
@@ -180,7 +180,7 @@ def test_what_is_there_is_left_alone_another_file_is_not_replaced_without_force(
     session: boto3.Session, store: ModelStore, web: Web
 ) -> None:
     session.client("s3").put_object(Bucket=BUCKET, Key=KEY, Body=b"mine")
-    with pytest.raises(Failure, match=f"has 4 bytes, not {len(MODEL)}: another file"):
+    with pytest.raises(OperationError, match=f"has 4 bytes, not {len(MODEL)}: another file"):
         bring(store, web, "ok")
     assert web.log == []
     bring(store, web, "ok", force=True)
@@ -192,7 +192,7 @@ def test_an_object_that_appears_meanwhile_is_kept(session: boto3.Session, store:
     def somebody_else(count: int) -> None:
         session.client("s3").put_object(Bucket=BUCKET, Key=KEY, Body=b"theirs")
 
-    with pytest.raises(Failure, match=f"{KEY} exists in {BUCKET} already; --force"):
+    with pytest.raises(OperationError, match=f"{KEY} exists in {BUCKET} already; --force"):
         bring(store, web, "ok", progress=Progress(advance=somebody_else))
     assert stored(session) == {KEY: b"theirs"}
     assert unfinished(session) == 0
@@ -204,7 +204,7 @@ def test_a_token_reaches_its_host_only_and_no_message(session: boto3.Session, st
     with_token = {path.split("/")[1] for path, _, authorization in web.log if authorization}
     assert with_token == {"gated"}
     assert any(path.startswith("/signed/") for path, _, _ in web.log)
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(OperationError) as failure:
         bring(store, web, "gated", {"127.0.0.1": "wrong-token-of-mine"}, force=True)
     assert "the token (the deployment's secret) is not valid" in str(failure.value)
     assert "wrong-token-of-mine" not in str(failure.value)
@@ -221,7 +221,7 @@ def test_the_secret_is_asked_only_by_a_host_that_refuses(store: ModelStore, web:
 def test_the_hosts_own_hash_is_checked_when_ours_is_not_known(store: ModelStore, web: Web) -> None:
     """A Hugging Face file whose catalogue entry has no hash yet."""
     wanted = Wanted(f"{web.url}/gated/{NAME}", "vae", NAME, sha256="0" * 64)
-    with pytest.raises(Failure, match=f"its host says sha256 {SHA256}, it must be 000"):
+    with pytest.raises(OperationError, match=f"its host says sha256 {SHA256}, it must be 000"):
         pull(store, wanted, Tokens({}, lambda: {"127.0.0.1": TOKEN}))
 
 
@@ -259,7 +259,7 @@ def test_a_group_is_pulled_as_far_as_it_can_be_and_null_fields_are_filled_in(
     session: boto3.Session, own_catalogue: Path
 ) -> None:
     result = run("all")
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, OperationError)
     assert str(result.exception) == "1 of 3 were not pulled"
     assert result.stdout.split() == ["loras/first.safetensors", "loras/third.safetensors"]
     assert "answers 404" in result.stderr

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from typer.testing import CliRunner
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.models import cli, status
 from comfyeks.models.store import Model
 from tests.models.conftest import BUCKET, DEPLOYMENT
@@ -188,7 +188,7 @@ def test_verify_asks_the_fleet_once_and_tells_the_runs(session: boto3.Session, c
     [sent] = channel.sent
     assert sent["Parameters"] == {"action": ["verify"]}
     channel.answers[second] = ("Failed", "sh: not found")
-    assert isinstance(CliRunner().invoke(cli.app, ["verify"]).exception, Failure)
+    assert isinstance(CliRunner().invoke(cli.app, ["verify"]).exception, OperationError)
     channel.answers[second] = channel.answers[first]
     table = CliRunner().invoke(cli.app, ["verify"])
     assert table.exit_code == 0
@@ -206,7 +206,7 @@ def test_the_command_exits_1_unless_all_nodes_are_up_to_date(session: boto3.Sess
     here = {**SYNCED, "files": 1, "bytes": 10, "skipped_count": 0}
     channel.answers = {first: here, second: None}
     result = CliRunner().invoke(cli.app, ["status", "--json", "--wait", "0.1"])
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, OperationError)
     assert str(result.exception) == f"not up to date: {second}"
     assert [row["converged"] for row in json.loads(result.stdout)] == [True, False]
     channel.answers[second] = here
@@ -231,7 +231,7 @@ def test_what_a_node_reports_cannot_reach_the_terminal_as_commands(session: boto
         node: {**SYNCED, "state": "\x1b[2J", "finished": "[/x]", "error": "loras/[/abc]\x1b]0;owned\x07"}
     }
     result = CliRunner().invoke(cli.app, ["status"])
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, OperationError)
     assert "\x1b" not in result.stdout
     assert "loras/[/abc]\N{REPLACEMENT CHARACTER}]0;owned" in result.stdout
 
@@ -243,5 +243,5 @@ def test_a_document_that_is_not_there_is_told_with_the_way_to_get_it(
         raise ClientError({"Error": {"Code": "InvalidDocument", "Message": ""}}, "SendCommand")
 
     monkeypatch.setattr(channel, "send_command", refuse)
-    with pytest.raises(Failure, match="make infra"):
+    with pytest.raises(OperationError, match="make infra"):
         collect_one(channel)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks_local.emulators.local_aws import LocalAws
 from comfyeks_local.node import cli as node_cli
 
@@ -61,5 +61,5 @@ def test_a_name_that_is_no_folder_name_is_refused(nodes: Path, name: str) -> Non
 
 
 def test_adding_needs_the_local_aws(nodes: Path) -> None:
-    with pytest.raises(Failure, match="comfyeks local up"):
+    with pytest.raises(OperationError, match="comfyeks local up"):
         run("add", "two")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from comfyeks.charts.render import render
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.paths import REPO_ROOT
 from comfyeks_local.emulators.local_aws import LocalAws
 from comfyeks_local.node.local_node import LocalNode
@@ -212,7 +212,7 @@ def test_a_removed_node_leaves_nothing(platform: Platform) -> None:
 def test_a_program_with_another_hash_is_not_installed(platform: Platform) -> None:
     files = {**platform.files, "program": {**platform.files["program"], "sha256": "0" * 64}}
     node = platform.node(files=files)
-    with pytest.raises(Failure, match="user data ended with exit code 1"):
+    with pytest.raises(OperationError, match="user data ended with exit code 1"):
         node.start()
     assert not (node.root / "usr/local/bin/comfyui-model-sync").exists()
 
@@ -244,5 +244,5 @@ def test_user_data_beyond_the_limit_of_ec2_is_refused(platform: Platform) -> Non
 
 
 def test_a_folder_that_is_no_node_is_said_so(platform: Platform) -> None:
-    with pytest.raises(Failure, match="is no local node"):
+    with pytest.raises(OperationError, match="is no local node"):
         _ = LocalNode(platform.home / "none", platform.aws.env()).instance_id

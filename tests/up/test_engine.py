@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.up.engine import Step, alone, run
 
 Things = set[str]
@@ -47,7 +47,7 @@ def test_a_second_run_finds_nothing_to_do(log: Path) -> None:
     assert [d.did for d in run([step("a"), step("b")], things, log)] == [None, None]
 
 
-@pytest.mark.parametrize("error", [Failure, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [OperationError, KeyboardInterrupt])
 def test_a_run_that_stopped_is_continued_where_it_stopped(log: Path, error: type[BaseException]) -> None:
     things: Things = set()
     with pytest.raises(error):

@@ -8,7 +8,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.paths import REPO_ROOT
 
 _CRD_PIN = REPO_ROOT / "tools" / "crds"
@@ -42,12 +42,12 @@ def crd_folder(module: str) -> Path:
 
     Raises:
         UserError: there is no Go on PATH.
-        Failure: Go could not get the module.
+        OperationError: Go could not get the module.
     """
     if shutil.which("go") is None:
         raise UserError(f"the CRDs of {module} come from its Go module, and go is not on PATH: go.dev/doc/install")
     argv = ["go", "mod", "download", "-json", module]
     done = subprocess.run(argv, cwd=_CRD_PIN, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise Failure(f"`{' '.join(argv)}` in {_CRD_PIN} failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise OperationError(f"`{' '.join(argv)}` in {_CRD_PIN} failed: {done.stderr.strip() or done.stdout.strip()}")
     return Path(json.loads(done.stdout)["Dir"]) / CRD_MODULES[module][0]

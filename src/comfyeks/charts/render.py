@@ -22,7 +22,7 @@ import yaml
 
 from comfyeks import tools
 from comfyeks.charts import CHARTS, CHARTS_ROOT
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.versions import VERSIONS
 
 KubernetesObject = dict[str, Any]
@@ -31,7 +31,7 @@ KubernetesObject = dict[str, Any]
 _TIMEOUT_SECONDS = 60
 
 
-class RenderError(Failure):
+class RenderError(OperationError):
     """helm refused to render. `stderr` is what it said, `values` what it was given."""
 
     def __init__(self, chart: str, stderr: str, values: Mapping[str, Any], files: Sequence[Path]):

@@ -27,7 +27,14 @@ from typing import IO, Any
 
 from comfyeks import workflow as workflows
 from comfyeks.client.comfy_client import ComfyClient
-from comfyeks.client.errors import ClientError, Interrupted, JobLost, ResultMissing, Stopped, Unreachable
+from comfyeks.client.errors import (
+    ClientError,
+    JobInterruptedError,
+    JobLostError,
+    MissingResultError,
+    StoppedError,
+    UnreachableError,
+)
 from comfyeks.client.results import Result
 from comfyeks.errors import ComfyeksError, UserError
 from comfyeks.workflow import Upload, Workflow
@@ -215,9 +222,9 @@ class Batch:
         facts: dict[str, Any] = {"digest": item.digest}
         try:
             files = self._adopt(item, known) or self._submit(item, journal, facts)
-        except Stopped as stopped:
+        except StoppedError as stopped:
             outcome = Outcome(item.id, "cancelled", error="; ".join(getattr(stopped, "__notes__", [])))
-        except Unreachable as error:
+        except UnreachableError as error:
             outcome = Outcome(item.id, "unreachable", error=str(error))
         except ComfyeksError as error:
             outcome = Outcome(item.id, "failed", error=str(error))
@@ -240,7 +247,7 @@ class Batch:
         client.binding = known.get("binding", {})
         try:
             return self._follow(client, known["prompt_id"], item)
-        except Interrupted:  # as that run wanted it
+        except JobInterruptedError:  # as that run wanted it
             return None
 
     def _follow(self, client: ComfyClient, prompt_id: str, item: Item) -> tuple[str, ...] | None:
@@ -248,7 +255,7 @@ class Batch:
         try:
             result = client.follow(prompt_id, item.graph, timeout=self._timeout, stop=self._stop)
             return self._save(client, result, item)
-        except (JobLost, ResultMissing):
+        except (JobLostError, MissingResultError):
             return None
 
     def _submit(self, item: Item, journal: Journal, facts: dict[str, Any]) -> tuple[str, ...]:
@@ -261,10 +268,10 @@ class Batch:
             try:
                 result = client.run(graph, prompt_id=prompt_id, timeout=self._timeout, stop=self._stop)
                 return self._save(client, result, item)
-            except JobLost:
+            except JobLostError:
                 if attempt == _SUBMISSIONS:
                     raise
-            except Unreachable:
+            except UnreachableError:
                 # It may have the job or not: it is asked once it is back, and only then sent another one.
                 if (files := self._follow(client, prompt_id, item)) is not None:
                     return files
@@ -273,16 +280,16 @@ class Batch:
         raise AssertionError
 
     def _connect(self, client: ComfyClient) -> None:
-        """Reach the server, which may be restarting. Raises Unreachable when it does not come back."""
+        """Reach the server, which may be restarting. Raises UnreachableError when it does not come back."""
         deadline = time.monotonic() + _PATIENCE
         while not self._stop.is_set():
             try:
                 return client.connect()
-            except Unreachable:
+            except UnreachableError:
                 if time.monotonic() > deadline:
                     raise
             self._stop.wait(1)
-        raise Stopped("stopped")
+        raise StoppedError("stopped")
 
     def _client(self) -> ComfyClient:
         """The calling worker's."""

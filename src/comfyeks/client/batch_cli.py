@@ -16,7 +16,7 @@ from comfyeks.client.cli import print_json
 from comfyeks.client.comfy_client import ComfyClient
 from comfyeks.client.options import Namespace, PortForward, Target, Url, server
 from comfyeks.console import err, note
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.signals import exit_code, termination_as_interrupt
 
 
@@ -61,7 +61,7 @@ def batch(
         note("interrupted; submitted jobs were cancelled. The same command goes on from here")
         raise typer.Exit(exit_code(signalled)) from None
     if bad:
-        raise Failure(f"{len(bad)} of {len(items)} rows are not done; the same command tries them again")
+        raise OperationError(f"{len(bad)} of {len(items)} rows are not done; the same command tries them again")
 
 
 def _tell(outcome: Outcome, out: Path, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from comfyeks import workflow as workflows
 from comfyeks.client.comfy_client import ComfyClient
-from comfyeks.client.errors import ClientError, Rejected
+from comfyeks.client.errors import ClientError, RejectedError
 from comfyeks.client.missing_models import pull_missing
 from comfyeks.client.options import Namespace, PortForward, Target, Url, server
 from comfyeks.client.progress import Progress as JobProgress
@@ -89,7 +89,7 @@ def run(
 
             try:
                 result = submit()
-            except Rejected as rejected:
+            except RejectedError as rejected:
                 pull_missing(client, rejected, graph, pull, project, region)
                 result = submit()
             saved = client.save(result, out, graph)

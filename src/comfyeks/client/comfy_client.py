@@ -18,14 +18,14 @@ import requests
 from comfyeks import workflow as workflows
 from comfyeks.client.errors import (
     ClientError,
-    ExecutionFailed,
-    Interrupted,
-    JobLost,
-    Rejected,
-    ResultMissing,
-    Stopped,
-    TimedOut,
-    Unreachable,
+    ExecutionError,
+    JobInterruptedError,
+    JobLostError,
+    JobTimeoutError,
+    MissingResultError,
+    RejectedError,
+    StoppedError,
+    UnreachableError,
 )
 from comfyeks.client.events import PING_SECONDS, EventStream
 from comfyeks.client.progress import WEBSOCKET_RESULTS, Job, Reporter, Tracker, drain
@@ -102,7 +102,7 @@ class ComfyClient:
         `on_progress`) cancels the job first; a note on the exception says how that went.
 
         Raises:
-            Rejected, ExecutionFailed, Interrupted, JobLost, Unreachable, TimedOut, Stopped: see comfyeks.client.errors.
+            ClientError, StoppedError: see comfyeks.client.errors.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
 
@@ -120,7 +120,10 @@ class ComfyClient:
         on_progress: Reporter | None = None,
         stop: threading.Event | None = None,
     ) -> Result:
-        """Wait for a job that was submitted before, by whomever, as `run` does. Raises JobLost when it is unknown."""
+        """Wait for a job that was submitted before, by whomever, as `run` does.
+
+        Raises JobLostError when it is unknown.
+        """
         return self._run(workflow, prompt_id, timeout, on_progress, stop, lambda: None)
 
     def _run(
@@ -136,10 +139,10 @@ class ComfyClient:
             try:
                 submit()
                 return self._wait(prompt_id, workflow, stream, on_progress, stop)
-            except TimedOut as error:
+            except JobTimeoutError as error:
                 with self.time_limit(_LAST_WORDS_SECONDS):
                     words = self._cancel_in_words(prompt_id)
-                raise TimedOut(f"{error}; {words}") from None
+                raise JobTimeoutError(f"{error}; {words}") from None
             except ClientError:
                 raise
             except BaseException as ended:
@@ -172,7 +175,7 @@ class ComfyClient:
             except requests.exceptions.ReadTimeout as error:
                 if self._is_known(prompt_id, self._lost_post_seconds):
                     return prompt_id
-                raise Unreachable(
+                raise UnreachableError(
                     f"{self.url} did not answer within {_SUBMIT_SECONDS:g} s whether it took the job; not sent again, "
                     f"because it may still take it (job {prompt_id})"
                 ) from error
@@ -191,12 +194,12 @@ class ComfyClient:
                     raise ClientError(f"the server failed on this workflow: {problem}")
             if self._is_known(prompt_id, self._lost_post_seconds):
                 return prompt_id
-        raise Unreachable(f"the workflow could not be submitted: {problem}")
+        raise UnreachableError(f"the workflow could not be submitted: {problem}")
 
     def save(self, result: Result, out: Path, workflow: Workflow | None = None) -> list[SavedFile]:
         """Save every result below `out`, subfolders kept, nothing overwritten.
 
-        Raises ResultMissing for what the server no longer has, after everything else has been saved.
+        Raises MissingResultError for what the server no longer has, after everything else has been saved.
         """
         saved, missing = [], []
         for file in result.files:
@@ -204,7 +207,7 @@ class ComfyClient:
                 with new_file(local_path(out, file.name)) as (stream, publish):
                     size = self._download(file, stream)
                     saved.append(SavedFile(publish(), file.node_id, file.kind, size))
-            except ResultMissing as error:
+            except MissingResultError as error:
                 missing.append(str(error))
         for index, data in enumerate(result.data, 1):
             name = workflows.title(workflow or {}, data.node_id)
@@ -215,7 +218,7 @@ class ComfyClient:
                 stream.write(data.content)
                 saved.append(SavedFile(publish(), data.node_id, data.kind, len(data.content)))
         if missing:
-            raise ResultMissing("; ".join(missing))
+            raise MissingResultError("; ".join(missing))
         return saved
 
     def upload(self, path: Path) -> str:
@@ -232,9 +235,9 @@ class ComfyClient:
         fields = {"type": "input", "subfolder": subfolder}
         try:
             response = self._transport.send("POST", "/upload/image", files={"image": (path.name, data)}, data=fields)
-        except TimedOut as error:
+        except JobTimeoutError as error:
             why = error.problem or f"no time was left for {self.url}"
-            raise TimedOut(f"{error}; --input {path} was not uploaded: {why}") from None
+            raise JobTimeoutError(f"{error}; --input {path} was not uploaded: {why}") from None
         if response.status_code == 413:
             raise UserError(f"--input {path}: {len(data)} bytes are more than the server takes (its --max-upload-size)")
         if response.status_code != 200:
@@ -245,7 +248,10 @@ class ComfyClient:
     # One job ----------------------------------------------------------------------------------------------------------
 
     def job(self, prompt_id: str) -> Job | None:
-        """The job, or None when the server does not know it. Raises Unreachable when nobody answers for ComfyUI."""
+        """The job, or None when the server does not know it.
+
+        Raises UnreachableError when nobody answers for ComfyUI.
+        """
         if self._has_jobs_api:
             response = self._transport.send("GET", f"/jobs/{prompt_id}")
             body = json_of(response)
@@ -255,7 +261,7 @@ class ComfyClient:
             if response.status_code == 404 and isinstance(body, dict) and "error" in body:
                 return None
             if response.status_code != 404:
-                raise Unreachable(f"{self.url} answered {response.status_code} for a job: {reason(response)}")
+                raise UnreachableError(f"{self.url} answered {response.status_code} for a job: {reason(response)}")
             self._has_jobs_api = False  # a server from before the jobs API
         return self._job_from_history(prompt_id)
 
@@ -287,7 +293,9 @@ class ComfyClient:
         """Paths below models/<folder> that the server can load."""
         names = json_of(response := self._transport.send("GET", f"/models/{quote(folder)}"))
         if response.status_code != 200 or not isinstance(names, list):
-            raise Unreachable(f"{self.url} does not list its {folder} ({response.status_code}: {reason(response)})")
+            raise UnreachableError(
+                f"{self.url} does not list its {folder} ({response.status_code}: {reason(response)})"
+            )
         return [str(name) for name in names]
 
     # Waiting ----------------------------------------------------------------------------------------------------------
@@ -306,7 +314,7 @@ class ComfyClient:
         unknown = 0
         while True:
             if stop is not None and stop.is_set():
-                raise Stopped("stopped")
+                raise StoppedError("stopped")
             patience = math.inf if stop is None else _STOP_SECONDS
             event = stream.next(min(next_poll - time.monotonic(), self._transport.time_left(), patience))
             if event is not None:
@@ -320,16 +328,18 @@ class ComfyClient:
                 continue
             try:
                 job = self.job(prompt_id)
-            except Unreachable as error:
+            except UnreachableError as error:
                 if time.monotonic() - answered > self._patience:
-                    raise Unreachable(f"no answer about job {prompt_id} for {self._patience:g} s: {error}") from error
+                    raise UnreachableError(
+                        f"no answer about job {prompt_id} for {self._patience:g} s: {error}"
+                    ) from error
                 next_poll = time.monotonic() + min(1.0, self._poll_seconds)
                 continue
             answered = time.monotonic()
             if job is None:
                 unknown += 1
                 if unknown >= 3:
-                    raise JobLost(
+                    raise JobLostError(
                         f"the server no longer knows job {prompt_id}: somebody removed it from the queue, or the "
                         "server restarted, which empties its queue (it is kept in memory). Run it again."
                     )
@@ -355,10 +365,10 @@ class ComfyClient:
         if error:
             where = workflows.name(workflow, str(error.get("node_id")))
             what = f"{error.get('exception_type')}: {str(error.get('exception_message') or '').strip()}"
-            raise ExecutionFailed(f"{where} failed: {what}", error)
+            raise ExecutionError(f"{where} failed: {what}", error)
         interrupted = job.message("execution_interrupted") or {}
         where = f" at {workflows.name(workflow, str(interrupted['node_id']))}" if interrupted.get("node_id") else ""
-        raise Interrupted(f"job {job.id} was interrupted on the server{where}, not by this program")
+        raise JobInterruptedError(f"job {job.id} was interrupted on the server{where}, not by this program")
 
     @staticmethod
     def _check_websocket_images(workflow: Workflow, tracker: Tracker, cached: Iterable[str]) -> None:
@@ -367,7 +377,7 @@ class ComfyClient:
             if node["class_type"] == WEBSOCKET_RESULTS and node_id not in received:
                 why = "it was cached and sends nothing" if node_id in cached else "the websocket was down meanwhile"
                 node_name = workflows.name(workflow, node_id)
-                raise ResultMissing(
+                raise MissingResultError(
                     f"{node_name} sends its image over the websocket only, and none arrived: {why}. "
                     "Change a seed and run again, or use SaveImage."
                 )
@@ -375,7 +385,7 @@ class ComfyClient:
     def _cancel_in_words(self, prompt_id: str, settle: float = 0.0) -> str:
         try:
             job = self.cancel(prompt_id, settle=settle)
-        except TimedOut as error:
+        except JobTimeoutError as error:
             return f"{error.problem or 'the end is not confirmed'}; job {prompt_id} may still run on the server"
         except ClientError as error:
             return str(error)
@@ -393,7 +403,7 @@ class ComfyClient:
     def _job_from_history(self, prompt_id: str) -> Job | None:
         history = json_of(response := self._transport.send("GET", f"/history/{prompt_id}"))
         if response.status_code != 200 or not isinstance(history, dict):
-            raise Unreachable(f"{self.url} answered {response.status_code} for a job: {reason(response)}")
+            raise UnreachableError(f"{self.url} answered {response.status_code} for a job: {reason(response)}")
         if entry := history.get(prompt_id):
             status = entry.get("status") or {}
             messages = status.get("messages", [])
@@ -429,15 +439,15 @@ class ComfyClient:
                 raise self._rejection("the server refused the workflow", workflow, body)
             details = error.get("details") or ""
             extra = f" ({details})" if details and details != error.get("message") else ""
-            raise Rejected(f"the server refused the workflow: {error.get('message')}{extra}")
+            raise RejectedError(f"the server refused the workflow: {error.get('message')}{extra}")
         raise ClientError(
             f"{self.url} did not take the workflow like ComfyUI does ({response.status_code}: {reason(response)})"
         )
 
     @staticmethod
-    def _rejection(summary: str, workflow: Workflow, body: dict[str, Any]) -> Rejected:
+    def _rejection(summary: str, workflow: Workflow, body: dict[str, Any]) -> RejectedError:
         lines = workflows.explain_node_errors(workflow, body["node_errors"])
-        return Rejected("\n  ".join([f"{summary}:", *lines]), body["node_errors"])
+        return RejectedError("\n  ".join([f"{summary}:", *lines]), body["node_errors"])
 
     def _is_known(self, prompt_id: str, seconds: float) -> bool:
         """Whether the server has the job; asks for up to `seconds` while it does not, or does not answer."""
@@ -446,7 +456,7 @@ class ComfyClient:
             try:
                 if self.job(prompt_id) is not None:
                     return True
-            except Unreachable:
+            except UnreachableError:
                 pass
             if time.monotonic() >= deadline:
                 return False
@@ -466,10 +476,12 @@ class ComfyClient:
         """Ask once before anything else, so that a load balancer has bound this client to a server."""
         try:
             response = self._transport.send("GET", "/prompt")
-        except TimedOut as error:
-            raise TimedOut(f"{error}; {error.problem or f'no answer from {self.url}'}") from None
+        except JobTimeoutError as error:
+            raise JobTimeoutError(f"{error}; {error.problem or f'no answer from {self.url}'}") from None
         if response.status_code != 200 or not isinstance(json_of(response), dict):
-            raise Unreachable(f"{self.url} does not answer like ComfyUI ({response.status_code}: {reason(response)})")
+            raise UnreachableError(
+                f"{self.url} does not answer like ComfyUI ({response.status_code}: {reason(response)})"
+            )
 
     # Results ----------------------------------------------------------------------------------------------------------
 
@@ -482,7 +494,7 @@ class ComfyClient:
             stream.truncate()
             with self._transport.send("GET", f"/view?{query}", stream=True) as response:
                 if response.status_code != 200:
-                    raise ResultMissing(
+                    raise MissingResultError(
                         f"the job succeeded, but its result {file.name} ({file.type}) is not on the server "
                         f"({response.status_code}): deleted or moved since it was made. Change a seed to make it anew."
                     )

@@ -9,7 +9,7 @@ import typer
 from rich.filesize import decimal
 
 from comfyeks.client.comfy_client import ComfyClient
-from comfyeks.client.errors import Rejected, TimedOut
+from comfyeks.client.errors import JobTimeoutError, RejectedError
 from comfyeks.console import note
 from comfyeks.models import catalogue, pull_command
 from comfyeks.models.catalogue import Entry
@@ -19,7 +19,7 @@ from comfyeks.workflow import Workflow
 _APPEAR_SECONDS = 3600.0  # for a node to fetch what is in the bucket
 
 
-def missing_models(rejected: Rejected, workflow: Workflow) -> list[Entry]:
+def missing_models(rejected: RejectedError, workflow: Workflow) -> list[Entry]:
     """The catalogue's models that the server refused for not being there; none when something else is wrong as well."""
     refused = {
         (node_id, str((problem.get("extra_info") or {}).get("input_name")))
@@ -34,7 +34,7 @@ def missing_models(rejected: Rejected, workflow: Workflow) -> list[Entry]:
 
 def pull_missing(
     client: ComfyClient,
-    rejected: Rejected,
+    rejected: RejectedError,
     workflow: Workflow,
     answer: bool | None,
     project: str | None,
@@ -53,12 +53,14 @@ def pull_missing(
         note(str(rejected))
         answer = typer.confirm(f"Pull {names} ({decimal(size)}) into the models bucket now?", err=True)
     if not answer:
-        raise Rejected(f"{rejected}. 'comfyeks models pull {names}' brings it", rejected.node_errors)
+        raise RejectedError(f"{rejected}. 'comfyeks models pull {names}' brings it", rejected.node_errors)
     wanted = [pull_command.from_entry(entry) for entry in entries]
     pull_command.run(catalogue.load(), wanted, bucket=None, project=project, region=region)
     note("in the bucket; waiting for the server's node to have it")
     deadline = time.monotonic() + _APPEAR_SECONDS
     while absent := [entry.key for entry in entries if entry.file not in client.model_files(entry.folder)]:
         if time.monotonic() > deadline:
-            raise TimedOut(f"not on the server after {_APPEAR_SECONDS:g} s: {', '.join(absent)}; see 'models status'")
+            raise JobTimeoutError(
+                f"not on the server after {_APPEAR_SECONDS:g} s: {', '.join(absent)}; see 'models status'"
+            )
         time.sleep(2)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
 from comfyeks import tools
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 POD_PORT = 8848
 _FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
@@ -24,7 +24,7 @@ def port_forward(namespace: str, target: str) -> Iterator[str]:
 
     kubectl ends when the pod does; it is started again on the same port, so that a client that waits finds the next
     pod.
-    Raises Failure with kubectl's own words when it cannot start.
+    Raises OperationError with kubectl's own words when it cannot start.
     """
     forwarder = _Forwarder(namespace, target)
     try:
@@ -55,7 +55,9 @@ class _Forwarder:
         except Empty:
             pass
         self.close()
-        raise Failure(f"kubectl port-forward did not start: {'; '.join(filter(None, words)) or 'it said nothing'}")
+        raise OperationError(
+            f"kubectl port-forward did not start: {'; '.join(filter(None, words)) or 'it said nothing'}"
+        )
 
     def close(self) -> None:
         self._closing.set()

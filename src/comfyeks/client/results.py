@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from comfyeks.client.errors import ResultMissing
+from comfyeks.client.errors import MissingResultError
 
 _FLAGS = ("animated",)  # stand beside the files in a node's output and tell about them
 
@@ -89,10 +89,10 @@ def parse_outputs(outputs: dict[str, Any]) -> tuple[list[OutputFile], list[Outpu
 
 
 def local_path(out: Path, name: str) -> Path:
-    """Where a server's file name goes below `out`. Raises ResultMissing for a name that would leave it."""
+    """Where a server's file name goes below `out`. Raises MissingResultError for a name that would leave it."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or any(ord(char) < 32 or char == "\\" for char in name):
-        raise ResultMissing(f"the server names a result {name!r}, which is no file name below {out}: not saved")
+        raise MissingResultError(f"the server names a result {name!r}, which is no file name below {out}: not saved")
     return out.joinpath(*parts)
 
 

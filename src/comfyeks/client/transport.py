@@ -18,7 +18,7 @@ import websocket
 from requests.cookies import get_cookie_header
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from comfyeks.client.errors import ClientError, TimedOut, Unreachable
+from comfyeks.client.errors import ClientError, JobTimeoutError, UnreachableError
 from comfyeks.errors import UserError
 
 ATTEMPTS = 3
@@ -58,27 +58,30 @@ class Transport:
             self._limit = outer
 
     def time_left(self, problem: str = "") -> float:
-        """Seconds until the time limit, infinity without one. Raises TimedOut when it has passed."""
+        """Seconds until the time limit, infinity without one. Raises JobTimeoutError when it has passed."""
         if self._limit is None:
             return math.inf
         left = self._limit.deadline - time.monotonic()
         if left <= 0:
-            raise TimedOut(f"timed out after {self._limit.seconds:g} s", problem)
+            raise JobTimeoutError(f"timed out after {self._limit.seconds:g} s", problem)
         return left
 
     def pause(self, seconds: float, problem: str = "") -> None:
-        """Sleep, but not beyond the time limit. Raises TimedOut when it has passed."""
+        """Sleep, but not beyond the time limit. Raises JobTimeoutError when it has passed."""
         time.sleep(min(seconds, self.time_left(problem)))
         self.time_left(problem)
 
     def _timeout(self, read: float, problem: str = "") -> Any:
-        """How long a request may take, as requests wants it. Raises TimedOut when the time limit has passed."""
+        """How long a request may take, as requests wants it. Raises JobTimeoutError when the time limit has passed."""
         left = self.time_left(problem)
         total = None if left == math.inf else left
         return urllib3.Timeout(total=total, connect=min(_CONNECT_SECONDS, left), read=min(read, left))
 
     def send(self, method: str, path: str, **options: Any) -> requests.Response:
-        """A request that may be repeated safely. Raises Unreachable when no server answered it after three attempts."""
+        """A request that may be repeated safely.
+
+        Raises UnreachableError when no server answered it after three attempts.
+        """
         problem = ""
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -108,7 +111,7 @@ class Transport:
                 )
             return response
         self.time_left(problem)
-        raise Unreachable(problem)
+        raise UnreachableError(problem)
 
     def post_once(self, path: str, body: dict[str, Any], seconds: float) -> requests.Response:
         """A request that must not be repeated, answered within `seconds`. Exceptions of requests go through."""

@@ -10,7 +10,7 @@ import yaml
 from comfyeks.charts import render as rendering
 from comfyeks.console import note
 from comfyeks.dev import chart_files, chart_validation
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.paths import REPO_ROOT
 
 
@@ -26,7 +26,7 @@ def verify() -> None:
     """Are the generated files what `generate` would write? Exit code 1 when not."""
     stale = [str(path.relative_to(REPO_ROOT)) for path in chart_files.stale()]
     if stale:
-        raise Failure(f"not up to date: {', '.join(stale)}. Run `comfyeks dev charts generate`.")
+        raise OperationError(f"not up to date: {', '.join(stale)}. Run `comfyeks dev charts generate`.")
     note(f"{len(chart_files.files())} generated files are up to date")
 
 
@@ -43,7 +43,7 @@ def render(
             for line in chart_validation.problems(rendered, version)
         ]
         if found:
-            raise Failure("\n".join(dict.fromkeys(found)))
+            raise OperationError("\n".join(dict.fromkeys(found)))
         note(f"{len(rendered)} objects are valid on Kubernetes {', '.join(chart_validation.KUBERNETES_VERSIONS)}")
 
 

@@ -12,7 +12,7 @@ import typer
 from comfyeks.console import note
 from comfyeks.dev import terraform_reference
 from comfyeks.dev.pictures import pictures
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.files import write_atomically
 from comfyeks.paths import REPO_ROOT
 from comfyeks.settings import DeploymentSettings
@@ -119,13 +119,13 @@ def _shown(value: Any) -> str:
 
 
 def write(*, check: bool) -> None:
-    """Write what is stale; with `check` raise Failure naming it instead."""
+    """Write what is stale; with `check` raise OperationError naming it instead."""
     stale = {
         path: text for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text
     }
     names = ", ".join(str(path.relative_to(REPO_ROOT)) for path in stale)
     if check and stale:
-        raise Failure(f"not up to date: {names}. Run `make generate`.")
+        raise OperationError(f"not up to date: {names}. Run `make generate`.")
     for path, text in stale.items():
         write_atomically(path, text)
     note(f"wrote {names}" if stale else f"{len(pages())} pages are up to date")

@@ -10,7 +10,7 @@ from typing import Any
 import hcl2
 from lark import UnexpectedInput
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.paths import REPO_ROOT
 from comfyeks.terraform.runner import ROOTS
 
@@ -38,14 +38,19 @@ def text() -> str:
 
 
 def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
-    """The blocks of a kind (`variable`, `output`) in a root's files, by name. Raises Failure for what is no HCL."""
+    """The blocks of a kind (`variable`, `output`) in a root's files, by name.
+
+    Raises OperationError for what is no HCL.
+    """
     options = hcl2.SerializationOptions(with_comments=False, explicit_blocks=False, strip_string_quotes=True)
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(root.glob("*.tf")):
         try:
             content = hcl2.loads(path.read_text(encoding="utf-8"), serialization_options=options)
         except UnexpectedInput as error:
-            raise Failure(f"{path}, line {error.line}: not Terraform's language; `terraform fmt` says more") from error
+            raise OperationError(
+                f"{path}, line {error.line}: not Terraform's language; `terraform fmt` says more"
+            ) from error
         for block in content.get(kind, []):
             found |= block
     return found

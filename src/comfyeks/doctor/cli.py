@@ -15,7 +15,7 @@ from comfyeks.charts.instance_types import instance_type
 from comfyeks.console import note, out, plain
 from comfyeks.deployment import Deployment, current
 from comfyeks.doctor import account, cluster, machine, sync
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.findings import ERROR, OK, WARNING, Finding, examine, worst
 from comfyeks.kubernetes.api import Cluster
 from comfyeks.kubernetes.kubeconfig import checked_context
@@ -63,7 +63,7 @@ def _examined(project: str | None, region: str | None, context: str | None) -> t
     """What was looked at, and what was found; without credentials only this machine can be looked at."""
     try:
         deployment = current(project, region)
-    except Failure as error:
+    except OperationError as error:
         message, _, fix = str(error).partition(". ")
         return "", [
             *_ask([("tools", machine.tools)]),

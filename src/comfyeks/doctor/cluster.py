@@ -13,7 +13,7 @@ import yaml
 from comfyeks.doctor import karpenter
 from comfyeks.doctor.pods import explained
 from comfyeks.findings import ERROR, OK, WARNING, Finding
-from comfyeks.kubernetes.api import Cluster, Object, Unreachable, is_true, path_of
+from comfyeks.kubernetes.api import Cluster, Object, UnreachableError, is_true, path_of
 from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
@@ -59,7 +59,7 @@ WORKLOADS = (
 def reachable(cluster: Cluster) -> Iterator[Finding]:
     try:
         version, oldest = cluster.version(), _oldest()
-    except Unreachable as error:
+    except UnreachableError as error:
         yield Finding(
             "cluster",
             ERROR,

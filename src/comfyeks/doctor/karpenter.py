@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.findings import Reason, short
 from comfyeks.kubernetes.api import Cluster, Object, condition, is_true, path_of
 
@@ -132,7 +132,7 @@ def _errors(cluster: Cluster) -> dict[str, str]:
     found: dict[str, str] = {}
     for pod in cluster.list(f"{path_of('Pod')}?labelSelector=app.kubernetes.io/name=karpenter"):
         metadata = pod["metadata"]
-        with suppress(Failure):  # the pod is just starting, or its node does not answer
+        with suppress(OperationError):  # the pod is just starting, or its node does not answer
             for line in cluster.log(metadata["namespace"], metadata["name"], "controller", _LOG_LINES).splitlines():
                 found |= _error_of(line)
     return found

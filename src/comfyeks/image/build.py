@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks.console import err, note
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.paths import REPO_ROOT
 from comfyeks.terraform import outputs
 
@@ -55,7 +55,7 @@ def tag(backend: str = CUDA, folder: Path = FOLDER) -> str:
 
 
 def exists(deployment: Deployment, image_tag: str) -> bool:
-    """Whether the deployment's repository has the tag. Raises UserError without a repository, Failure."""
+    """Whether the deployment's repository has the tag. Raises UserError without a repository, OperationError."""
     repository = deployment.image_repository
     ecr = boto3.client("ecr", region_name=deployment.region)
     try:
@@ -65,7 +65,7 @@ def exists(deployment: Deployment, image_tag: str) -> bool:
     except ecr.exceptions.RepositoryNotFoundException:
         raise UserError(f"there is no image repository {repository}: run `make infra` first") from None
     except (ClientError, BotoCoreError) as error:
-        raise Failure(f"ECR did not tell whether {repository}:{image_tag} exists: {error}") from error
+        raise OperationError(f"ECR did not tell whether {repository}:{image_tag} exists: {error}") from error
     return bool(found["imageDetails"])
 
 
@@ -92,9 +92,9 @@ def build(deployment: Deployment, image_tag: str, backend: str = CUDA) -> None:
         note(f"the build goes on without being watched; the same command follows it again ({project})")
         raise
     except (ClientError, BotoCoreError) as error:
-        raise Failure(f"cannot build with CodeBuild: {error}") from error
+        raise OperationError(f"cannot build with CodeBuild: {error}") from error
     if not exists(deployment, image_tag):
-        raise Failure(f"the build succeeded, but {deployment.image_repository} has no {image_tag}")
+        raise OperationError(f"the build succeeded, but {deployment.image_repository} has no {image_tag}")
 
 
 def build_here(deployment: Deployment, image_tag: str, backend: str = CUDA) -> None:
@@ -107,7 +107,7 @@ def build_here(deployment: Deployment, image_tag: str, backend: str = CUDA) -> N
         [found] = ecr.describe_repositories(repositoryNames=[deployment.image_repository])["repositories"]
         [login] = ecr.get_authorization_token()["authorizationData"]
     except (ClientError, BotoCoreError) as error:
-        raise Failure(f"cannot log in to the image repository {deployment.image_repository}: {error}") from error
+        raise OperationError(f"cannot log in to the image repository {deployment.image_repository}: {error}") from error
     repository = found["repositoryUri"]
     user, _, password = base64.b64decode(login["authorizationToken"]).decode().partition(":")
     registry = repository.partition("/")[0]
@@ -157,7 +157,7 @@ def _running(codebuild: Any, project: str, image_tag: str) -> str | None:
 
 
 def _follow(deployment: Deployment, codebuild: Any, build_id: str) -> None:
-    """Print the log until the build ends. Raises Failure with the phase that failed."""
+    """Print the log until the build ends. Raises OperationError with the phase that failed."""
     logs = boto3.client("logs", region_name=deployment.region)
     position: dict[str, str] = {}
     while True:
@@ -169,7 +169,7 @@ def _follow(deployment: Deployment, codebuild: Any, build_id: str) -> None:
             break
         time.sleep(_POLL_SECONDS)
     if found["buildStatus"] != "SUCCEEDED":
-        raise Failure(f"the build ended as {found['buildStatus']}{_what_failed(found)}")
+        raise OperationError(f"the build ended as {found['buildStatus']}{_what_failed(found)}")
 
 
 def _print_log(logs: Any, group: str, stream: str, position: dict[str, str]) -> None:
@@ -196,4 +196,4 @@ def _what_failed(found: dict[str, Any]) -> str:
 def _docker(words: list[str], standard_input: str | None = None) -> None:
     done = subprocess.run(words, input=standard_input, text=True, check=False)
     if done.returncode:
-        raise Failure(f"docker {words[1]} ended with exit code {done.returncode}")
+        raise OperationError(f"docker {words[1]} ended with exit code {done.returncode}")

@@ -27,7 +27,7 @@ import uv
 import yaml
 
 from comfyeks.console import note, out
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.files import write_atomically
 from comfyeks.paths import REPO_ROOT
 
@@ -202,14 +202,14 @@ def _git(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPro
 def newest(repository: str, ref: str | None) -> tuple[str, str]:
     """The ref to follow and its commit now: of a branch, a tag, a commit, or (None) the default branch.
 
-    Raises UserError if the repository has no such ref, Failure if it does not answer.
+    Raises UserError if the repository has no such ref, OperationError if it does not answer.
     """
     if ref and _COMMIT.fullmatch(ref):
         return ref, ref
     wanted = [f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}", f"refs/heads/{ref}"] if ref else ["HEAD"]
     answer = _git("ls-remote", "--symref", "--", repository, *wanted)
     if answer.returncode != 0:
-        raise Failure(f"{repository} does not answer as a git repository: {' '.join(answer.stderr.split())}")
+        raise OperationError(f"{repository} does not answer as a git repository: {' '.join(answer.stderr.split())}")
     lines = [line.split("\t") for line in answer.stdout.splitlines()]
     found = {name: value for value, name in lines if not value.startswith("ref: ")}
     if ref is None:
@@ -231,7 +231,7 @@ def read_source(name: str, repository: str, ref: str, commit: str) -> Source:
         _git("init", "--quiet", "--bare", folder=here)
         fetched = _git("fetch", "--quiet", "--depth=1", "--", repository, commit, folder=here)
         if fetched.returncode != 0:
-            raise Failure(f"{repository} does not give commit {commit}: {' '.join(fetched.stderr.split())}")
+            raise OperationError(f"{repository} does not give commit {commit}: {' '.join(fetched.stderr.split())}")
         files = _git("ls-tree", "--name-only", "FETCH_HEAD", folder=here).stdout.split("\n")
         requirements: tuple[str, ...] = ()
         if "requirements.txt" in files:
@@ -257,12 +257,15 @@ def parse_requirements(text: str) -> tuple[str, ...]:
 # -- packages ---------------------------------------------------------------------------------------------------------
 
 
-class Conflict(Exception):
+class ConflictError(Exception):
     """No set of packages satisfies these sources; the text is uv's explanation."""
 
 
 def _compile(lock: Lock, sources: Sequence[Source], constraints: str, previous: str) -> str:
-    """The resolved packages with hashes, as uv writes them. Raises Conflict, or Failure if uv could not try."""
+    """The resolved packages with hashes, as uv writes them.
+
+    Raises ConflictError, or OperationError if uv could not try.
+    """
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         (here / "constraints.txt").write_text(constraints)
@@ -283,8 +286,8 @@ def _compile(lock: Lock, sources: Sequence[Source], constraints: str, previous: 
         if done.returncode == 0:
             return (here / "lock").read_text()
     if "No solution found" in done.stderr:
-        raise Conflict(done.stderr.strip())
-    raise Failure(f"uv could not resolve the packages:\n{done.stderr.strip()}")
+        raise ConflictError(done.stderr.strip())
+    raise OperationError(f"uv could not resolve the packages:\n{done.stderr.strip()}")
 
 
 def resolve(lock: Lock, upgrade: bool = False) -> dict[Path, str]:
@@ -297,7 +300,7 @@ def resolve(lock: Lock, upgrade: bool = False) -> dict[Path, str]:
     previous = target.read_text() if target.exists() and not upgrade else ""
     try:
         text = _compile(lock, lock.sources, constraints, previous)
-    except Conflict as conflict:
+    except ConflictError as conflict:
         raise UserError(_explain(lock, constraints, conflict)) from None
     text = f"# Made by `comfyeks custom-nodes` from inputs with sha256 {_fingerprint(lock, constraints)}\n{text}"
     return {target: text, requirements_file("comfyui.cpu.lock"): cpu_lock(text, lock)}
@@ -339,13 +342,13 @@ def versions(text: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9][\w.-]*)==([^\s;\\]+)", text, re.MULTILINE))
 
 
-def _explain(lock: Lock, constraints: str, conflict: Conflict) -> str:
+def _explain(lock: Lock, constraints: str, conflict: ConflictError) -> str:
     """Who cannot live with whom: the smallest set of sources that is still in conflict, and the lines it is about."""
 
-    def clash(sources: Sequence[Source], pins: str) -> Conflict | None:
+    def clash(sources: Sequence[Source], pins: str) -> ConflictError | None:
         try:
             _compile(lock, sources, pins, "")
-        except Conflict as found:
+        except ConflictError as found:
             return found
         return None
 
@@ -495,5 +498,5 @@ def check(
         if resolve(lock)[path] != text:
             wrong.append(f"{_shown(path)} does not resolve to itself: it was edited, or the index lost a release")
     if wrong:
-        raise Failure("; ".join(wrong) + ": comfyeks custom-nodes update")
+        raise OperationError("; ".join(wrong) + ": comfyeks custom-nodes update")
     out.print(f"{lock.comfyui}, {len(lock.nodes)} nodes, {len(versions(text))} packages", highlight=False)

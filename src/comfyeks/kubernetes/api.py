@@ -18,7 +18,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 
 Object = dict[str, Any]
 
@@ -41,11 +41,11 @@ _GROUPS = {
 }
 
 
-class Unreachable(Failure):
+class UnreachableError(OperationError):
     """The API server is not there, or does not answer in time."""
 
 
-class Refused(Failure):
+class RefusedError(OperationError):
     """The API server refused. `message` is its own."""
 
     def __init__(self, text: str, message: str) -> None:
@@ -53,19 +53,19 @@ class Refused(Failure):
         self.message = message
 
 
-class NotFound(Refused):
+class NotFoundError(RefusedError):
     """There is no such object, or no such kind."""
 
 
-class Conflict(Refused):
+class ConflictError(RefusedError):
     """It is there already, or somebody has changed it."""
 
 
-_REFUSALS = {404: NotFound, 409: Conflict}
+_REFUSALS = {404: NotFoundError, 409: ConflictError}
 
 
 class Cluster:
-    """The API server behind a kubectl context. Every method raises Unreachable or Refused, unless it says otherwise."""
+    """The API server behind a kubectl context. Every method raises UnreachableError or RefusedError, unless it says otherwise."""
 
     def __init__(self, context: str | None = None, kubeconfig: Path | None = None) -> None:
         """`context`: None for the current one. `kubeconfig`: instead of the user's, of a cluster on this machine.
@@ -86,7 +86,7 @@ class Cluster:
         """The object or list at an API path such as /api/v1/nodes; None when there is none, or no such kind."""
         try:
             return dict(json.loads(self.request("GET", path)))
-        except NotFound:
+        except NotFoundError:
             return None
 
     def list(self, path: str) -> list[Object]:
@@ -94,11 +94,11 @@ class Cluster:
         return list((self.get(path) or {}).get("items", []))
 
     def post(self, path: str, body: Object) -> Object:
-        """Make an object. Raises Conflict when it is there already."""
+        """Make an object. Raises ConflictError when it is there already."""
         return dict(json.loads(self.request("POST", path, body)))
 
     def patch(self, path: str, body: Mapping[str, Any], kind: str = MERGE) -> Object:
-        """Change an object by a merge patch, or by another `kind` of patch. Raises NotFound."""
+        """Change an object by a merge patch, or by another `kind` of patch. Raises NotFoundError."""
         return dict(json.loads(self.request("PATCH", path, body, kind)))
 
     def delete(self, path: str, grace_seconds: int | None = None) -> bool:
@@ -106,12 +106,12 @@ class Cluster:
         grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         try:
             self.request("DELETE", path, {"propagationPolicy": "Background", **grace})
-        except NotFound:
+        except NotFoundError:
             return False
         return True
 
     def log(self, namespace: str, pod: str, container: str, lines: int) -> str:
-        """The last lines that a container wrote. Raises Refused also when its node does not hand them out."""
+        """The last lines that a container wrote. Raises RefusedError also when its node does not hand them out."""
         path = f"{path_of('Pod', namespace, pod)}/log?container={container}&tailLines={lines}"
         return self.request("GET", path)
 
@@ -139,12 +139,12 @@ class Cluster:
             content: bytes = answer.read()
         except (HTTPError, OSError) as error:
             why = getattr(error, "reason", None) or error  # without the request that was tried again
-            raise Unreachable(f"the Kubernetes API of {self.where} does not answer: {why}") from error
+            raise UnreachableError(f"the Kubernetes API of {self.where} does not answer: {why}") from error
         except ApiException as error:  # credentials plugins fail like this
-            raise Unreachable(f"the Kubernetes API of {self.where}: {error.reason}") from error
+            raise UnreachableError(f"the Kubernetes API of {self.where}: {error.reason}") from error
         if answer.status >= 400:
             message = _message(content)
-            refusal = _REFUSALS.get(answer.status, Refused)
+            refusal = _REFUSALS.get(answer.status, RefusedError)
             raise refusal(f"{method} {resource} in {self.where}: {answer.status} {message}", message)
         return content.decode()
 
@@ -165,7 +165,7 @@ class Api:
         return self.cluster.list(f"{path_of(kind, namespace)}?{query}")
 
     def create(self, item: Object) -> Object:
-        """Raises Conflict when it is there already."""
+        """Raises ConflictError when it is there already."""
         return self.cluster.post(
             path_of(item["kind"], item["metadata"].get("namespace"), None, item["apiVersion"]), item
         )
@@ -180,7 +180,7 @@ class Api:
     def patch(
         self, kind: str, namespace: str | None, name: str, body: Mapping[str, Any], subresource: str | None = None
     ) -> Object:
-        """Merge patch. Raises NotFound."""
+        """Merge patch. Raises NotFoundError."""
         return self.cluster.patch(path_of(kind, namespace, name) + (f"/{subresource}" if subresource else ""), body)
 
     def delete(self, kind: str, namespace: str | None, name: str, grace_seconds: int | None = None) -> bool:

@@ -15,7 +15,7 @@ import yaml
 
 from comfyeks import tools
 from comfyeks.console import note
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.kubernetes.api import Api, Cluster, condition
 from comfyeks.paths import REPO_ROOT
 
@@ -54,7 +54,7 @@ class Release:
 
 
 class Helm:
-    """helm on one kubectl context. `log` gets what it prints. Methods raise Failure with helm's own words."""
+    """helm on one kubectl context. `log` gets what it prints. Methods raise OperationError with helm's own words."""
 
     def __init__(self, context: str, log: Path, pass_fds: Sequence[int] = ()) -> None:
         self._context = context
@@ -155,7 +155,7 @@ class Helm:
             log.write(f"$ helm {shlex.join(words)}\n{done.stderr}\n")
         if done.returncode:
             said = " ".join((done.stderr.strip() or done.stdout.strip()).split())
-            raise Failure(f"`helm {shlex.join(words[:3])}` failed: {said}")
+            raise OperationError(f"`helm {shlex.join(words[:3])}` failed: {said}")
         return done.stdout
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from comfyeks.aws_account import find_cluster
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 
 
 def read(env: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -78,12 +78,12 @@ def existing_context(deployment: Deployment, wanted: str | None) -> str | None:
 
 
 def add_context(deployment: Deployment) -> str:
-    """Add the cluster to the kubeconfig, as its current context. Raises Failure with the AWS CLI's message."""
+    """Add the cluster to the kubeconfig, as its current context. Raises OperationError with the AWS CLI's message."""
     argv = ["aws", "eks", "update-kubeconfig", "--region", deployment.region, "--name", deployment.name]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise Failure("aws is not on PATH: kubectl and helm ask it for the cluster's password") from error
+        raise OperationError("aws is not on PATH: kubectl and helm ask it for the cluster's password") from error
     if done.returncode:
-        raise Failure(f"`{' '.join(argv)}` failed: {' '.join(done.stderr.split())}")
+        raise OperationError(f"`{' '.join(argv)}` failed: {' '.join(done.stderr.split())}")
     return checked_context(None, deployment)

@@ -21,7 +21,7 @@ def check_file(path: Path, key: str, entry: Entry | None, *, allow_pickle: bool)
 
         try:
             formats.check(key, size, read, allow_pickle=allow_pickle)
-        except formats.NotAModel as error:
+        except formats.NotAModelError as error:
             raise UserError(f"{path}: {error}") from None
         if entry is None:
             return

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from comfyeks import deployment
 from comfyeks.console import note, plain
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.models import catalogue, checks, layout, pull_command, status
 from comfyeks.models.store import ModelStore, open_store, target_key
 from comfyeks.models.transfer import CONNECTIONS
@@ -132,7 +132,9 @@ def add(
         checks.check_file(path, key, None if force else known.at(key), allow_pickle=allow_pickle)
     store = open_store(bucket, project, region)
     if not force and (present := [key for key in keys if store.size(key) is not None]):
-        raise Failure(f"{', '.join(present)} in {store.bucket} already: nothing was uploaded. --force replaces them.")
+        raise OperationError(
+            f"{', '.join(present)} in {store.bucket} already: nothing was uploaded. --force replaces them."
+        )
     for notice in sorted({text for key in keys if (text := layout.folder_notice(key)) is not None}):
         note(f"note: {notice}")
     with transfer_bars() as progress:
@@ -197,7 +199,7 @@ def remove(
             raise UserError("models rm asks before it deletes; without a terminal, say --yes")
         total = decimal(sum(sizes[key] for key in set(keys)))
         if not typer.confirm(f"Delete {', '.join(keys)} ({total}) from {store.bucket} and all nodes?", err=True):
-            raise Failure("nothing was deleted")
+            raise OperationError("nothing was deleted")
     store.delete(sorted(set(keys)))
     for key in sorted(set(keys)):
         sys.stdout.write(f"{key}\n")
@@ -222,7 +224,7 @@ def show_status(
     else:
         _print_nodes(nodes)
     if behind := [node.node for node in nodes if not node.converged]:
-        raise Failure(f"not up to date: {', '.join(behind)}")
+        raise OperationError(f"not up to date: {', '.join(behind)}")
 
 
 @app.command("verify")
@@ -248,7 +250,7 @@ def verify_models(
             table.add_row(node, plain(run_id or "no answer"))
         _print_table(table)
     if silent := [node for node, run_id in runs.items() if run_id is None]:
-        raise Failure(f"no answer: {', '.join(silent)}")
+        raise OperationError(f"no answer: {', '.join(silent)}")
 
 
 def _print_nodes(nodes: list[status.NodeStatus]) -> None:

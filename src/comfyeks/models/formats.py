@@ -18,25 +18,25 @@ _SNIFF = 512
 Read = Callable[[int, int], bytes | bytearray]
 
 
-class NotAModel(Exception):
+class NotAModelError(Exception):
     """In one clause, for a person: what the file is instead."""
 
 
 def check(name: str, size: int, read: Read, *, allow_pickle: bool = False) -> None:
-    """Raise NotAModel when a file of `size` bytes called `name` is not what that name promises."""
+    """Raise NotAModelError when a file of `size` bytes called `name` is not what that name promises."""
     suffix = PurePosixPath(name).suffix.lower()
     start = bytes(read(0, min(size, _SNIFF)))
     if not start:
-        raise NotAModel("is empty")
+        raise NotAModelError("is empty")
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        raise NotAModel("is a web page, not a model")
+        raise NotAModelError("is a web page, not a model")
     if text.startswith(b"version https://git-lfs"):
-        raise NotAModel("is a Git LFS pointer, not the file it points to")
+        raise NotAModelError("is a Git LFS pointer, not the file it points to")
     if suffix in SAFETENSORS:
         _check_safetensors(size, read)
     elif not allow_pickle and (suffix in PICKLES or _is_pickle(start)):
-        raise NotAModel(
+        raise NotAModelError(
             "is in a pickle format, which can run any code on the GPU nodes when it is loaded; "
             "--allow-pickle takes it from a source that you trust"
         )
@@ -49,14 +49,14 @@ def _is_pickle(start: bytes) -> bool:
 
 def _check_safetensors(size: int, read: Read) -> None:
     if size < 8:
-        raise NotAModel(f"has {size} bytes, too few for a safetensors file")
+        raise NotAModelError(f"has {size} bytes, too few for a safetensors file")
     (length,) = struct.unpack("<Q", read(0, 8))
     if not 2 <= length <= min(_MAX_HEADER, size - 8):
-        raise NotAModel(f"is no safetensors file, or cut short: its header claims {length} of {size} bytes")
+        raise NotAModelError(f"is no safetensors file, or cut short: its header claims {length} of {size} bytes")
     try:
         header: dict[str, Any] = json.loads(read(8, 8 + length))
         end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise NotAModel("is no safetensors file: its header cannot be read") from None
+        raise NotAModelError("is no safetensors file: its header cannot be read") from None
     if 8 + length + end != size:
-        raise NotAModel(f"has {size} bytes, its safetensors header describes {8 + length + end}")
+        raise NotAModelError(f"has {size} bytes, its safetensors header describes {8 + length + end}")

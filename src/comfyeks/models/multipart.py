@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -64,7 +64,10 @@ class MultipartUpload:
         self._etags[number] = answer["ETag"]
 
     def complete(self, *, force: bool) -> None:
-        """Make the object appear, whole. Without `force`, not over one that is there by now: Failure, parts dropped."""
+        """Make the object appear, whole.
+
+        Without `force`, not over one that is there by now: OperationError, parts dropped.
+        """
         parts = [{"PartNumber": number, "ETag": self._etags[number]} for number in sorted(self._etags)]
         try:
             self._s3.complete_multipart_upload(
@@ -77,7 +80,7 @@ class MultipartUpload:
         except ClientError as error:
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
                 self.abort()
-                raise Failure(f"{self.key} exists in {self.bucket} already; --force replaces it") from error
+                raise OperationError(f"{self.key} exists in {self.bucket} already; --force replaces it") from error
             raise
 
     def abort(self) -> None:

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from comfyeks import deployment, workflow
 from comfyeks.console import note
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.models import layout
 from comfyeks.models.catalogue import Catalogue, Entry
 from comfyeks.models.references import references
@@ -100,20 +100,20 @@ def run(
 ) -> None:
     """Pull them all, whatever happens to one of them; `on_key` is told each key that is in the bucket then.
 
-    Raises Failure naming what did not work; KeyboardInterrupt goes through.
+    Raises OperationError naming what did not work; KeyboardInterrupt goes through.
     """
     store = open_store(bucket, project, region)
     tokens = Tokens(os.environ, lambda: {} if bucket is not None else _stored_tokens(project, region))
     for notice in sorted({text for one in wanted if (text := layout.folder_notice(f"{one.folder}/x")) is not None}):
         note(f"note: {notice}")
-    failures: list[Failure] = []
+    failures: list[OperationError] = []
     with transfer_bars() as bars:
         for one in wanted:
             task = bars.add_task(f"{one.folder}/{one.name or '…'}", total=None)
             progress = Progress(lambda size, task=task: bars.update(task, total=size), partial(bars.advance, task))  # type: ignore[misc]
             try:
                 done = pull(store, one, tokens, force=force, connections=connections, progress=progress)
-            except Failure as error:
+            except OperationError as error:
                 bars.remove_task(task)
                 failures.append(error)
                 note(f"failed: {error}")
@@ -130,11 +130,16 @@ def run(
                 note(f"{done.key}: sha256 {done.sha256}")
             on_key(done.key)
     if failures:
-        raise Failure(str(failures[0]) if len(wanted) == 1 else f"{len(failures)} of {len(wanted)} were not pulled")
+        raise OperationError(
+            str(failures[0]) if len(wanted) == 1 else f"{len(failures)} of {len(wanted)} were not pulled"
+        )
 
 
 def _stored_tokens(project: str | None, region: str | None) -> Mapping[str, str]:
-    """Host → token, from the deployment's secret; nothing when there is none. Raises Failure when it cannot be read."""
+    """Host → token, from the deployment's secret; nothing when there is none.
+
+    Raises OperationError when it cannot be read.
+    """
     target = deployment.current(project, region)
     name = target.model_tokens_secret
     try:
@@ -145,13 +150,15 @@ def _stored_tokens(project: str | None, region: str | None) -> Mapping[str, str]
         code = error.response["Error"]["Code"]
         if code == "ResourceNotFoundException":
             return {}
-        raise Failure(f"the secret {name} cannot be read: {code}") from error
+        raise OperationError(f"the secret {name} cannot be read: {code}") from error
     except BotoCoreError as error:
-        raise Failure(f"the secret {name} cannot be read: {error}") from error
+        raise OperationError(f"the secret {name} cannot be read: {error}") from error
     try:
         tokens = json.loads(secret)
     except ValueError:
         tokens = None
     if not isinstance(tokens, dict) or not all(isinstance(value, str) for value in tokens.values()):
-        raise Failure(f'the secret {name} must be a JSON object of hosts and tokens, like {{"huggingface.co": "hf_…"}}')
+        raise OperationError(
+            f'the secret {name} must be a JSON object of hosts and tokens, like {{"huggingface.co": "hf_…"}}'
+        )
     return tokens

@@ -21,7 +21,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 TOKEN_VARIABLES = {"huggingface.co": "HF_TOKEN", "civitai.com": "CIVITAI_TOKEN"}
 _TIMEOUT = (10.0, 60.0)  # to connect, to the next byte
@@ -79,7 +79,7 @@ class _Bearer(requests.auth.AuthBase):
 class Source:
     """One file at a URL. `stop` ends reads and pauses in other threads at once.
 
-    Raises Failure, in words, for whatever keeps the file from being had; `retry_pause` is the first pause in seconds.
+    Raises OperationError naming whatever keeps the file from being read; `retry_pause` is the first pause in seconds.
     """
 
     def __init__(self, url: str, tokens: Tokens, *, connections: int = 1, retry_pause: float = 0.5) -> None:
@@ -118,7 +118,7 @@ class Source:
         while at < stop:
             if failures:
                 if failures == _ATTEMPTS:
-                    raise Failure(f"{self.shown}: {problem}; gave up after {_ATTEMPTS} attempts at byte {at}")
+                    raise OperationError(f"{self.shown}: {problem}; gave up after {_ATTEMPTS} attempts at byte {at}")
                 self._pause(failures)
             failures += 1
             try:
@@ -128,7 +128,7 @@ class Source:
                         failures = 0
                         yield chunk
                 problem = f"the connection ended at byte {at} of {stop}"
-            except _Passing as error:
+            except _TransientError as error:
                 problem = str(error)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 problem = f"the connection broke ({type(error).__name__})"
@@ -139,7 +139,7 @@ class Source:
         left = stop - start
         while left > 0:
             if self.stop.is_set():
-                raise Failure("stopped")
+                raise OperationError("stopped")
             chunk: bytes = response.raw.read(min(_CHUNK, skip or left), decode_content=False)
             if not chunk:
                 return
@@ -157,11 +157,11 @@ class Source:
             try:
                 with self._get(0, 1) as response:
                     return _facts(response, self.url)
-            except _Passing as error:
+            except _TransientError as error:
                 problem = str(error)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 problem = f"no connection ({type(error).__name__})"
-        raise Failure(f"{self.shown}: {problem}; gave up after {_ATTEMPTS} attempts")
+        raise OperationError(f"{self.shown}: {problem}; gave up after {_ATTEMPTS} attempts")
 
     def _get(self, start: int, stop: int) -> requests.Response:
         """A response whose body begins at `start`, or at 0 when the server has no ranges."""
@@ -199,25 +199,25 @@ class Source:
     def _check(self, response: requests.Response, start: int) -> None:
         status = response.status_code
         if self._secure and urlsplit(response.url).scheme != "https":
-            raise Failure(f"{self.shown}: redirects to an address without TLS")
+            raise OperationError(f"{self.shown}: redirects to an address without TLS")
         if status in _PASSING:
             with contextlib.suppress(ValueError):
                 self._pause_seconds(float(response.headers.get("Retry-After", "")))
-            raise _Passing(f"answers {status} {response.reason}")
+            raise _TransientError(f"answers {status} {response.reason}")
         if status in (401, 403):
-            raise Failure(f"{self.shown}: answers {status}: {self._about_tokens()}")
+            raise OperationError(f"{self.shown}: answers {status}: {self._about_tokens()}")
         if status not in (200, 206):
-            raise Failure(f"{self.shown}: answers {status} {response.reason}")
+            raise OperationError(f"{self.shown}: answers {status} {response.reason}")
         if response.headers.get("Content-Type", "").partition(";")[0].strip().lower().endswith("html"):
-            raise Failure(f"{self.shown}: answers with a web page, not a file{self._signed_out(response)}")
+            raise OperationError(f"{self.shown}: answers with a web page, not a file{self._signed_out(response)}")
         facts = getattr(self, "facts", None)
         if facts is None:
             return
         now = _facts(response, self.url)
         if (now.size, now.etag) != (facts.size, facts.etag) and None not in (now.size, now.etag):
-            raise Failure(f"{self.shown}: the file changed at its source meanwhile")
+            raise OperationError(f"{self.shown}: the file changed at its source meanwhile")
         if start and facts.ranges and status != 206:
-            raise _Passing("answered with the whole file instead of a range")
+            raise _TransientError("answered with the whole file instead of a range")
 
     def _about_tokens(self) -> str:
         variable = TOKEN_VARIABLES.get(self._host)
@@ -235,10 +235,10 @@ class Source:
 
     def _pause_seconds(self, seconds: float) -> None:
         if self.stop.wait(min(seconds, _MAX_PAUSE)):
-            raise Failure("stopped")
+            raise OperationError("stopped")
 
 
-class _Passing(Exception):
+class _TransientError(Exception):
     """A failure that another attempt may not meet."""
 
 

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.filesize import decimal
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.models.store import Model
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def collect(
     """The status of every node of the deployment, those that do not answer within `wait` seconds included.
 
     A node is converged when it is idle, misses nothing, has no reason to leave anything out, and accounts for as many
-    objects and bytes as `models`, the listing of the bucket, has. Raises Failure when EC2 or SSM refuse.
+    objects and bytes as `models`, the listing of the bucket, has. Raises OperationError when EC2 or SSM refuse.
     """
     return [_status(instance, answer, models) for instance, answer in _asked(session, deployment, "status", wait)]
 
@@ -73,7 +73,7 @@ def collect(
 def verify(session: boto3.Session, deployment: Deployment, wait: float = 20.0) -> dict[str, str | None]:
     """Asks every node to read all its files and replace what differs; the id of that run by node, None for no answer.
 
-    What came of it is in the `verified` of a later `collect`. Raises Failure when EC2 or SSM refuse.
+    What came of it is in the `verified` of a later `collect`. Raises OperationError when EC2 or SSM refuse.
     """
     asked = _asked(session, deployment, "verify", wait)
     return {instance["InstanceId"]: (_report(answer) or {}).get("run_id") for instance, answer in asked}
@@ -89,9 +89,9 @@ def _asked(
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         hint = " Has 'make infra' run?" if code == "InvalidDocument" else ""
-        raise Failure(f"cannot ask the nodes: {code}: {message.rstrip('.')}.{hint}") from error
+        raise OperationError(f"cannot ask the nodes: {code}: {message.rstrip('.')}.{hint}") from error
     except BotoCoreError as error:
-        raise Failure(f"cannot ask the nodes: {error}") from error
+        raise OperationError(f"cannot ask the nodes: {error}") from error
     return [(instance, answers.get(node)) for node, instance in sorted(instances.items())]
 
 

@@ -15,7 +15,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks import deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.models import layout
 from comfyeks.models.multipart import MultipartUpload
 
@@ -49,7 +49,10 @@ class ModelStore:
         self._s3: S3Client = session.client("s3")
 
     def models(self) -> list[Model]:
-        """Every object, by key; what the nodes ignore says why. Raises Failure when the bucket cannot be listed."""
+        """Every object, by key; what the nodes ignore says why.
+
+        Raises OperationError when the bucket cannot be listed.
+        """
         with self.errors("list"):
             found = [
                 Model(item["Key"], item["Size"], item["LastModified"], _ignored(item["Key"], item.get("StorageClass")))
@@ -84,7 +87,7 @@ class ModelStore:
         Without `force` S3 itself refuses when the key exists by the time the upload completes, whoever made it; the
         parts are then discarded. `on_bytes` is told of bytes as they are sent, from several threads.
 
-        Raises Failure, also for a key that exists.
+        Raises OperationError, also for a key that exists.
         """
         client: S3Client = self._session.client("s3")
         if not force:
@@ -96,11 +99,11 @@ class ModelStore:
             except S3UploadFailedError as error:
                 cause = error.__cause__ or error.__context__
                 if isinstance(cause, ClientError) and _status(cause) in (409, 412):
-                    raise Failure(f"{key} exists in {self.bucket} already; --force replaces it") from error
-                raise Failure(str(error)) from error
+                    raise OperationError(f"{key} exists in {self.bucket} already; --force replaces it") from error
+                raise OperationError(str(error)) from error
 
     def delete(self, keys: list[str]) -> None:
-        """Delete objects; raises Failure naming those that S3 kept."""
+        """Delete objects; raises OperationError naming those that S3 kept."""
         kept = []
         with self.errors("delete from"):
             for start in range(0, len(keys), _DELETE_BATCH):
@@ -110,11 +113,11 @@ class ModelStore:
                 )
                 kept += [f"{item.get('Key')} ({item.get('Message')})" for item in answer.get("Errors", [])]
         if kept:
-            raise Failure(f"not deleted: {', '.join(kept)}")
+            raise OperationError(f"not deleted: {', '.join(kept)}")
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
-        """AWS's refusals inside as Failure (`cannot <doing> <bucket>`), a bucket that is not there as UserError."""
+        """What AWS refuses inside becomes OperationError (`cannot <doing> <bucket>`), a missing bucket UserError."""
         try:
             yield
         except ClientError as error:
@@ -123,11 +126,11 @@ class ModelStore:
                 raise UserError(
                     f"there is no bucket {self.bucket}: wrong --project or --region, or 'make infra' has not run"
                 ) from error
-            raise Failure(
+            raise OperationError(
                 f"cannot {doing} {self.bucket}: {code}: {error.response['Error'].get('Message', '')}"
             ) from error
         except BotoCoreError as error:
-            raise Failure(f"cannot {doing} {self.bucket}: {error}") from error
+            raise OperationError(f"cannot {doing} {self.bucket}: {error}") from error
 
 
 def open_store(bucket: str | None, project: str | None, region: str | None) -> ModelStore:

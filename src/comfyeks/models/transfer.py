@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.models import formats, layout
 from comfyeks.models.multipart import MultipartUpload
 from comfyeks.models.sources import Source, Tokens
@@ -67,7 +67,7 @@ def pull(
 ) -> Pulled:
     """Bring one model into the bucket. What is there already, with the size it must have, is left as it is.
 
-    Raises Failure: the source refuses or breaks, the file is not what it must be, the key holds something else.
+    Raises OperationError: the source refuses or breaks, the file is not what it must be, the key holds something else.
     """
     progress = progress or Progress()
 
@@ -81,7 +81,7 @@ def pull(
     present = None if force else store.size(key)
     if present is not None:
         if wanted.size not in (None, present):
-            raise Failure(
+            raise OperationError(
                 f"{key} in {store.bucket} has {present} bytes, not {wanted.size}: another file. --force replaces it"
             )
         return Pulled(key, present, None)
@@ -90,15 +90,15 @@ def pull(
     expected = wanted.sha256 or source.facts.sha256
     try:
         formats.check(key, size, source.read, allow_pickle=wanted.allow_pickle)
-    except formats.NotAModel as error:
-        raise Failure(f"{source.shown}: {error}") from None
+    except formats.NotAModelError as error:
+        raise OperationError(f"{source.shown}: {error}") from None
     progress.total(size)
     with store.errors(f"write {key} to"):
         upload = store.multipart(key, size, {"sha256": expected} if expected else {})
         digest = _transfer(source, upload, connections, progress)
         if expected is not None and digest != expected:
             upload.abort()
-            raise Failure(
+            raise OperationError(
                 f"{source.shown}: its sha256 is {digest}, not {expected}: damaged, or another file. Nothing was stored"
             )
         upload.complete(force=force)
@@ -106,15 +106,15 @@ def pull(
 
 
 def _agreed_size(source: Source, wanted: Wanted) -> int:
-    """The size in bytes. Raises Failure when catalogue and source differ, before anything is read."""
+    """The size in bytes. Raises OperationError when catalogue and source differ, before anything is read."""
     said = source.facts.size
     if said is None and wanted.size is None:
-        raise Failure(f"{source.shown}: does not say how big it is; download it, then 'models add'")
+        raise OperationError(f"{source.shown}: does not say how big it is; download it, then 'models add'")
     if None not in (said, wanted.size) and said != wanted.size:
-        raise Failure(f"{source.shown}: has {said} bytes, not {wanted.size}: an error page, or another file")
+        raise OperationError(f"{source.shown}: has {said} bytes, not {wanted.size}: an error page, or another file")
     theirs = source.facts.sha256
     if None not in (theirs, wanted.sha256) and theirs != wanted.sha256:
-        raise Failure(f"{source.shown}: its host says sha256 {theirs}, it must be {wanted.sha256}: another file")
+        raise OperationError(f"{source.shown}: its host says sha256 {theirs}, it must be {wanted.sha256}: another file")
     size = said or wanted.size
     assert size is not None
     return size

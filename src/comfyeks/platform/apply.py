@@ -17,7 +17,7 @@ from comfyeks import model_events
 from comfyeks.aws_account import find_cluster
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.platform import preflight, values_files
 from comfyeks.terraform import delete_data, foreign_resources, node_files, protected_resources, state_bucket
 from comfyeks.terraform.protected_resources import Plan
@@ -37,7 +37,7 @@ def apply(
     """Bring data root and platform up, or up to date, and write the generated files; the platform's outputs.
 
     Idempotent: a run that was stopped half-way is finished by the next. What is not `given` is as in the last apply,
-    from whatever checkout. Raises UserError or Failure.
+    from whatever checkout. Raises UserError or OperationError.
     """
     remembered = SettingsStore(deployment)
     earlier = remembered.fetch(overwrite=overwrite_settings)
@@ -85,7 +85,7 @@ def write_generated(deployment: Deployment, outputs: dict[str, Any]) -> int:
 def destroy(deployment: Deployment, *, with_data: bool = False) -> None:
     """Take the platform down, Lambda function first; `with_data` also the buckets, images and Terraform's state.
 
-    Raises UserError while GPU nodes are running or somebody else uses the network, Failure when AWS refuses something.
+    Raises UserError while GPU nodes are running or somebody else uses the network, OperationError when AWS refuses.
     """
     progress = Progress()
     if not state_bucket.exists(deployment):
@@ -112,7 +112,7 @@ def destroy(deployment: Deployment, *, with_data: bool = False) -> None:
 
 
 def exists(deployment: Deployment) -> bool:
-    """Whether there is, or may be, anything of the platform. Raises Failure."""
+    """Whether there is, or may be, anything of the platform. Raises OperationError."""
     platform = Root("platform", deployment)
     platform.init()
     return not platform.is_empty() or platform.was_killed()
@@ -137,12 +137,12 @@ def _destroy_platform(root: Root, variables: list[str], progress: Progress) -> N
 
     try:
         _destroy(root, variables, progress, accept)
-    except Failure as failure:
+    except OperationError as failure:
         held = {
             vpc: foreign_resources.left(vpc, region, plan) for plan in plans for vpc in foreign_resources.networks(plan)
         }
         told = [f"still in the network {vpc}: {'; '.join(found)}" for vpc, found in held.items() if found]
-        raise Failure("\n".join([str(failure), *told])) from failure
+        raise OperationError("\n".join([str(failure), *told])) from failure
 
 
 def _destroy(
@@ -162,7 +162,7 @@ def _wait_for_data(deployment: Deployment, run: Run) -> None:
         if run.poll():
             run.check()
             if not _data_exists(deployment):
-                raise Failure(f"the data root is applied, but its buckets do not answer; full log: {run.log}")
+                raise OperationError(f"the data root is applied, but its buckets do not answer; full log: {run.log}")
             return
         time.sleep(POLL_SECONDS)
 
@@ -179,7 +179,7 @@ def _data_exists(deployment: Deployment) -> bool:
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
             return False
-        raise Failure(f"AWS did not tell whether the data root's buckets exist: {error}") from error
+        raise OperationError(f"AWS did not tell whether the data root's buckets exist: {error}") from error
     return True
 
 

@@ -26,7 +26,7 @@ def resources(root: str) -> int:
 def pending(deployment: Deployment, given: Settings) -> dict[str, str]:
     """Root → what an apply would do to it; only roots that it would change. Changes nothing in the account.
 
-    Raises UserError or Failure.
+    Raises UserError or OperationError.
     """
     new = {root: f"{resources(root)} kinds of resources to add" for root in ROOTS}
     if not state_bucket.exists(deployment):

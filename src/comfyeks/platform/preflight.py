@@ -16,14 +16,17 @@ from comfyeks.aws_account import ON_DEMAND_QUOTA, SPOT_QUOTA, SPOT_ROLE
 from comfyeks.charts import CHARTS_ROOT
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 
 QUOTAS = {"on-demand": ON_DEMAND_QUOTA, "spot": SPOT_QUOTA}
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 
 
 def check(deployment: Deployment, private_subnet_ids: Iterable[str] = ()) -> None:
-    """Note what is missing. Raises UserError when no GPU node could ever start, Failure when AWS does not answer."""
+    """Note what is missing.
+
+    Raises UserError when no GPU node could ever start, OperationError when AWS does not answer.
+    """
     pools = list(_pools(deployment.settings().karpenter_gpu))
     try:
         vcpus, zones = _offered(deployment, {kind for pool in pools for kind in pool["instanceTypes"]})
@@ -36,7 +39,7 @@ def check(deployment: Deployment, private_subnet_ids: Iterable[str] = ()) -> Non
             note(warning)
     except ClientError as error:
         if error.response["Error"]["Code"] not in DENIED:
-            raise Failure(f"the checks before the first apply failed: {error}") from error
+            raise OperationError(f"the checks before the first apply failed: {error}") from error
         note(f"not all checks before the first apply could be made, the credentials may not ask: {error}")
 
 

@@ -8,7 +8,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -25,7 +25,7 @@ DATA_BUCKETS = ("models", "inputs", "outputs")
 def empty_bucket(deployment: Deployment, kind: str) -> int:
     """Delete every object, old version and delete marker; how many there were. A missing bucket is empty.
 
-    Raises Failure naming the first object that S3 would not delete.
+    Raises OperationError naming the first object that S3 would not delete.
     """
     s3 = boto3.client("s3", region_name=deployment.region)
     bucket = deployment.bucket(kind)
@@ -42,19 +42,19 @@ def empty_bucket(deployment: Deployment, kind: str) -> int:
                 Bucket=bucket, Delete={"Objects": doomed, "Quiet": True}, ExpectedBucketOwner=deployment.account
             )
             for problem in answer.get("Errors", []):
-                raise Failure(f"s3://{bucket}/{problem.get('Key')} was not deleted: {problem.get('Message')}")
+                raise OperationError(f"s3://{bucket}/{problem.get('Key')} was not deleted: {problem.get('Message')}")
             count += len(doomed)
     except s3.exceptions.NoSuchBucket:
         return count
     except ClientError as error:
-        raise Failure(f"s3://{bucket} could not be emptied: {error}") from error
+        raise OperationError(f"s3://{bucket} could not be emptied: {error}") from error
     return count
 
 
 def empty_registry(deployment: Deployment) -> int:
     """Delete every ComfyUI image; how many there were. A missing repository is empty.
 
-    Raises Failure naming the images that ECR would not delete.
+    Raises OperationError naming the images that ECR would not delete.
     """
     ecr = boto3.client("ecr", region_name=deployment.region)
     repository = deployment.image_repository
@@ -75,11 +75,13 @@ def empty_registry(deployment: Deployment) -> int:
                 ]
             count += len(digests) - len(refused)
             if len(refused) == len(digests):
-                raise Failure(f"{len(refused)} images stay in {repository}, ECR refused them: {', '.join(refused)}")
+                raise OperationError(
+                    f"{len(refused)} images stay in {repository}, ECR refused them: {', '.join(refused)}"
+                )
     except ecr.exceptions.RepositoryNotFoundException:
         return count
     except ClientError as error:
-        raise Failure(f"the images in {repository} could not be deleted: {error}") from error
+        raise OperationError(f"the images in {repository} could not be deleted: {error}") from error
     return count
 
 
@@ -92,7 +94,7 @@ def _image_digests(ecr: ECRClient, repository: str) -> list[str]:
 
 
 def delete_state_bucket(deployment: Deployment) -> None:
-    """Delete the artifacts bucket with all that is in it. Raises Failure."""
+    """Delete the artifacts bucket with all that is in it. Raises OperationError."""
     empty_bucket(deployment, "artifacts")
     s3 = boto3.client("s3", region_name=deployment.region)
     try:
@@ -100,4 +102,4 @@ def delete_state_bucket(deployment: Deployment) -> None:
     except s3.exceptions.NoSuchBucket:
         return
     except ClientError as error:
-        raise Failure(f"s3://{deployment.bucket('artifacts')} could not be deleted: {error}") from error
+        raise OperationError(f"s3://{deployment.bucket('artifacts')} could not be deleted: {error}") from error

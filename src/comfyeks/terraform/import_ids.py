@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 Values = Mapping[str, Any]  # a resource's arguments, as planned
 ImportId = str
@@ -38,9 +38,9 @@ def _ec2(operation: str, things: str, id_name: str, *, in_vpc: bool = False, **m
 
 
 def _only(ids: list[str], what: str) -> str | None:
-    """The id of the only one; None when there is none. Raises Failure."""
+    """The id of the only one; None when there is none. Raises OperationError."""
     if len(ids) > 1:
-        raise Failure(
+        raise OperationError(
             f"there are {len(ids)} of what a killed run may have left as {what}, and nothing tells them apart: "
             f"{', '.join(sorted(ids))}. Delete all but one, then run this again"
         )

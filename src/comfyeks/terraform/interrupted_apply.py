@@ -60,7 +60,7 @@ def kind(address: str) -> str:
 def look_for(left: Collection[str], planned: Iterable[Mapping[str, Any]], region: str) -> dict[str, ImportId]:
     """Import ids of what of `left` (addresses) may exist. `planned`: `resource_changes` of a plan that would make it.
 
-    Raises Failure when there are several of something.
+    Raises OperationError when there are several of something.
     """
     found = {}
     for change in planned:

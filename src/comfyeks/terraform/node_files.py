@@ -13,7 +13,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.paths import REPO_ROOT
 
 PROGRAM = REPO_ROOT / "node" / "comfyui-model-sync"
@@ -29,7 +29,7 @@ def describe() -> NodeFiles:
 
 
 def publish(deployment: Deployment) -> NodeFiles:
-    """Put what is not there yet into the bucket; the same as `describe`. Raises Failure."""
+    """Put what is not there yet into the bucket; the same as `describe`. Raises OperationError."""
     described = describe()
     for part, path in FILES.items():
         _put(deployment, described[part]["key"], path)
@@ -49,6 +49,6 @@ def _put(deployment: Deployment, key: str, path: Path) -> None:
         )
     except ClientError as error:
         if error.response["Error"]["Code"] != "PreconditionFailed":
-            raise Failure(f"s3://{bucket}/{key} could not be written: {error}") from error
+            raise OperationError(f"s3://{bucket}/{key} could not be written: {error}") from error
     except BotoCoreError as error:
-        raise Failure(f"s3://{bucket}/{key} could not be written: {error}") from error
+        raise OperationError(f"s3://{bucket}/{key} could not be written: {error}") from error

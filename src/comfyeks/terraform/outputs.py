@@ -11,7 +11,7 @@ from comfyeks.terraform.runner import Root
 
 
 def platform(deployment: Deployment) -> dict[str, Any]:
-    """Name → value of every output of the platform root. Raises UserError when there is no platform, Failure."""
+    """Name → value of every output of the platform root. Raises UserError when there is no platform, OperationError."""
     missing = UserError(
         f"{deployment.name} is not there in account {deployment.account}, {deployment.region}: "
         "run `make infra` first, or check --project, --region and the credentials"

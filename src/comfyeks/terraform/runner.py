@@ -29,7 +29,7 @@ from botocore.exceptions import ClientError, WaiterError
 from comfyeks import tools
 from comfyeks.console import err, note
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.paths import REPO_ROOT, STATE
 from comfyeks.terraform import interrupted_apply, protected_resources, provider_mirror
 from comfyeks.terraform.protected_resources import Plan
@@ -110,7 +110,7 @@ class Run:
             where += f"\nit was ended by {how}: run this again, and what it made will be adopted"
         if blocks and all("Invalid value for variable" in block for block in blocks):
             raise UserError("\n".join(refused_variable(block) for block in blocks))
-        raise Failure("\n".join([where, *(blocks or [_tail(text)])]))
+        raise OperationError("\n".join([where, *(blocks or [_tail(text)])]))
 
     def _read(self, line: str) -> None:
         if match := _PLAN.match(line):
@@ -186,7 +186,7 @@ class Root:
         return {**provider_mirror.environment(STATE), "TF_DATA_DIR": str(self.scratch), "TF_IN_AUTOMATION": "1"}
 
     def init(self) -> None:
-        """Prepare provider and backend. Raises Failure with Terraform's error."""
+        """Prepare provider and backend. Raises OperationError with Terraform's error."""
         backend = {
             "bucket": self.deployment.bucket("artifacts"),
             "key": self.state_key,
@@ -222,7 +222,7 @@ class Root:
     def preview(self, variables: list[str]) -> str | None:
         """What an apply would do, as "3 to add, 1 to change, 0 to destroy"; None for nothing. Takes no lock.
 
-        Needs `init`. Raises Failure with Terraform's error.
+        Needs `init`. Raises OperationError with Terraform's error.
         """
         answer = self._quick("plan", "-input=false", "-no-color", "-lock=false", *variables)
         match = re.search(_PLAN.pattern, answer, re.MULTILINE)
@@ -238,7 +238,7 @@ class Root:
 
         `variables` are arguments (`-var-file=…`). It is planned first; `accept` sees the plan and raises to stop there,
         and exactly that plan is applied. Waits for an earlier run of this user that was left alone; takes away the
-        state lock of one that died, and adopts what it left. Raises UserError or Failure.
+        state lock of one that died, and adopts what it left. Raises UserError or OperationError.
         """
         log = self._log(verb)
         with self._alone(log, variables, progress) as lock:
@@ -265,7 +265,7 @@ class Root:
                     lock.truncate(0)
 
     def recover(self, variables: list[str], progress: Progress) -> None:
-        """Bring into the state what a killed run left, as `start` does before anything else. Raises Failure."""
+        """Bring into the state what a killed run left, as `start` does before anything else. Raises OperationError."""
         with self._alone(self._log("recover"), variables, progress) as lock:
             lock.truncate(0)
 
@@ -318,17 +318,20 @@ class Root:
             return
         # Some are made anew: an import does not know all arguments. Not so what holds others.
         if lost := protected_resources.protected(plan):
-            raise Failure(f"what a killed run left could not be adopted: {', '.join(lost)} would be replaced")
+            raise OperationError(f"what a killed run left could not be adopted: {', '.join(lost)} would be replaced")
         folder = interrupted_apply.folder(self.folder, self._adoption)
         if self._spawn(["apply", str(self._plan_file)], log, lock, folder).wait() != 0:
-            raise Failure(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
+            raise OperationError(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
         self._await(adopted)
         progress.say(self.name, f"adopted {len(adopted)} resources; which: {log}")
 
     def _plan_imports(
         self, wanted: dict[str, str], variables: list[str], lock: IO[str], *, targeted: bool
     ) -> tuple[dict[str, str], Plan]:
-        """A plan that imports what of `wanted` (address → import id) is there, and which these are. Raises Failure."""
+        """A plan that imports what of `wanted` (address → import id) is there, and which these are.
+
+        Raises OperationError.
+        """
         while True:
             folder = interrupted_apply.write_shadow(self.folder, self._adoption, wanted)
             log = self._log("adopt-plan")
@@ -338,13 +341,13 @@ class Root:
                 return wanted, json.loads(self._quick("show", "-json", str(self._plan_file)))
             refused = interrupted_apply.refused(log.read_text(errors="replace")) & wanted.keys()
             if not refused:
-                raise Failure(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
+                raise OperationError(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
             wanted = {address: name for address, name in wanted.items() if address not in refused}
 
     def _forget_what_is_gone(self, variables: list[str], lock: IO[str], log: Path) -> None:
-        """Take out of the state what is not there any more. Raises Failure."""
+        """Take out of the state what is not there any more. Raises OperationError."""
         if self._spawn(["apply", "-refresh-only", "-auto-approve", *variables], log, lock).wait() != 0:
-            raise Failure(
+            raise OperationError(
                 f"what a killed run was about to replace could not be read: Terraform failed; full log: {log}"
             )
 
@@ -352,7 +355,7 @@ class Root:
         try:
             interrupted_apply.wait(adopted, self.deployment.region)
         except WaiterError as error:
-            raise Failure(f"something that a killed run left does not come up: {error}") from error
+            raise OperationError(f"something that a killed run left does not come up: {error}") from error
 
     @contextmanager
     def _alone(self, log: Path, variables: list[str], progress: Progress) -> Iterator[IO[str]]:
@@ -397,7 +400,7 @@ class Root:
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
                 return
-            raise Failure(f"the state lock of the {self.name} root could not be read: {error}") from error
+            raise OperationError(f"the state lock of the {self.name} root could not be read: {error}") from error
         info = json.loads(answer["Body"].read())
         created = _lock_time(info["Created"])
         ours = info["Who"] == f"{getuser()}@{socket.gethostname()}"
@@ -410,7 +413,7 @@ class Root:
                 return
 
     def _quick(self, verb: str, *arguments: str) -> str:
-        """Run a command that takes seconds; its stdout. Raises Failure."""
+        """Run a command that takes seconds; its stdout. Raises OperationError."""
         argv = [str(tools.terraform()), f"-chdir={self.folder}", verb, *arguments]
         self.scratch.mkdir(parents=True, exist_ok=True)
         answer = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
@@ -418,7 +421,9 @@ class Root:
             log = self._log(verb)
             log.write_text(answer.stdout + answer.stderr)
             blocks = error_blocks(answer.stderr) or [_tail(answer.stderr)]
-            raise Failure("\n".join([f"terraform {verb} of the {self.name} root failed; full log: {log}", *blocks]))
+            raise OperationError(
+                "\n".join([f"terraform {verb} of the {self.name} root failed; full log: {log}", *blocks])
+            )
         return answer.stdout
 
     def _log(self, verb: str) -> Path:

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.files import write_atomically
 from comfyeks.terraform import state_bucket
 from comfyeks.terraform.variables import Settings
@@ -30,7 +30,7 @@ FILE, FLAGS = "settings/settings.yaml", "settings/flags.json"
 
 @dataclass(frozen=True)
 class SettingsStore:
-    """What is stored of one deployment. Every method raises Failure when S3 does not answer."""
+    """What is stored of one deployment. Every method raises OperationError when S3 does not answer."""
 
     deployment: Deployment
 
@@ -84,7 +84,7 @@ class SettingsStore:
         except ClientError as error:
             if error.response["Error"]["Code"] == "NoSuchKey":
                 return None
-            raise Failure(f"s3://{self._bucket}/{key} could not be read: {error}") from error
+            raise OperationError(f"s3://{self._bucket}/{key} could not be read: {error}") from error
 
     def _write(self, key: str, content: bytes) -> None:
         if self._read(key) == content:  # every write is one more old version
@@ -92,7 +92,7 @@ class SettingsStore:
         try:
             self._s3.put_object(Bucket=self._bucket, Key=key, Body=content, ExpectedBucketOwner=self.deployment.account)
         except ClientError as error:
-            raise Failure(f"s3://{self._bucket}/{key} could not be written: {error}") from error
+            raise OperationError(f"s3://{self._bucket}/{key} could not be written: {error}") from error
 
     # Per bucket: the folder of a deployment does not tell two accounts or regions apart.
 

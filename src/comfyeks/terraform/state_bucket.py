@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -22,7 +22,10 @@ ACCESS_LOG_DAYS = 90
 
 
 def exists(deployment: Deployment) -> bool:
-    """Whether the bucket is there. Raises Failure when the name is taken by another account, or S3 does not answer."""
+    """Whether the bucket is there.
+
+    Raises OperationError when the name is taken by another account, or S3 does not answer.
+    """
     s3 = boto3.client("s3", region_name=deployment.region)
     name = deployment.bucket("artifacts")
     try:
@@ -32,16 +35,16 @@ def exists(deployment: Deployment) -> bool:
         if status == 404:
             return False
         if status == 403:
-            raise Failure(
+            raise OperationError(
                 f"s3://{name} exists, but not for account {deployment.account}: either the credentials may not read it "
                 "(s3:ListBucket), or somebody else took the name; then use another project name"
             ) from error
-        raise Failure(f"S3 did not tell whether s3://{name} exists: {error}") from error
+        raise OperationError(f"S3 did not tell whether s3://{name} exists: {error}") from error
     return True
 
 
 def ensure(deployment: Deployment) -> None:
-    """Make the bucket, or bring an existing one back to the safe settings. Raises Failure."""
+    """Make the bucket, or bring an existing one back to the safe settings. Raises OperationError."""
     s3 = boto3.client("s3", region_name=deployment.region)
     name = deployment.bucket("artifacts")
     try:
@@ -50,7 +53,7 @@ def ensure(deployment: Deployment) -> None:
             note(f"made s3://{name} for Terraform's state and the node program")
         _secure(s3, deployment, name)
     except ClientError as error:
-        raise Failure(f"s3://{name} could not be set up: {error}") from error
+        raise OperationError(f"s3://{name} could not be set up: {error}") from error
 
 
 def _create(s3: S3Client, deployment: Deployment, name: str) -> None:

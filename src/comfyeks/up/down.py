@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from comfyeks.aws_account import find_cluster
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.kubernetes import addons, kubeconfig
 from comfyeks.kubernetes.helm import Release
 from comfyeks.platform import apply as platform_apply
@@ -101,12 +101,12 @@ def aws(work: Down) -> None:
 
 
 def verify(work: Down) -> None:
-    """Raises Failure naming what is still paid for."""
+    """Raises OperationError naming what is still paid for."""
     for what in remaining_resources.kept(work.deployment):
         note(f"kept: {what}")
     found = remaining_resources.billable(work.deployment)
     if found:
-        raise Failure(
+        raise OperationError(
             f"still there, and paid for: {'; '.join(found)}. Run `comfyeks down` again, or remove them by hand"
         )
     note("nothing else that is paid for is left")
@@ -121,12 +121,12 @@ def _names(work: Down, path: str) -> list[str]:
 
 
 def _wait(what: str, left: Callable[[], list[str]]) -> None:
-    """Until nothing is left. Raises Failure naming what is."""
+    """Until nothing is left. Raises OperationError naming what is."""
     begun = spoke = time.monotonic()
     while found := left():
         now = time.monotonic()
         if now - begun > GONE_SECONDS:
-            raise Failure(f"{what} are still there after {GONE_SECONDS // 60} minutes: {', '.join(found[:5])}")
+            raise OperationError(f"{what} are still there after {GONE_SECONDS // 60} minutes: {', '.join(found[:5])}")
         if now - spoke >= SAY_SECONDS:
             note(f"waiting for the end of {len(found)} {what}: {', '.join(found[:5])}")
             spoke = now

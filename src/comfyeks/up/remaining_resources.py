@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from comfyeks.aws_account import find_cluster
 from comfyeks.deployment import BUCKET_KINDS, Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 _LIVE = ["pending", "running", "stopping", "stopped"]
 
@@ -22,7 +22,7 @@ def gpu_nodes(deployment: Deployment) -> list[str]:
 
 
 def billable(deployment: Deployment) -> list[str]:
-    """What costs money and is not data, as `kind id`. Raises Failure when AWS does not tell."""
+    """What costs money and is not data, as `kind id`. Raises OperationError when AWS does not tell."""
     checks = (
         _clusters,
         _all_instances,
@@ -39,7 +39,7 @@ def billable(deployment: Deployment) -> list[str]:
         with ThreadPoolExecutor() as pool:
             return [found for answer in pool.map(lambda check: list(check(deployment)), checks) for found in answer]
     except ClientError as error:
-        raise Failure(f"AWS did not tell what is left: {error}") from error
+        raise OperationError(f"AWS did not tell what is left: {error}") from error
 
 
 def kept(deployment: Deployment) -> list[str]:
@@ -53,7 +53,7 @@ def kept(deployment: Deployment) -> list[str]:
             found.append(f"s3://{deployment.bucket(kind)}")
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-                raise Failure(f"S3 did not tell whether {deployment.bucket(kind)} exists: {error}") from error
+                raise OperationError(f"S3 did not tell whether {deployment.bucket(kind)} exists: {error}") from error
     try:
         ecr.describe_repositories(repositoryNames=[deployment.image_repository])
         found.append(f"ECR repository {deployment.image_repository}")

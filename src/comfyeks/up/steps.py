@@ -8,7 +8,7 @@ from comfyeks import model_events
 from comfyeks.console import note, out
 from comfyeks.doctor import cli as doctor
 from comfyeks.doctor.pods import explained
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.findings import ERROR, WARNING, Finding
 from comfyeks.image import build as image_build
 from comfyeks.kubernetes import addons, kubeconfig
@@ -136,14 +136,16 @@ def ready_left(work: Work) -> str | None:
 
 
 def wait_until_ready(work: Work) -> None:
-    """Until a pod is ready; says why not while it waits. Raises Failure after half an hour."""
+    """Until a pod is ready; says why not while it waits. Raises OperationError after half an hour."""
     begun = spoke = time.monotonic()
     while True:
         if _replicas(work)[1]:
             return
         why = _why(work)
         if time.monotonic() - begun > READY_SECONDS:
-            raise Failure(f"no pod is ready after {READY_SECONDS // 60} minutes: {why}; comfyeks doctor says more")
+            raise OperationError(
+                f"no pod is ready after {READY_SECONDS // 60} minutes: {why}; comfyeks doctor says more"
+            )
         if time.monotonic() - spoke >= SAY_SECONDS:
             note(f"waiting: {why}")
             spoke = time.monotonic()
@@ -154,7 +156,7 @@ def _replicas(work: Work) -> tuple[int, int]:
     """Pods that there should be, and pods that are ready."""
     found = work.cluster.get(f"/apis/apps/v1/namespaces/{work.namespace}/deployments/{work.release}")
     if found is None:
-        raise Failure(f"there is no Deployment {work.release} in namespace {work.namespace}")
+        raise OperationError(f"there is no Deployment {work.release} in namespace {work.namespace}")
     return int(found["spec"].get("replicas", 1)), int(found.get("status", {}).get("readyReplicas", 0))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from comfyeks.deployment import Deployment
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.files import write_atomically
 from comfyeks.image import build as image_build
 from comfyeks.kubernetes.api import Cluster
@@ -59,7 +59,7 @@ class Work:
 
     def _context(self) -> str:
         if self.context is None:
-            raise Failure(f"there is no kubectl context for {self.deployment.name} yet")
+            raise OperationError(f"there is no kubectl context for {self.deployment.name} yet")
         return self.context
 
     def image_tag(self) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
@@ -86,7 +86,7 @@ def build(
 
     Raises:
         UserError: Go is not on PATH.
-        Failure: a build failed; carries the end of Go's output.
+        OperationError: a build failed; carries the end of Go's output.
     """
     environment = os.environ if environment is None else environment
     to_do = missing(environment, wanted)
@@ -123,10 +123,10 @@ def _build(program: Program, environment: Mapping[str, str]) -> None:
         )
         if done.returncode:
             end = "\n".join(done.stderr.strip().splitlines()[-15:])
-            raise Failure(f"{program.name} was not built; run it again to go on where it was. Go said:\n{end}")
+            raise OperationError(f"{program.name} was not built; run it again to go on where it was. Go said:\n{end}")
         partial.replace(folder / program.name)
     except subprocess.TimeoutExpired as error:
-        raise Failure(f"{program.name} was not built within {_BUILD_LIMIT_SECONDS / 60:.0f} minutes") from error
+        raise OperationError(f"{program.name} was not built within {_BUILD_LIMIT_SECONDS / 60:.0f} minutes") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.files import write_atomically
-from comfyeks.kubernetes.api import Api, Cluster, Refused, Unreachable
+from comfyeks.kubernetes.api import Api, Cluster, RefusedError, UnreachableError
 from comfyeks_local.cluster import certificates
 from comfyeks_local.processes import Process, free_ports, wait_until
 
@@ -43,7 +43,7 @@ class ControlPlane:
     def start(self, programs: Mapping[str, Path], timeout: float = 90) -> None:
         """Start from empty; returns once the default service account is there, so that pods can be made.
 
-        Raises Failure with the end of the log of the part that ended or did not become ready.
+        Raises OperationError with the end of the log of the part that ended or did not become ready.
         """
         shutil.rmtree(self.home / "etcd", ignore_errors=True)
         self._write_certificates()
@@ -183,9 +183,9 @@ class ControlPlane:
         try:
             wait_until(name, lambda: bool(ready() or self._dead()), timeout, every=0.2)
         except TimeoutError as error:
-            raise Failure(f"{error}; the end of {process.log}:\n{process.tail()}") from error
+            raise OperationError(f"{error}; the end of {process.log}:\n{process.tail()}") from error
         if dead := self._dead():
-            raise Failure(f"{dead.name} ended; the end of {dead.log}:\n{dead.tail()}")
+            raise OperationError(f"{dead.name} ended; the end of {dead.log}:\n{dead.tail()}")
 
     def _dead(self) -> Process | None:
         return next((each for each in self.processes.values() if each.recorded() and not each.alive()), None)
@@ -193,13 +193,13 @@ class ControlPlane:
     def _ready(self) -> bool:
         try:
             return bool(Cluster(kubeconfig=self.kubeconfig).request("GET", "/readyz") == "ok")
-        except (Unreachable, Refused):
+        except (UnreachableError, RefusedError):
             return False
 
     def _has_service_account(self) -> bool:
         try:
             return Api(Cluster(kubeconfig=self.kubeconfig)).get("ServiceAccount", "default", "default") is not None
-        except (Unreachable, Refused):
+        except (UnreachableError, RefusedError):
             return False
 
 

@@ -29,9 +29,9 @@ from typing import Any
 
 import yaml
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.files import write_atomically
-from comfyeks.kubernetes.api import Api, Cluster, Conflict, NotFound, Object, Refused, Unreachable
+from comfyeks.kubernetes.api import Api, Cluster, ConflictError, NotFoundError, Object, RefusedError, UnreachableError
 from comfyeks.versions import VERSIONS
 from comfyeks_local.cluster.control_plane import HOST, kubeconfig_text
 from comfyeks_local.cluster.logs import LogServer
@@ -85,7 +85,7 @@ class MountError(Exception):
     """Why a pod's volume cannot be mounted yet."""
 
 
-class PodGone(Exception):
+class PodGoneError(Exception):
     """The API server no longer has the pod."""
 
 
@@ -115,7 +115,7 @@ class Kubelet:
             try:
                 self._renew_lease()
                 self._take_new_pods()
-            except (Unreachable, Refused) as error:
+            except (UnreachableError, RefusedError) as error:
                 log(f"API server: {error}")
             time.sleep(_POLL_SECONDS)
 
@@ -143,7 +143,7 @@ class Kubelet:
             "metadata": {"name": machine.node, "labels": labels},
             "spec": {"providerID": machine.provider_id, "taints": self.config.taints},
         }
-        with contextlib.suppress(Conflict):
+        with contextlib.suppress(ConflictError):
             self.api.create(node)
         self.api.patch("Node", None, machine.node, {"status": self._node_status(gpus=0)}, subresource="status")
         log(f"registered {machine.node}: taints {[taint['key'] for taint in self.config.taints]}")
@@ -209,7 +209,7 @@ class Kubelet:
         namespace = "kube-node-lease"
         try:
             self.api.patch("Lease", namespace, self.machine.node, {"spec": spec})
-        except NotFound:
+        except NotFoundError:
             metadata = {"name": self.machine.node, "namespace": namespace}
             self.api.create(
                 {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
@@ -262,7 +262,7 @@ class PodRun:
         try:
             if self._make() and self._initialize() and self._start():
                 self._keep_running()
-        except (PodGone, NotFound):  # deleted without grace
+        except (PodGoneError, NotFoundError):  # deleted without grace
             pass
         self._end()
 
@@ -325,7 +325,7 @@ class PodRun:
         for container in self._local.containers:
             try:
                 self._begin(container)
-            except Failure as error:
+            except OperationError as error:
                 self._say(str(error), "Failed")
         return True
 
@@ -345,7 +345,7 @@ class PodRun:
         with contextlib.suppress(AttributeError):  # it never got a LocalPod
             self._tell_stopping()
             self._local.stop(grace)
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFoundError):
             self._patch(
                 {"phase": "Succeeded" if self._started else "Failed", "containerStatuses": self._statuses(True)}
             )
@@ -458,7 +458,7 @@ class PodRun:
     def _to_end(self) -> bool:
         pod = self._api.get("Pod", self._namespace, self._name)
         if pod is None or pod["metadata"]["uid"] != self._pod["metadata"]["uid"]:
-            raise PodGone
+            raise PodGoneError
         self._pod["metadata"] = pod["metadata"]
         return "deletionTimestamp" in pod["metadata"]
 
@@ -493,7 +493,7 @@ class PodRun:
             self._told = status
 
     def _tell_stopping(self) -> None:
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFoundError):
             self._patch({"conditions": self._conditions({"ContainersReady": False, "Ready": False})})
 
     def _conditions(self, wanted: Mapping[str, bool]) -> list[Object]:
@@ -561,7 +561,7 @@ class PodRun:
         self._problem = message
         log(f"pod {self._namespace}/{self._name}: {reason}: {message}")
         metadata = self._pod["metadata"]
-        with contextlib.suppress(Refused, Unreachable):
+        with contextlib.suppress(RefusedError, UnreachableError):
             self._api.create(
                 {
                     "apiVersion": "v1",

@@ -21,9 +21,9 @@ from comfyeks import tools
 from comfyeks.charts.crds import karpenter_crds
 from comfyeks.charts.render import chart_path
 from comfyeks.deployment import ADDON_VALUES, Deployment
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.files import write_atomically
-from comfyeks.kubernetes.api import Api, Cluster, Refused, Unreachable
+from comfyeks.kubernetes.api import Api, Cluster, RefusedError, UnreachableError
 from comfyeks.paths import STATE
 from comfyeks_local.cluster import crds
 from comfyeks_local.cluster.control_plane import ControlPlane, kubeconfig_text
@@ -57,9 +57,9 @@ class LocalCluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """Of the cluster that is up. Raises Failure when none is."""
+        """Of the cluster that is up. Raises OperationError when none is."""
         if not self._settings.exists():
-            raise Failure("the local cluster is not up: start it with `comfyeks local up --cluster`")
+            raise OperationError("the local cluster is not up: start it with `comfyeks local up --cluster`")
         return self._plane.kubeconfig
 
     def api(self) -> Api:
@@ -101,10 +101,10 @@ class LocalCluster:
     def down(self) -> None:
         """End all of it. A cluster that the user gave loses the nodes and keeps what was installed there."""
         self._machines.kill()
-        with contextlib.suppress(Failure):
+        with contextlib.suppress(OperationError):
             self._forget_nodes()
         aws: dict[str, str] = {}
-        with contextlib.suppress(Failure):  # without it nobody knows the instances any more
+        with contextlib.suppress(OperationError):  # without it nobody knows the instances any more
             aws = self._aws.env()
         for description in self.nodes.glob("*/kubelet.json"):
             LocalNode(description.parent, aws).remove()
@@ -141,7 +141,7 @@ class LocalCluster:
     def install_addons(self, values_folder: Path) -> None:
         """Karpenter from its own chart, with the values that `make infra` wrote to a folder, as `make addons` does.
 
-        Raises UserError without those values, Failure when helm does not succeed.
+        Raises UserError without those values, OperationError when helm does not succeed.
         """
         values = values_folder / ADDON_VALUES / "karpenter.values.yaml"
         if not values.exists():
@@ -180,12 +180,14 @@ class LocalCluster:
         self.helm("upgrade", "--install", chart, str(chart_path(chart)), "--namespace", namespace, *files, *sets)
 
     def helm(self, *words: str) -> str:
-        """Runs helm on this cluster; what it printed. Raises Failure with what it said."""
+        """Runs helm on this cluster; what it printed. Raises OperationError with what it said."""
         argv = [str(tools.helm()), *words]
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Failure(f"`helm {' '.join(words)}` ended with exit code {done.returncode}: {done.stderr.strip()}")
+            raise OperationError(
+                f"`helm {' '.join(words)}` ended with exit code {done.returncode}: {done.stderr.strip()}"
+            )
         return done.stdout
 
     def _install_crds(self, api: Api) -> None:
@@ -236,7 +238,7 @@ def _unsuited(text: str) -> str:
         return f"it leads to the EKS cluster {name}"
     try:
         nodes = Api(Cluster(kubeconfig=path)).list("Node")
-    except (Refused, Unreachable) as error:
+    except (RefusedError, UnreachableError) as error:
         return f"its API server does not answer: {error}"
     others = [node["metadata"]["name"] for node in nodes if not is_stand_in(node)]
     return f"it has nodes of its own ({', '.join(others)}), where pods would find no local AWS" if others else ""
@@ -270,12 +272,12 @@ def _part(process: Process) -> PartStatus:
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> float:
-    """Poll until true; how long it took. Raises Failure with `explain()` when it does not happen in time."""
+    """Poll until true; how long it took. Raises OperationError with `explain()` when it does not happen in time."""
     begun = time.monotonic()
     while True:
-        with contextlib.suppress(Refused, Unreachable):
+        with contextlib.suppress(RefusedError, UnreachableError):
             if ready():
                 return time.monotonic() - begun
         if time.monotonic() - begun > seconds:
-            raise Failure(f"{what}: not within {seconds:.0f} s. {explain()}")
+            raise OperationError(f"{what}: not within {seconds:.0f} s. {explain()}")
         time.sleep(0.25)

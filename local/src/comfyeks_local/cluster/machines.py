@@ -28,7 +28,7 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyeks.files import write_atomically
-from comfyeks.kubernetes.api import Api, Cluster, NotFound, Object, Refused, Unreachable, is_true
+from comfyeks.kubernetes.api import Api, Cluster, NotFoundError, Object, RefusedError, UnreachableError, is_true
 from comfyeks_local.cluster.control_plane import HOST, ControlPlane
 from comfyeks_local.cluster.kubelet import Description, log
 from comfyeks_local.cluster.services import Address, ServiceProxy
@@ -65,7 +65,7 @@ class Machines:
             for step in (self._start_node_groups, self._follow_instances, self._play_daemons, self._follow_services):
                 try:
                     step()
-                except (BotoCoreError, ClientError, Refused, Unreachable) as error:
+                except (BotoCoreError, ClientError, RefusedError, UnreachableError) as error:
                     log(f"{step.__name__}: {error}")
             time.sleep(_POLL_SECONDS)
 
@@ -223,7 +223,7 @@ class Machines:
                 name = node["metadata"]["name"]
                 self._register_driver(node)
                 kept = [taint for taint in taints if taint["key"] != CSI_TAINT]
-                with contextlib.suppress(NotFound):
+                with contextlib.suppress(NotFoundError):
                     # resourceVersion: Karpenter and the node controller write the same list.
                     version = node["metadata"]["resourceVersion"]
                     body = {"metadata": {"resourceVersion": version}, "spec": {"taints": kept or None}}

@@ -52,7 +52,10 @@ class Context(Protocol):
         """The text to embed in files: `prompt` and each entry of extra_pnginfo, as JSON."""
 
     def progress(self, value: float, maximum: float, preview: tuple[str, bytes] | None = None) -> None:
-        """Report a tick with an optional (format, bytes) preview. Raises Interrupted once somebody asked for it."""
+        """Report a tick with an optional (format, bytes) preview.
+
+        Raises JobInterruptedError once somebody asked for it.
+        """
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from comfyeks.console import err
 from comfyeks.deployment import Deployment, current
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.paths import REPO_ROOT, STATE
 from comfyeks.signals import uninterrupted
 from comfyeks_local.cli import stop_everything
@@ -37,7 +37,7 @@ WORKFLOW = REPO_ROOT / "workflows" / "sdxl-text-to-image.json"
 
 
 class Demo(ABC):
-    """The state that the steps share. Each step raises Failure when what it says did not happen."""
+    """The state that the steps share. Each step raises OperationError when what it says did not happen."""
 
     title: str
 
@@ -108,7 +108,9 @@ class Demo(ABC):
             self.wait("the image in the outputs bucket", uploaded)
             [key] = objects
             if self.bucket_bytes("outputs", key) != wanted:
-                raise Failure(f"s3://{self.deployment.bucket('outputs')}/{key} differs from what the server returned")
+                raise OperationError(
+                    f"s3://{self.deployment.bucket('outputs')}/{key} differs from what the server returned"
+                )
             detail(f"s3://{self.deployment.bucket('outputs')}/{key}")
 
     def refuse_unknown_model(self) -> None:
@@ -118,7 +120,7 @@ class Demo(ABC):
                 "run", str(WORKFLOW), "--url", self.url(), "--set", f"{self.loader()}.ckpt_name={missing}", expect=1
             )
             if missing not in answer:
-                raise Failure(f"the reason does not name {missing}:\n{answer}")
+                raise OperationError(f"the reason does not name {missing}:\n{answer}")
             detail(next(line.strip() for line in answer.splitlines() if missing in line))
 
     # -- the summary and the end --------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ class Demo(ABC):
     def command(self, *words: str, expect: int = 0) -> str:
         """Run a comfyeks command as a person would; its output goes to the demo's log.
 
-        Returns what it printed. Raises Failure when its exit code is not `expect`.
+        Returns what it printed. Raises OperationError when its exit code is not `expect`.
         """
         process = Process(HOME, "command")  # recorded, so that the next demo ends what a killed one left
         process.log.unlink(missing_ok=True)
@@ -202,16 +204,16 @@ class Demo(ABC):
             log.write(f"$ comfyeks {' '.join(words)}\n{printed}\n")
         if code != expect:
             tail = process.tail(25)
-            raise Failure(f"`comfyeks {' '.join(words)}` ended with exit code {code}, not {expect}:\n{tail}")
+            raise OperationError(f"`comfyeks {' '.join(words)}` ended with exit code {code}, not {expect}:\n{tail}")
         return printed
 
     def wait(self, what: str, ready: Callable[[], bool], seconds: float = 60) -> float:
-        """Poll until true; how long it took. Raises Failure."""
+        """Poll until true; how long it took. Raises OperationError."""
         begun = time.monotonic()
         try:
             wait_until(what, ready, seconds)
         except TimeoutError as error:
-            raise Failure(str(error)) from error
+            raise OperationError(str(error)) from error
         return time.monotonic() - begun
 
     def upload_model(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from comfyeks.console import note
-from comfyeks.errors import ComfyeksError, Failure
+from comfyeks.errors import ComfyeksError, OperationError
 from comfyeks.signals import exit_code, termination_as_interrupt
 from comfyeks_local.cluster import binaries
 from comfyeks_local.demo.base import HOME, Demo
@@ -40,7 +40,7 @@ def run(
                 if not (keep and done):
                     demo.tear_down()
     except ComfyeksError as error:
-        raise Failure(f"{error}\nlogs: {HOME}") from error
+        raise OperationError(f"{error}\nlogs: {HOME}") from error
     except KeyboardInterrupt as signalled:
         note(f"interrupted; everything was torn down. Logs: {HOME}")
         raise typer.Exit(exit_code(signalled)) from None

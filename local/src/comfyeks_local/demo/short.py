@@ -10,7 +10,7 @@ import hashlib
 import time
 
 from comfyeks.charts.render import Rendered, render
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.paths import REPO_ROOT
 from comfyeks_local.demo.base import Demo
 from comfyeks_local.node.cli import NODES
@@ -70,7 +70,7 @@ class ShortDemo(Demo):
             wanted = hashlib.sha256(self.bucket_bytes("models", self.key)).hexdigest()
             for node in self.nodes:
                 if hashlib.sha256((node.models / self.key).read_bytes()).hexdigest() != wanted:
-                    raise Failure(f"{node.instance_id}: {self.key} differs from the bucket")
+                    raise OperationError(f"{node.instance_id}: {self.key} differs from the bucket")
             detail(f"sha256 on the nodes equals the bucket's: {wanted[:16]}…")
 
     def start_pod(self) -> None:

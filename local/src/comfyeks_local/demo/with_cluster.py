@@ -17,7 +17,7 @@ from typing import Any
 import boto3
 import requests
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.kubernetes.api import Api, Object, is_true
 from comfyeks.versions import VERSIONS
 from comfyeks_local.cluster import launch_template
@@ -134,11 +134,11 @@ class ClusterDemo(Demo):
             took = time.monotonic() - begun
             self.wait("the end of the job", lambda: not job.alive())
             if job.wait() != 0:
-                raise Failure(f"the job was lost:\n{job.tail()}")
+                raise OperationError(f"the job was lost:\n{job.tail()}")
             self.wait("its image in the bucket", lambda: len(self._images()) > before, 30)
             detail(f"the job finished, its image is in the bucket; drained and terminated after {took:.1f} s")
             if took > 120:
-                raise Failure(f"EC2 gives two minutes; the drain took {took:.0f} s")
+                raise OperationError(f"EC2 gives two minutes; the drain took {took:.0f} s")
             self.wait("the new pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 180)
             detail(f"the new pod is ready {time.monotonic() - begun:.1f} s after the notice")
 
@@ -152,7 +152,7 @@ class ClusterDemo(Demo):
             self.wait("instances terminated", lambda: not self._gpu_instances(), 30)
             states = {instance: self._state(instance) for instance in self._instances}
             if set(states.values()) != {"terminated"}:
-                raise Failure(f"instances are left: {states}")
+                raise OperationError(f"instances are left: {states}")
             detail(f"{len(states)} instances terminated")
 
     # -- the summary and the end --------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class ClusterDemo(Demo):
     def url(self) -> str:
         found = self.cluster.url(RELEASE, NAMESPACE)
         if found is None:
-            raise Failure(f"svc/{RELEASE} has no address yet")
+            raise OperationError(f"svc/{RELEASE} has no address yet")
         return found
 
     def facts(self) -> list[str]:
@@ -236,12 +236,12 @@ class ClusterDemo(Demo):
         release = str(VERSIONS["ami_alias"]).rpartition("@v")[2]
         tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
         if found := launch_template.problems(data, tags, image["Name"], node_class["spec"], taints, release):
-            raise Failure("the launch template does not keep: " + "; ".join(found))
+            raise OperationError("the launch template does not keep: " + "; ".join(found))
 
     def _answers(self) -> bool:
         try:
             return requests.get(f"{self.url()}/system_stats", timeout=5).ok
-        except (requests.RequestException, Failure):
+        except (requests.RequestException, OperationError):
             return False
 
     def _queue(self) -> int:

@@ -29,7 +29,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.files import write_atomically
 from comfyeks.paths import STATE
 from comfyeks_local.processes import Process, kill_marked, wait_until
@@ -105,7 +105,7 @@ class LocalAws:
     def up(self, timeout: float = 60) -> Started:
         """Start both emulators and wait until they answer; does nothing when both are up.
 
-        Raises Failure with the end of the log when one does not answer within `timeout` seconds.
+        Raises OperationError with the end of the log when one does not answer within `timeout` seconds.
         """
         begun = time.monotonic()
         with self._locked():
@@ -142,9 +142,9 @@ class LocalAws:
         return parts
 
     def env(self) -> dict[str, str]:
-        """Variables that point the AWS SDKs, terraform, chalice and aws here. Raises Failure when not up."""
+        """Variables that point the AWS SDKs, terraform, chalice and aws here. Raises OperationError when not up."""
         if not self._env.exists():
-            raise Failure("the local AWS is not up: start it with `comfyeks local up`")
+            raise OperationError("the local AWS is not up: start it with `comfyeks local up`")
         variables: dict[str, str] = json.loads(self._env.read_text())
         return variables | _proxy_exceptions(os.environ)
 
@@ -225,7 +225,7 @@ class LocalAws:
                 with contextlib.suppress(TimeoutError):  # it closes its socket before it has said why it ends
                     wait_until(f"end of {name}", partial(_ended, process), seconds=2)
                 how = "ended" if process.pid is None else f"did not answer within {timeout:.0f} s"
-                raise Failure(f"{name} {how}; the end of {process.log}:\n{process.tail()}")
+                raise OperationError(f"{name} {how}; the end of {process.log}:\n{process.tail()}")
         write_atomically(self._state, json.dumps({"endpoints": endpoints}, indent=2) + "\n")
         write_atomically(self._env, json.dumps(env, indent=2) + "\n")
 
@@ -282,7 +282,9 @@ class LocalAws:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise Failure(f"another `comfyeks local up` or `down` of {self.home} does not end") from None
+                        raise OperationError(
+                            f"another `comfyeks local up` or `down` of {self.home} does not end"
+                        ) from None
                     time.sleep(0.05)
             yield
 
@@ -323,7 +325,7 @@ def _listen(previous: int | None, default: int) -> socket.socket:
     for port in (default, 0):
         if (found := _bound(port)) is not None:
             return found
-    raise Failure(f"no free TCP port on {HOST}")
+    raise OperationError(f"no free TCP port on {HOST}")
 
 
 def _bound(port: int) -> socket.socket | None:

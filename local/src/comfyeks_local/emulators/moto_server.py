@@ -29,7 +29,7 @@ from werkzeug.serving import make_server
 from werkzeug.test import run_wsgi_app
 
 from comfyeks_local.emulators import bridges
-from comfyeks_local.emulators.run_command import Refused, RunCommand
+from comfyeks_local.emulators.run_command import RefusedError, RunCommand
 from comfyeks_local.emulators.traffic import Request, Traffic, from_web_page
 
 MAX_WAIT = 60.0  # seconds of one long poll
@@ -119,7 +119,7 @@ class Application:
             )
         except (KeyError, TypeError, ValueError) as error:
             return HTTPStatus.BAD_REQUEST, {"error": f"malformed result: {error!r}"}
-        except Refused as refused:
+        except RefusedError as refused:
             status = HTTPStatus.BAD_REQUEST if refused.code == "ValidationException" else HTTPStatus.CONFLICT
             return status, {"error": refused.message}
         return HTTPStatus.OK, {}

@@ -37,7 +37,7 @@ MAX_INSTANCE_IDS = 50  # of one SendCommand; targets have no such limit
 REPORTABLE = ("Success", "Failed", "TimedOut")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The API refuses a request. `code` is the AWS error code."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -47,29 +47,29 @@ class Refused(Exception):
 
 
 def checked_parameters(document: dict[str, Any], given: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The document's parameters with `given` values and defaults filled in; raises Refused(InvalidParameters)."""
+    """The document's parameters with `given` values and defaults filled in; raises RefusedError(InvalidParameters)."""
     declared: dict[str, dict[str, Any]] = document.get("parameters") or {}
     for name in given:
         if name not in declared:
-            raise Refused("InvalidParameters", f"Parameter {name!r} is not defined in the document.")
+            raise RefusedError("InvalidParameters", f"Parameter {name!r} is not defined in the document.")
     complete: dict[str, list[str]] = {}
     for name, rule in declared.items():
         if name not in given:
             if "default" not in rule:
-                raise Refused("InvalidParameters", f"Parameter {name!r} is required and has no default value.")
+                raise RefusedError("InvalidParameters", f"Parameter {name!r} is required and has no default value.")
             default = rule["default"]
             complete[name] = [str(value) for value in default] if isinstance(default, list) else [str(default)]
             continue
         values = given[name]
         if rule.get("type", "String") == "String" and len(values) != 1:
-            raise Refused("InvalidParameters", f"Parameter {name!r} is a String and takes exactly one value.")
+            raise RefusedError("InvalidParameters", f"Parameter {name!r} is a String and takes exactly one value.")
         allowed = rule.get("allowedValues")
         pattern = rule.get("allowedPattern")
         for value in values:
             if allowed is not None and value not in allowed:
-                raise Refused("InvalidParameters", f"Parameter {name!r}: {value!r} is not one of {allowed}.")
+                raise RefusedError("InvalidParameters", f"Parameter {name!r}: {value!r} is not one of {allowed}.")
             if pattern is not None and not re.search(pattern, value):
-                raise Refused("InvalidParameters", f"Parameter {name!r}: {value!r} does not match {pattern}.")
+                raise RefusedError("InvalidParameters", f"Parameter {name!r}: {value!r} does not match {pattern}.")
         complete[name] = list(values)
     return complete
 
@@ -262,10 +262,10 @@ class RunCommand:
     ) -> Command:
         """Accept a command for `instance_ids`, or for the instances `targeted` that `targets` selected just now.
 
-        Raises Refused for parameters that the document does not allow and for more than 50 instance ids.
+        Raises RefusedError for parameters that the document does not allow and for more than 50 instance ids.
         """
         if len(instance_ids) > MAX_INSTANCE_IDS:
-            raise Refused(
+            raise RefusedError(
                 "ValidationException", f"{len(instance_ids)} instance ids: a command takes at most {MAX_INSTANCE_IDS}."
             )
         given = given_parameters or {}
@@ -328,18 +328,18 @@ class RunCommand:
     ) -> None:
         """Store what an agent says about a command it fetched.
 
-        Raises Refused: ValidationException for a status that agents do not report, InvocationDoesNotExist for a
+        Raises RefusedError: ValidationException for a status that agents do not report, InvocationDoesNotExist for a
         command that the instance does not have in progress (never fetched, timed out, or reported before).
         """
         if status not in REPORTABLE:
-            raise Refused("ValidationException", f"status {status!r} is not one of {', '.join(REPORTABLE)}")
+            raise RefusedError("ValidationException", f"status {status!r} is not one of {', '.join(REPORTABLE)}")
         with self._changed:
             self._expire()
             command = self._commands.get(command_id)
             invocation = command.invocations.get(instance_id) if command else None
             if command is None or invocation is None or invocation.status != "InProgress":
                 state = invocation.details if invocation else "unknown"
-                raise Refused(
+                raise RefusedError(
                     "InvocationDoesNotExist", f"command {command_id} is not in progress on {instance_id} ({state})"
                 )
             invocation.response_code, invocation.stdout, invocation.stderr = response_code, stdout, stderr
@@ -368,7 +368,7 @@ class RunCommand:
     def commands(
         self, scope: tuple[str, str], command_id: str | None = None, instance_id: str | None = None
     ) -> list[Command]:
-        """Commands of an account and region, newest first. Raises Refused(InvalidCommandId) for an unknown id."""
+        """Commands of an account and region, newest first. Raises RefusedError(InvalidCommandId) for an unknown id."""
         with self._changed:
             self._expire()
             found = [
@@ -379,16 +379,18 @@ class RunCommand:
                 and (instance_id is None or instance_id in command.invocations)
             ]
         if command_id is not None and not found:
-            raise Refused("InvalidCommandId", f"The command ID {command_id} does not exist in this account and Region.")
+            raise RefusedError(
+                "InvalidCommandId", f"The command ID {command_id} does not exist in this account and Region."
+            )
         return found
 
     def invocation(self, scope: tuple[str, str], command_id: str, instance_id: str) -> dict[str, Any]:
-        """The answer of GetCommandInvocation; raises Refused(InvocationDoesNotExist)."""
+        """The answer of GetCommandInvocation; raises RefusedError(InvocationDoesNotExist)."""
         with self._changed:
             self._expire()
             command = self._commands.get(command_id)
             if command is None or command.scope != scope or instance_id not in command.invocations:
-                raise Refused("InvocationDoesNotExist", f"no invocation of command {command_id} on {instance_id}")
+                raise RefusedError("InvocationDoesNotExist", f"no invocation of command {command_id} on {instance_id}")
             return command.describe_invocation(command.invocations[instance_id])
 
     def invocations(

@@ -11,7 +11,7 @@ from rich.table import Table
 from comfyeks.charts.render import render
 from comfyeks.console import note, out, plain
 from comfyeks.deployment import Deployment, project_name
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.options import Project
 from comfyeks.paths import STATE
 from comfyeks_local.emulators.local_aws import ACCOUNT, LocalAws
@@ -84,7 +84,7 @@ def _env() -> dict[str, str]:
     """The variables of the local AWS; empty when it is down, and has forgotten the instances."""
     try:
         return LocalAws().env()
-    except Failure:
+    except OperationError:
         return {}
 
 

@@ -37,7 +37,7 @@ from typing import Any
 import psutil
 from botocore.exceptions import BotoCoreError, ClientError
 
-from comfyeks.errors import Failure, UserError
+from comfyeks.errors import OperationError, UserError
 from comfyeks.files import write_atomically
 from comfyeks_local.emulators.local_aws import local_client
 from comfyeks_local.node.ssm_agent import Agent
@@ -108,7 +108,7 @@ class LocalNode:
 
     @property
     def instance_id(self) -> str:
-        """Raises Failure before the first start."""
+        """Raises OperationError before the first start."""
         return _machine(self.home).instance_id
 
     @property
@@ -133,7 +133,7 @@ class LocalNode:
     def start(self, timeout: float = BOOT_SECONDS) -> None:
         """Launches the instance (the first time) and boots it; returns once its user data has run.
 
-        Raises Failure when the user data fails or does not end in time, or when EC2 does not know the instance.
+        Raises OperationError when the user data fails or does not end in time, or when EC2 does not know the instance.
         """
         if self.alive():
             return
@@ -147,9 +147,9 @@ class LocalNode:
         try:
             wait_until(f"boot of {self.instance_id}", lambda: bool(self._booted() or not self.alive()), timeout)
         except TimeoutError as error:
-            raise Failure(f"{error}; see {self.log}") from error
+            raise OperationError(f"{error}; see {self.log}") from error
         if (problem := (self._booted() or {"problem": "the supervisor ended"})["problem"]) is not None:
-            raise Failure(f"node {self.instance_id}: {problem}; the end of {self.log}:\n{self._process.tail()}")
+            raise OperationError(f"node {self.instance_id}: {problem}; the end of {self.log}:\n{self._process.tail()}")
 
     def stop(self) -> None:
         """Shuts the node down and stops its instance: tag targets no longer find it. The disk stays."""
@@ -200,7 +200,7 @@ class LocalNode:
             (ec2.start_instances if running else ec2.stop_instances)(InstanceIds=[self.instance_id])
         except (BotoCoreError, ClientError) as error:
             if running:
-                raise Failure(
+                raise OperationError(
                     f"EC2 does not start {self.instance_id}: {error}. The local AWS forgets all when it restarts: "
                     f"remove the node ({self.home.name}) and add it again"
                 ) from error
@@ -240,10 +240,10 @@ class LocalNode:
 
 
 def shell_parts(user_data: str) -> list[str]:
-    """The scripts of MIME user data, in order. Raises Failure for other text: Karpenter may misread that."""
+    """The scripts of MIME user data, in order. Raises OperationError for other text: Karpenter may misread that."""
     message = email.message_from_string(user_data, policy=email.policy.default)
     if not message.is_multipart():
-        raise Failure("the user data is not MIME multipart")
+        raise OperationError("the user data is not MIME multipart")
     parts = [part for part in message.walk() if part.get_content_type() == "text/x-shellscript"]
     return [str(part.get_content()) for part in parts if isinstance(part, EmailMessage)]
 
@@ -307,7 +307,7 @@ class Supervisor:
         """A node that cannot join stays up, and its log says why, as a real one does."""
         try:
             await work
-        except Failure as error:
+        except OperationError as error:
             self._log(str(error))
 
     async def _boot(self, systemd: Systemd) -> None:
@@ -334,9 +334,9 @@ class Supervisor:
 
         config = node_config.read(await asyncio.to_thread(self._user_data))
         if config is None:
-            raise Failure("nodeadm: no NodeConfig in the user data names a cluster to join")
+            raise OperationError("nodeadm: no NodeConfig in the user data names a cluster to join")
         if not json.loads((self._home / "kubelet.json").read_text())["kubeconfig"]:
-            raise Failure("kubelet: Unauthorized: the role of this instance has no access entry in the cluster")
+            raise OperationError("kubelet: Unauthorized: the role of this instance has no access entry in the cluster")
         write_atomically(self._home / "nodeadm.json", json.dumps(asdict(config), indent=2) + "\n")
         while True:
             kubelet = await asyncio.create_subprocess_exec(
@@ -351,7 +351,10 @@ class Supervisor:
             await asyncio.sleep(KUBELET_RESTART_SECONDS)
 
     async def _cloud_init(self) -> None:
-        """Runs the scripts of the user data, once in the instance's life. Raises Failure when one of them fails."""
+        """Runs the scripts of the user data, once in the instance's life.
+
+        Raises OperationError when one of them fails.
+        """
         data = self._root / "var/lib/cloud/data"
         data.mkdir(parents=True, exist_ok=True)
         (data / "instance-id").write_text(self._machine.instance_id + "\n")
@@ -361,7 +364,7 @@ class Supervisor:
         once.mkdir(parents=True)
         scripts = shell_parts(await asyncio.to_thread(self._user_data))
         if not scripts and not (self._home / "kubelet.json").exists():
-            raise Failure("the user data has no part of type text/x-shellscript")
+            raise OperationError("the user data has no part of type text/x-shellscript")
         for number, text in enumerate(scripts, start=1):
             script = once / f"part-{number:03}"
             script.write_text(text)
@@ -370,7 +373,7 @@ class Supervisor:
                 script, env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr
             )
             if code := await process.wait():
-                raise Failure(f"part {number} of the user data ended with exit code {code}")
+                raise OperationError(f"part {number} of the user data ended with exit code {code}")
 
     def _user_data(self) -> str:
         answer = local_client(self._environment, "ec2").describe_instance_attribute(
@@ -397,7 +400,7 @@ def _machine(home: Path) -> Machine:
     try:
         return Machine(**json.loads((home / "node.json").read_text()))
     except FileNotFoundError as error:
-        raise Failure(f"{home} is no local node (no node.json): it was never started, or removed") from error
+        raise OperationError(f"{home} is no local node (no node.json): it was never started, or removed") from error
 
 
 if __name__ == "__main__":

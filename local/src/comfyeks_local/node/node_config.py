@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 
 NODE_CONFIG = "application/node.eks.aws"
 API_VERSION = "node.eks.aws/v1alpha1"
@@ -37,11 +37,11 @@ class NodeConfig:
 def documents(user_data: str) -> list[dict[str, Any]]:
     """The NodeConfig documents of MIME user data, in order.
 
-    Raises Failure for a text that nodeadm would not read: no MIME multipart, or a part that is no NodeConfig.
+    Raises OperationError for a text that nodeadm would not read: no MIME multipart, or a part that is no NodeConfig.
     """
     message = email.message_from_string(user_data, policy=email.policy.default)
     if not message.is_multipart():
-        raise Failure("the user data is not MIME multipart: nodeadm finds no NodeConfig in it")
+        raise OperationError("the user data is not MIME multipart: nodeadm finds no NodeConfig in it")
     found = []
     for part in message.walk():
         if part.get_content_type() != NODE_CONFIG or not isinstance(part, EmailMessage):
@@ -49,18 +49,20 @@ def documents(user_data: str) -> list[dict[str, Any]]:
         try:
             document = yaml.safe_load(str(part.get_payload()))
         except yaml.YAMLError as error:
-            raise Failure(f"a NodeConfig part of the user data is no YAML: {error}") from error
+            raise OperationError(f"a NodeConfig part of the user data is no YAML: {error}") from error
         if not isinstance(document, dict) or (document.get("apiVersion"), document.get("kind")) != (
             API_VERSION,
             "NodeConfig",
         ):
-            raise Failure(f"a part of type {NODE_CONFIG} is no NodeConfig of {API_VERSION}: {str(document)[:100]}")
+            raise OperationError(
+                f"a part of type {NODE_CONFIG} is no NodeConfig of {API_VERSION}: {str(document)[:100]}"
+            )
         found.append(document)
     return found
 
 
 def read(user_data: str) -> NodeConfig | None:
-    """The merged NodeConfig; None when nobody says which cluster to join. Raises Failure as `documents` does."""
+    """The merged NodeConfig; None when nobody says which cluster to join. Raises OperationError as `documents` does."""
     cluster: dict[str, Any] = {}
     labels: dict[str, str] = {}
     taints: list[dict[str, str]] = []

@@ -27,7 +27,7 @@ from typing import Any
 import requests
 
 from comfyeks.charts.render import Rendered
-from comfyeks.errors import Failure
+from comfyeks.errors import OperationError
 from comfyeks.paths import STATE
 from comfyeks_local.processes import Process, free_ports
 
@@ -142,22 +142,24 @@ class LocalPod:
     def start(self, ready_within: float = 60) -> None:
         """Run init containers in order, start sidecars and the server, wait until the readiness probe passes.
 
-        Raises Failure with the end of the log of whatever did not do its part.
+        Raises OperationError with the end of the log of whatever did not do its part.
         """
         for container in self.init_containers:
             process = self.begin(container)
             if not is_sidecar(container) and (code := process.wait()) != 0:
-                raise Failure(f"init container {container['name']} ended with exit code {code}:\n{process.tail()}")
+                raise OperationError(
+                    f"init container {container['name']} ended with exit code {code}:\n{process.tail()}"
+                )
         deadline = time.monotonic() + ready_within
         for container in self.containers:
             process = self.begin(container)
             while not self.is_ready(container):
                 if not process.alive() or time.monotonic() > deadline:
-                    raise Failure(f"container {container['name']} did not become ready:\n{process.tail()}")
+                    raise OperationError(f"container {container['name']} did not become ready:\n{process.tail()}")
                 time.sleep(0.1)
         for container in self._sidecars():
             if not (sidecar := self.process(container)).alive():
-                raise Failure(f"sidecar {container['name']} ended:\n{sidecar.tail()}")
+                raise OperationError(f"sidecar {container['name']} ended:\n{sidecar.tail()}")
 
     def stop(self, grace: float | None = None) -> None:
         """End the pod as kubelet does: preStop, SIGTERM to the containers, then to the sidecars in reverse order.
@@ -182,7 +184,7 @@ class LocalPod:
             self.process(container).stop(left())
 
     def begin(self, container: dict[str, Any]) -> Process:
-        """Start a container; what it needs of volumes is made before. Raises Failure when a volume cannot be."""
+        """Start a container; what it needs of volumes is made before. Raises OperationError when a volume cannot be."""
         process = self.process(container)
         process.start(self._argv(self._command(container), container), self._environment(container))
         return process
@@ -217,7 +219,7 @@ class LocalPod:
         image = str(container["image"])
         program = next((path for part, path in self._entrypoints.items() if part in image), None)
         if program is None:
-            raise Failure(f"container {container['name']}: this machine has no program for the image {image}")
+            raise OperationError(f"container {container['name']}: this machine has no program for the image {image}")
         return [str(program), *container.get("args", [])]
 
     def _argv(self, command: list[str], container: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from comfyeks_local.emulators.bridges import bridge
-from comfyeks_local.emulators.run_command import Refused, RunCommand
+from comfyeks_local.emulators.run_command import RefusedError, RunCommand
 
 if TYPE_CHECKING:
     from moto.ssm.responses import SimpleSystemManagerResponse
@@ -31,7 +31,7 @@ def patch_run_command() -> None:
         def call(self: SimpleSystemManagerResponse) -> ActionResult:
             try:
                 return ActionResult(operation(self))
-            except Refused as refused:
+            except RefusedError as refused:
                 raise SSMException(refused.code, refused.message) from refused
 
         return call
@@ -53,14 +53,14 @@ def _send_command(response: SimpleSystemManagerResponse) -> dict[str, Any]:
         "$LATEST": documents.get_latest_version,
     }.get(version, lambda: documents.find_by_version(version))()
     if document is None:
-        raise Refused("InvalidDocumentVersion", f"The document {name} has no version {version}.")
+        raise RefusedError("InvalidDocumentVersion", f"The document {name} has no version {version}.")
     instance_ids = response._get_param("InstanceIds", [])
     targets = response._get_param("Targets", [])
     if bool(instance_ids) == bool(targets):
-        raise Refused("ValidationException", "Specify either InstanceIds or Targets.")
+        raise RefusedError("ValidationException", "Specify either InstanceIds or Targets.")
     unknown = set(instance_ids) - set(_running(response, {"instance-id": instance_ids})) if instance_ids else set()
     if unknown:
-        raise Refused(
+        raise RefusedError(
             "InvalidInstanceId", f"Instances [{', '.join(sorted(unknown))}] not in a valid state for this account."
         )
     filters = {_filter_name(target["Key"]): target["Values"] for target in targets}
@@ -87,7 +87,7 @@ def _filter_name(target_key: str) -> str:
         return target_key
     if target_key == "InstanceIds":
         return "instance-id"
-    raise Refused("InvalidTarget", f"Target key {target_key!r} is not tag:<name>, tag-key or InstanceIds.")
+    raise RefusedError("InvalidTarget", f"Target key {target_key!r} is not tag:<name>, tag-key or InstanceIds.")
 
 
 def _running(response: SimpleSystemManagerResponse, filters: dict[str, list[str]]) -> list[str]:
