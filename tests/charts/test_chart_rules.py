@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import tarfile
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.charts import render as rendering
 from comfyeks.charts.crds import karpenter_crds
 from comfyeks.charts.render import render
-from comfyeks.dev.chart_validation import KUBERNETES_VERSIONS, problems
+from comfyeks.charts.validation import KUBERNETES_VERSIONS, karpenter_crds, problems
+from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 from tests.charts.harness import (
     INSTANCE_TYPES,
@@ -277,7 +280,7 @@ def test_a_package_renders_what_the_folder_renders_and_holds_no_scenario(chart: 
     with tarfile.open(package) as archive:
         names = archive.getnames()
     assert not [name for name in names if "/ci/" in name]
-    assert {f"{chart}/README.md", f"{chart}/values.schema.json"} <= set(names)
+    assert {f"{chart}/README.md", f"{chart}/values.schema.json", f"{chart}/LICENSE"} <= set(names)
     text = helm("template", chart, package, "-n", "comfyui", "-f", SCENARIOS[chart, "everything"])
     assert list(yaml.safe_load_all(text)) == list(scenario_of(chart, "everything"))
 
@@ -285,6 +288,23 @@ def test_a_package_renders_what_the_folder_renders_and_holds_no_scenario(chart: 
 @pytest.mark.parametrize("chart", CHARTS)
 def test_the_readme_tells_what_the_version_brings(chart: str) -> None:
     assert f"| {metadata(chart)['version']} |" in (CHARTS_ROOT / chart / "README.md").read_text()
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_a_chart_names_its_license_its_icon_and_what_this_version_changes(chart: str) -> None:
+    about = metadata(chart)
+    assert (CHARTS_ROOT / chart / "LICENSE").read_bytes() == (REPO_ROOT / "LICENSE").read_bytes()
+    icon = (REPO_ROOT / "docs" / "pictures" / "icon.svg").read_bytes()
+    assert about["icon"] == "data:image/svg+xml;base64," + base64.b64encode(icon).decode()
+    assert about["sources"]
+    assert about["maintainers"]
+    annotations = about["annotations"]
+    project = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"]
+    assert annotations["artifacthub.io/license"] == project["license"]
+    changes = yaml.safe_load(annotations["artifacthub.io/changes"])
+    assert changes
+    assert {change["kind"] for change in changes} <= {"added", "changed", "deprecated", "removed", "fixed", "security"}
+    assert all(change["description"] for change in changes)
 
 
 # Scenario → words that its notes hold.
