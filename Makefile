@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ##@ Start here
 .PHONY: help setup install demo
 help:            ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 setup:           ## check the prerequisites, install everything into this folder (.venv, .tools)
 	@$(PYTHON) scripts/bootstrap.py
 install:         ## the same for those who only deploy: without emulators and developers' tools
