@@ -107,8 +107,8 @@ def headings(path: Path) -> list[int]:
 
 
 ENGLISH, CHINESE = REPO_ROOT / "docs", REPO_ROOT / "docs" / "zh"
-# Reference is made from code; decisions, style and releasing are for those who change the project: they are English only,
-# as README.md of docs/zh says. A new page or folder of documents is translated unless it is put here.
+# Reference is made from code; decisions, style and releasing are for those who change the project: English only, as
+# README.md of docs/zh says. A new page or folder of documents is translated unless it is put here.
 ENGLISH_ONLY = {"reference", "decisions", "releasing.md", "style.md"}
 TRANSLATED = sorted(
     path.relative_to(ENGLISH)
