@@ -155,6 +155,14 @@ def test_no_chinese_document_is_left_of_one_that_is_gone() -> None:
     assert sorted(path.relative_to(CHINESE) for path in CHINESE.rglob("*.md")) == TRANSLATED
 
 
+def test_every_top_folder_has_a_readme_and_is_named_in_the_first_one() -> None:
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listing, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    folders = {Path(file).parts[0] for file in files if len(Path(file).parts) > 1 and not file.startswith(".")}
+    assert [folder for folder in sorted(folders) if REPO_ROOT / folder / "README.md" not in TEXT] == []
+    assert [folder for folder in sorted(folders) if f"]({folder}" not in TEXT[REPO_ROOT / "README.md"]] == []
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert re.search(r"^make test\b.*every test", TEXT[REPO_ROOT / "README.md"], re.MULTILINE)
     assert (REPO_ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
