@@ -19,13 +19,21 @@ BY_HAND_IN = {"image": {"comfyui", "comfyui_commit", "torch", "nvidia_driver"}}
 ELSEWHERE = {"terraform_provider_aws": "terraform"}
 
 
-def patterns() -> list[tuple[str, re.Pattern[str]]]:
-    """(which file, what is looked for) of each custom manager; Python writes a named group in another way."""
+def matches(manager: dict[str, Any], text: str) -> list[re.Match[str]]:
+    """What a custom manager finds; with the strategy `recursive`, each pattern looks into what the one before found."""
+    *outer, inner = (re.compile(pattern.replace("(?<", "(?P<")) for pattern in manager["matchStrings"])
+    assert bool(outer) == (manager.get("matchStringsStrategy") == "recursive")
+    found = [(0, len(text))]
+    for looked_for in outer:
+        found = [match.span() for start, end in found for match in looked_for.finditer(text, start, end)]
+    return [match for start, end in found for match in inner.finditer(text, start, end)]
+
+
+def managers_of(file: str) -> list[dict[str, Any]]:
     return [
-        (pattern.strip("/"), re.compile(text.replace("(?<", "(?P<")))
+        manager
         for manager in CONFIG["customManagers"]
-        for pattern in manager["managerFilePatterns"]
-        for text in manager["matchStrings"]
+        if any(re.fullmatch(pattern.strip("/"), file) for pattern in manager["managerFilePatterns"])
     ]
 
 
@@ -33,10 +41,9 @@ def found_in(file: str) -> dict[str, set[str]]:
     """Name → versions that custom managers find in a file."""
     text = (REPO_ROOT / file).read_text()
     found: dict[str, set[str]] = {}
-    for pattern, looked_for in patterns():
-        if re.fullmatch(pattern, file):
-            for match in looked_for.finditer(text):
-                found.setdefault(match.groupdict().get("depName", ""), set()).add(match["currentValue"])
+    for manager in managers_of(file):
+        for match in matches(manager, text):
+            found.setdefault(match.groupdict().get("depName", ""), set()).add(match["currentValue"])
     return found
 
 
@@ -64,14 +71,16 @@ def test_the_base_image_is_found_in_both_files() -> None:
     assert found_in("versions.yaml")["python"] == {tag}
 
 
-def test_each_pattern_finds_something_and_no_version_is_found_twice() -> None:
+def test_each_manager_finds_something_and_no_version_is_found_twice() -> None:
     seen: list[tuple[str, int]] = []
-    for pattern, looked_for in patterns():
-        file = {"^versions\\.yaml$": "versions.yaml", "^image/Dockerfile$": "image/Dockerfile"}[pattern]
-        matches = [(file, match.start("currentValue")) for match in looked_for.finditer((REPO_ROOT / file).read_text())]
-        assert matches, looked_for.pattern
-        seen += matches
+    for file in ("versions.yaml", "image/Dockerfile"):
+        text = (REPO_ROOT / file).read_text()
+        for manager in managers_of(file):
+            found = matches(manager, text)
+            assert found, manager["matchStrings"]
+            seen += [(file, match.start("currentValue")) for match in found]
     assert len(seen) == len(set(seen))
+    assert len(CONFIG["customManagers"]) == len(managers_of("versions.yaml")) + len(managers_of("image/Dockerfile"))
 
 
 def test_every_kind_of_dependency_file_has_its_manager() -> None:
