@@ -65,7 +65,7 @@ _REFUSALS = {404: NotFoundError, 409: ConflictError}
 
 
 class Cluster:
-    """The API server behind a kubectl context. Every method raises UnreachableError or RefusedError, unless it says otherwise."""
+    """The API server behind a kubectl context. Methods raise UnreachableError and RefusedError unless noted."""
 
     def __init__(self, context: str | None = None, kubeconfig: Path | None = None) -> None:
         """`context`: None for the current one. `kubeconfig`: instead of the user's, of a cluster on this machine.
