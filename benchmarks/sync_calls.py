@@ -83,7 +83,7 @@ def burst(uploads: int, nodes: int, batch: int) -> Row:
             clients[name].meta.events.register("before-send", lambda request, **_: calls.update([request.url]))
         clients["ssm"].create_document(
             Name=SETTINGS["SYNC_DOCUMENT"],
-            Content=(ROOT / "infra/terraform/sync-models.ssm.yaml").read_text(),
+            Content=(ROOT / "infra/terraform/platform/sync-models.ssm.yaml").read_text(),
             DocumentFormat="YAML",
             DocumentType="Command",
         )

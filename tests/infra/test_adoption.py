@@ -216,7 +216,7 @@ def test_imports_are_written_beside_links_to_the_root_and_not_into_it(tmp_path: 
     before = sorted(root.iterdir())
     folder = interrupted_apply.write_shadow(root, tmp_path / "shadow", {'aws_subnet.private["a"]': 'odd "${name}"'})
     assert sorted(root.iterdir()) == before
-    assert (folder / "../../versions.yaml").resolve() == REPO_ROOT / "versions.yaml"
+    assert (folder / "../../../versions.yaml").resolve() == REPO_ROOT / "versions.yaml"
     assert (folder / "cluster.tf").read_text() == (root / "cluster.tf").read_text()
     assert (folder / "adopted.tf").read_text() == (
         'import {\n  to = aws_subnet.private["a"]\n  id = "odd \\"$${name}\\""\n}\n'

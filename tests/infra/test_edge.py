@@ -115,6 +115,6 @@ def test_everything_in_front_of_cloudfront_is_in_its_region(everything_plan: Pla
 
 def test_no_secret_is_a_variable_or_an_output() -> None:
     for name in ("variables.tf", "outputs.tf"):
-        text = (REPO_ROOT / "infra" / "terraform" / name).read_text()
+        text = (REPO_ROOT / "infra" / "terraform" / "platform" / name).read_text()
         assert "client_secret " not in text
         assert "secret_string" not in text

@@ -67,7 +67,7 @@ def test_of_two_uploads_at_once_one_wins_and_the_other_leaves_nothing(session: b
 
 def test_status_reaches_nodes_through_ssm(session: boto3.Session, aws: LocalAws) -> None:
     ec2, ssm = session.client("ec2"), session.client("ssm")
-    document = (Path(__file__).parents[2] / "infra/terraform/sync-models.ssm.yaml").read_text()
+    document = (Path(__file__).parents[2] / "infra/terraform/platform/sync-models.ssm.yaml").read_text()
     ssm.create_document(Name=DEPLOYMENT.sync_document, DocumentType="Command", DocumentFormat="YAML", Content=document)
     tags: Any = [{"ResourceType": "instance", "Tags": [{"Key": "ComfyUIModelSync", "Value": DEPLOYMENT.name}]}]
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]

@@ -103,7 +103,7 @@ def platform(aws: LocalAws, tmp_path: Path) -> Iterator[Platform]:
         sha256 = hashlib.sha256(body).hexdigest()
         files[name] = {"key": f"node/{sha256}/{source.name}", "sha256": sha256}
         s3.put_object(Bucket=BUCKETS[1], Key=files[name]["key"], Body=body)
-    content = (REPO_ROOT / "infra/terraform/sync-models.ssm.yaml").read_text()
+    content = (REPO_ROOT / "infra/terraform/platform/sync-models.ssm.yaml").read_text()
     ssm.create_document(Name=DOCUMENT, DocumentType="Command", DocumentFormat="YAML", Content=content)
     platform = Platform(aws, tmp_path, files)
     yield platform

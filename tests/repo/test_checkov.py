@@ -37,7 +37,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     """What checkov says of `terraform` and of `kubernetes`; it is asked once, offline and without its makers' key."""
     folder = tmp_path_factory.mktemp("checkov")
     scanned = folder / "scanned"
-    shutil.copytree(ROOTS["platform"], scanned / "terraform", ignore=shutil.ignore_patterns("tests", ".terraform*"))
+    for name, root in ROOTS.items():
+        shutil.copytree(root, scanned / "terraform" / name, ignore=shutil.ignore_patterns("tests", ".terraform*"))
     for chart in ("comfyui", "karpenter-gpu"):
         rendered = render(chart, files=[REPO_ROOT / "charts" / chart / "ci" / "default-values.yaml"])
         write_atomically(scanned / "charts" / f"{chart}.yaml", rendered.to_yaml())
@@ -71,4 +72,4 @@ def test_checkov_finds_nothing_that_is_not_mended_or_explained(
 @pytest.mark.local
 def test_checkov_sees_both_roots_and_both_charts(reports: dict[str, Report]) -> None:
     seen = {check["file_path"] for report in reports.values() for kind in report.values() for check in kind}
-    assert {"/terraform/cluster.tf", "/terraform/data/buckets.tf", "/charts/comfyui.yaml"} <= seen
+    assert {"/terraform/platform/cluster.tf", "/terraform/data/buckets.tf", "/charts/comfyui.yaml"} <= seen

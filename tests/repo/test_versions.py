@@ -90,7 +90,7 @@ def test_oldest_python_is_one_version_everywhere() -> None:
     assert PYPROJECT["tool"]["mypy"]["python_version"] == VERSIONS["python"]
 
 
-@pytest.mark.parametrize("root", ["infra/terraform", "infra/terraform/data"])
+@pytest.mark.parametrize("root", ["infra/terraform/platform", "infra/terraform/data"])
 def test_terraform_roots_ask_for_those_versions(root: str) -> None:
     text = (REPO_ROOT / root / "versions.tf").read_text()
     assert re.search(rf'required_version\s*=\s*">= {re.escape(VERSIONS["terraform"])}', text)

@@ -27,7 +27,7 @@ This page is generated from the `.tf` files by `make generate`; `make lint` fail
 """
 
 _TITLES = {
-    "platform": "Platform: `infra/terraform`",
+    "platform": "Platform: `infra/terraform/platform`",
     "data": "Data: `infra/terraform/data`, which outlives the platform",
 }
 

@@ -34,7 +34,7 @@ from comfyeks.paths import REPO_ROOT, STATE
 from comfyeks.terraform import interrupted_apply, protected_resources, provider_mirror
 from comfyeks.terraform.protected_resources import Plan
 
-ROOTS = {"data": REPO_ROOT / "infra" / "terraform" / "data", "platform": REPO_ROOT / "infra" / "terraform"}
+ROOTS = {name: REPO_ROOT / "infra" / "terraform" / name for name in ("data", "platform")}
 
 HEARTBEAT_SECONDS = 10.0
 POLL_SECONDS = 0.2

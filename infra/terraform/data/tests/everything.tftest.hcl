@@ -3,7 +3,7 @@
 
 mock_provider "aws" {
   override_during = plan
-  source          = "../tests/mocks"
+  source          = "../mocks"
 }
 
 variables {

@@ -1,4 +1,4 @@
-# What AWS answers to both roots' tests, unless a test file says otherwise.
+# What AWS answers in the tests of both roots, unless a test file says otherwise.
 
 mock_data "aws_caller_identity" {
   defaults = { account_id = "111122223333" }

@@ -3,7 +3,7 @@
 
 mock_provider "aws" {
   override_during = plan
-  source          = "./tests/mocks"
+  source          = "../mocks"
 
   mock_data "aws_availability_zones" {
     defaults = { names = ["ap-southeast-1a", "ap-southeast-1b", "ap-southeast-1c"] }

@@ -2,7 +2,7 @@
 
 mock_provider "aws" {
   override_during = plan
-  source          = "./tests/mocks"
+  source          = "../mocks"
 }
 
 mock_provider "aws" {

@@ -2,7 +2,7 @@
 
 mock_provider "aws" {
   override_during = plan
-  source          = "./tests/mocks"
+  source          = "../mocks"
 
   mock_resource "aws_lb" {
     defaults = { arn = "arn:aws:elasticloadbalancing:us-west-2:111122223333:loadbalancer/app/mocked/1", dns_name = "mocked.elb.example" }
