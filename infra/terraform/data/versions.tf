@@ -19,13 +19,3 @@ provider "aws" {
     tags = local.tags
   }
 }
-
-data "aws_caller_identity" "current" {}
-data "aws_partition" "current" {}
-
-locals {
-  name       = var.project == null ? "comfyui" : "comfyui-${var.project}"
-  account_id = data.aws_caller_identity.current.account_id
-  partition  = data.aws_partition.current.partition
-  tags       = merge(var.tags, { Application = "comfyui-on-eks", Deployment = local.name })
-}

@@ -1,5 +1,5 @@
 # An address on the internet: CloudFront reaches the internal load balancer through a VPC origin. Who may use it: waf.tf, and
-# sign-in at the load balancer (auth.tf).
+# sign-in at the load balancer (authentication.tf).
 
 locals {
   origin_protocol = local.https ? "https-only" : "http-only"
@@ -27,7 +27,7 @@ data "aws_ec2_managed_prefix_list" "cloudfront" {
 
 # A group of its own: the list counts as 55 of a group's 60 rules.
 resource "aws_security_group" "cloudfront" {
-  #checkov:skip=CKV2_AWS_5:The load balancer has it, in edge.tf; checkov does not see through concat.
+  #checkov:skip=CKV2_AWS_5:The load balancer has it, in load_balancer.tf; checkov does not see through concat.
   count = var.cloudfront ? 1 : 0
 
   name        = "${local.name}-cloudfront"

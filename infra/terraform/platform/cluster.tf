@@ -65,7 +65,7 @@ resource "aws_eks_cluster" "this" {
   version  = local.versions.kubernetes
   role_arn = aws_iam_role.cluster.arn
 
-  # The add-ons in addons.tf replace the unmanaged ones that EKS would otherwise install.
+  # The add-ons in eks_addons.tf replace the unmanaged ones that EKS would otherwise install.
   bootstrap_self_managed_addons = false
   enabled_cluster_log_types     = ["api", "audit", "authenticator", "controllerManager", "scheduler"]
 

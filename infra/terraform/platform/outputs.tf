@@ -139,7 +139,7 @@ output "helm_values" {
       loadBalancer   = { targetGroupArn = var.load_balancer ? aws_lb_target_group.pods[0].arn : "" }
 
       networkPolicy = {
-        enabled           = true # by the network plugin (addons.tf)
+        enabled           = true # by the network plugin (eks_addons.tf)
         vpcCidrs          = local.vpc_cidrs
         loadBalancerCidrs = local.load_balancer_subnet_cidrs
       }

@@ -250,7 +250,7 @@ variable "node_files" {
   }
 }
 
-# The way in: edge.tf, auth.tf, cloudfront.tf, waf.tf, privatelink.tf
+# Access: load_balancer.tf, authentication.tf, cloudfront.tf, waf.tf, privatelink.tf
 
 variable "load_balancer" {
   description = "Whether there is an internal load balancer in front of ComfyUI. Without it, `kubectl port-forward` or an Ingress of the chart's own."

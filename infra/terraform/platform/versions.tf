@@ -19,23 +19,3 @@ provider "aws" {
     tags = local.tags
   }
 }
-
-data "aws_caller_identity" "current" {}
-data "aws_partition" "current" {}
-
-locals {
-  name       = var.project == null ? "comfyui" : "comfyui-${var.project}"
-  account_id = data.aws_caller_identity.current.account_id
-  partition  = data.aws_partition.current.partition
-  tags       = merge(var.tags, { Application = "comfyui-on-eks", Deployment = local.name })
-  versions   = yamldecode(file("${path.module}/../../../versions.yaml"))
-
-  # IAM names are global to the account: the region keeps one project's deployments in two regions apart.
-  iam_prefix = "${local.name}-${var.region}"
-
-  # The data root and `comfyeks` made these; names are the contract, so that this root needs no other root's state.
-  bucket_arns = {
-    for kind in ["models", "inputs", "outputs", "artifacts"] :
-    kind => "arn:${local.partition}:s3:::${local.name}-${kind}-${local.account_id}-${var.region}"
-  }
-}

@@ -1,10 +1,10 @@
 # The way in: an internal load balancer. The ComfyUI chart registers its pods in the target group (TargetGroupBinding), so
 # that one apply is enough and the load balancer keeps its name whatever happens in the cluster.
 #
-#   auth.tf         sign-in at the load balancer
-#   cloudfront.tf   an address on the internet
-#   waf.tf          who may use that one
-#   privatelink.tf  an address in other VPCs
+#   authentication.tf  sign-in at the load balancer
+#   cloudfront.tf      an address on the internet
+#   waf.tf             who may use that address
+#   privatelink.tf     an address in other VPCs
 
 locals {
   pod_port = 8848 # the chart's pods listen there

@@ -1,4 +1,4 @@
-# What every node may do, whoever starts it (the managed group or Karpenter). The network plugin has its own role (identity.tf).
+# What every node may do, whoever starts it (the managed group or Karpenter). The network plugin has its own role (pod_identity.tf).
 
 locals {
   ec2_trust_policy = jsonencode({
