@@ -65,7 +65,7 @@ resource "aws_s3_bucket_policy" "this" {
       Effect    = "Deny"
       Principal = "*"
       Action    = "s3:*"
-      Resource  = ["arn:${local.partition}:s3:::${each.value}", "arn:${local.partition}:s3:::${each.value}/*"]
+      Resource  = ["arn:${local.partition}:s3:::${aws_s3_bucket.this[each.key].bucket}", "arn:${local.partition}:s3:::${aws_s3_bucket.this[each.key].bucket}/*"]
       Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
   })

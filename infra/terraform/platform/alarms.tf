@@ -76,7 +76,7 @@ locals {
       description = "Model events that nobody could work off. The nodes' timer makes up for them; docs/architecture.md says how they get there."
       namespace   = "AWS/SQS"
       metric      = "ApproximateNumberOfMessagesVisible"
-      dimensions  = { QueueName = local.model_events_dlq_name }
+      dimensions  = { QueueName = aws_sqs_queue.model_events_dlq.name }
       statistic   = "Maximum"
       threshold   = 0
       periods     = 1
@@ -85,7 +85,7 @@ locals {
       description = "Model events wait for more than 15 minutes: the function is not deployed, throttled or failing."
       namespace   = "AWS/SQS"
       metric      = "ApproximateAgeOfOldestMessage"
-      dimensions  = { QueueName = local.model_events_name }
+      dimensions  = { QueueName = aws_sqs_queue.model_events.name }
       statistic   = "Maximum"
       threshold   = 900
       periods     = 1

@@ -69,6 +69,13 @@ resource "aws_cloudfront_vpc_origin" "this" {
     }
   }
 
+  # Its deployment takes up to 15 minutes, sometimes longer; by default the provider gives up after exactly 15.
+  timeouts {
+    create = "30m"
+    update = "30m"
+    delete = "30m"
+  }
+
   lifecycle {
     create_before_destroy = true
   }

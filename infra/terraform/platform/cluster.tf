@@ -94,6 +94,11 @@ resource "aws_eks_cluster" "this" {
     support_type = "STANDARD"
   }
 
+  # Sometimes takes just over 15 minutes, after which the provider gives up by default.
+  timeouts {
+    delete = "30m"
+  }
+
   depends_on = [
     aws_cloudwatch_log_group.cluster,
     aws_iam_role_policy_attachment.cluster,

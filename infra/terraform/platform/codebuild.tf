@@ -2,9 +2,8 @@
 # what is made of it to the registry.
 
 locals {
-  image_build_name   = "${local.name}-image"
-  image_source_key   = "image/source.zip"
-  image_build_groups = "arn:${local.partition}:logs:${var.region}:${local.account_id}:log-group:/aws/codebuild/${local.image_build_name}"
+  image_build_name = "${local.name}-image"
+  image_source_key = "image/source.zip"
 }
 
 # CodeBuild would make this group on first use, without an expiry.
@@ -73,7 +72,7 @@ resource "aws_iam_role_policy" "image_build" {
         Sid      = "WriteLogs"
         Effect   = "Allow"
         Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-        Resource = "${local.image_build_groups}:*"
+        Resource = "arn:${local.partition}:logs:${var.region}:${local.account_id}:log-group:${aws_cloudwatch_log_group.image_build.name}:*"
       },
     ]
   })

@@ -1,4 +1,5 @@
-# What the data root and the state bootstrap left behind. Looked up, so that a missing one stops the plan and not a node at boot.
+# What the data root and the state bootstrap made: looked up by name, so that this root needs no other root's state, and so that a
+# missing one stops the plan and not a node at boot.
 
 data "aws_s3_bucket" "this" {
   for_each = toset(["models", "inputs", "outputs", "artifacts"])
@@ -8,4 +9,9 @@ data "aws_s3_bucket" "this" {
 
 data "aws_ecr_repository" "images" {
   name = "${local.name}-images"
+}
+
+locals {
+  # ARNs are put together from names, here and in other files: names are known to a plan, which then shows every policy in full.
+  bucket_arns = { for kind, bucket in data.aws_s3_bucket.this : kind => "arn:${local.partition}:s3:::${bucket.bucket}" }
 }

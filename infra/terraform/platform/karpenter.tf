@@ -82,8 +82,8 @@ resource "aws_sqs_queue" "interruption" {
         Resource  = local.interruption_queue_arn
         Condition = { ArnEquals = {
           "aws:SourceArn" = [
-            for rule in keys(local.interruption_events) :
-            "arn:${local.partition}:events:${var.region}:${local.account_id}:rule/${local.name}-${rule}"
+            for rule in aws_cloudwatch_event_rule.interruption :
+            "arn:${local.partition}:events:${var.region}:${local.account_id}:rule/${rule.name}"
           ]
         } }
       },

@@ -10,8 +10,7 @@ locals {
   sync_function_name    = "comfyui-models-${local.chalice_stage}-sync"
   sync_function_timeout = 60 # seconds; the app's own limit (TIMEOUT_SECONDS in scripts/comfyeks/lambda_app.py)
 
-  sync_document_name = "${local.name}-sync-models"
-  sync_tag_key       = "ComfyUIModelSync"
+  sync_tag_key = "ComfyUIModelSync"
 
   queue_kms_key_arn = var.queue_kms_key ? aws_kms_key.messages.arn : null
 
@@ -101,7 +100,7 @@ resource "aws_s3_bucket_notification" "models" {
 
 # Tells each GPU node to make its disk equal to the bucket, or to say how far it is. No key ever reaches a shell.
 resource "aws_ssm_document" "sync_models" {
-  name            = local.sync_document_name
+  name            = "${local.name}-sync-models"
   document_type   = "Command"
   document_format = "YAML"
   target_type     = "/AWS::EC2::Instance"
@@ -153,7 +152,7 @@ resource "aws_iam_role_policy" "sync" {
         Sid      = "UseSyncDocument"
         Effect   = "Allow"
         Action   = "ssm:SendCommand"
-        Resource = "arn:${local.partition}:ssm:${var.region}:${local.account_id}:document/${local.sync_document_name}"
+        Resource = "arn:${local.partition}:ssm:${var.region}:${local.account_id}:document/${aws_ssm_document.sync_models.name}"
       },
       {
         Sid       = "OnSyncNodes"
