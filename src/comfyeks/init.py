@@ -61,7 +61,7 @@ def run(
     if keda is None:
         keda = asks and typer.confirm("Start and end pods by the clock or the queue (KEDA)?", default=False, err=True)
     settings = DeploymentSettings(
-        account=deployment.account, region=deployment.region, instance_type=kind, keda=keda, terraform=variables
+        account=deployment.account, region=deployment.region, instance_type=kind, keda=keda, platform=variables
     )
     content = {"account": None, "region": None, "instance-type": kind, **dump(settings)}
     write_atomically(path, _HEADER.format(name=deployment.name) + yaml.safe_dump(content, sort_keys=False))

@@ -24,7 +24,7 @@ _TAG = re.compile(r"\w[\w.-]{0,127}")
 class DeploymentSettings:
     """What the file says; the defaults are what a file without the name means.
 
-    `terraform` and `data` are variables of the two roots, `comfyui` and `karpenter_gpu` values of the charts, over the
+    `platform` and `data` are variables of the two roots, `comfyui` and `karpenter_gpu` values of the charts, over the
     generated ones. `models` are sets or models of the catalogue. An empty `image_tag` means: what image/ says now.
     """
 
@@ -34,7 +34,7 @@ class DeploymentSettings:
     image_tag: str = ""
     keda: bool = False
     models: tuple[str, ...] = ()
-    terraform: dict[str, Any] = field(default_factory=dict)
+    platform: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     comfyui: dict[str, Any] = field(default_factory=dict)
     karpenter_gpu: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +82,7 @@ def dump(settings: DeploymentSettings) -> dict[str, Any]:
 
 
 def _checked(file: Path, name: str, value: Any) -> Any:
-    if name in ("terraform", "data", "comfyui", "karpenter-gpu"):
+    if name in ("platform", "data", "comfyui", "karpenter-gpu"):
         if value is None:
             return {}
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

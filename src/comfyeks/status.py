@@ -159,7 +159,7 @@ def _nodes(deployment: Deployment) -> tuple[list[Node], list[Running]]:
 
 def _pods(deployment: Deployment, context: str | None) -> list[Pod]:
     settings = deployment.settings()
-    namespace = settings.terraform.get("comfyui_namespace", "comfyui")
+    namespace = settings.platform.get("comfyui_namespace", "comfyui")
     cluster = Cluster(checked_context(context, deployment))
     return [
         Pod(
@@ -202,7 +202,7 @@ def _money(deployment: Deployment, nodes: list[Running]) -> tuple[str, str]:
     if cluster is None:
         raise OperationError(f"{deployment.name} has no EKS cluster")
     since = cluster["createdAt"]
-    variables = deployment.settings().terraform
+    variables = deployment.settings().platform
     kind = variables.get("system_node_types", ["t3a.xlarge"])[0]
     always = [Running(kind, "on-demand", since)] * int(variables.get("system_node_count", 2))
     prices = price_table.load(deployment.region)

@@ -85,7 +85,7 @@ def test_an_unknown_field_and_a_wrong_value_of_karpenter_are_found() -> None:
 
 def test_the_crds_are_those_of_the_karpenter_that_is_installed() -> None:
     need_tool("go")
-    assert f"@v{VERSIONS['charts']['karpenter']}/" in f"{karpenter_crds()}/"
+    assert f"@v{VERSIONS['helm_charts']['karpenter']}/" in f"{karpenter_crds()}/"
 
 
 @each_scenario
@@ -263,7 +263,7 @@ def test_the_pods_grace_fits_into_the_nodes() -> None:
 
 def test_the_charts_name_the_versions_of_the_project() -> None:
     assert metadata("comfyui")["appVersion"] == VERSIONS["image"]["comfyui"]
-    assert metadata("karpenter-gpu")["appVersion"] == VERSIONS["charts"]["karpenter"]
+    assert metadata("karpenter-gpu")["appVersion"] == VERSIONS["helm_charts"]["karpenter"]
     [node_class] = node_pools().of_kind("EC2NodeClass")
     assert node_class["spec"]["amiSelectorTerms"] == [{"alias": VERSIONS["ami_alias"]}]
 

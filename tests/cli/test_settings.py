@@ -20,7 +20,7 @@ def test_no_file_means_the_defaults(tmp_path: Path) -> None:
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     settings = DeploymentSettings(
-        account="111122223333", models=("sdxl",), terraform={"vpc_cidr": "10.1.0.0/16"}, karpenter_gpu={"tags": {}}
+        account="111122223333", models=("sdxl",), platform={"vpc_cidr": "10.1.0.0/16"}, karpenter_gpu={"tags": {}}
     )
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(dump(settings)))
@@ -35,7 +35,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
         ("account: 111122223333", "12 digits in quotes"),
         ("keda: maybe", "keda is true or false"),
         ("models: sdxl", "models is a list"),
-        ("terraform: [a]", "terraform holds NAME: VALUE"),
+        ("platform: [a]", "platform holds NAME: VALUE"),
         ("image-tag: 20261121", "in quotes"),
         ("- a", "NAME: VALUE"),
         ("a: {", "is not YAML"),

@@ -187,7 +187,7 @@ def test_a_region_nobody_entered_has_no_prices() -> None:
 
 def monthly(**variables: Any) -> Decimal:
     """What `comfyeks up --plan` says a deployment with these Terraform variables costs a month."""
-    lines = cost_lines(DeploymentSettings(terraform=variables), "us-west-2")
+    lines = cost_lines(DeploymentSettings(platform=variables), "us-west-2")
     return Decimal(re.findall(r"about ([\d.]+) USD a month", lines[0])[0])
 
 
@@ -198,7 +198,7 @@ def test_the_plan_counts_what_is_paid_for_whatever_is_used() -> None:
     assert monthly() - monthly(nat="none") == gateway
     assert monthly(nat="per_az") - monthly() == 2 * gateway
     assert monthly(nat="per_az", zones=["us-west-2a", "us-west-2b"]) - monthly() == gateway
-    with_endpoints = cost_lines(DeploymentSettings(terraform={"interface_endpoints": True}), "us-west-2")
+    with_endpoints = cost_lines(DeploymentSettings(platform={"interface_endpoints": True}), "us-west-2")
     assert "0.01 USD an hour more for each service in each of 3 zones" in with_endpoints[1]
 
 

@@ -75,7 +75,7 @@ def test_shell_blocks_are_well_formed() -> None:
 
 def test_settings_are_variables_of_the_platform() -> None:
     known = terraform_reference.blocks(ROOTS["platform"], "variable").keys()
-    given = [yaml.safe_load(block)["terraform"] for block in blocks("yaml")]
+    given = [yaml.safe_load(block)["platform"] for block in blocks("yaml")]
     assert given
     for settings in given:
         assert settings.keys() <= known

@@ -77,14 +77,14 @@ def test_a_mirror_takes_the_place_of_the_repositories(ready: Deployment, monkeyp
     monkeypatch.setenv(addons.MIRROR_VARIABLE, str(ready.dir))
     assert "has no karpenter-crd-1.14.1.tgz" in str(install("--plan").exception)
     for addon in addons.ADDONS:
-        (ready.dir / f"{addon.release}-{VERSIONS['charts'][addon.release]}.tgz").touch()
+        (ready.dir / f"{addon.release}-{VERSIONS['helm_charts'][addon.release]}.tgz").touch()
     printed = install("--plan").stdout
     assert f"--install karpenter {ready.dir}/karpenter-1.14.1.tgz " in printed
     assert "https://" not in printed
 
 
 def test_every_add_on_has_its_pin_in_versions_yaml() -> None:
-    assert {addon.release for addon in addons.ADDONS} == set(VERSIONS["charts"])
+    assert {addon.release for addon in addons.ADDONS} == set(VERSIONS["helm_charts"])
 
 
 def test_keda_comes_only_when_asked(ready: Deployment) -> None:

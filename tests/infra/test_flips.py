@@ -100,7 +100,7 @@ def steps_of(track: str, aws: LocalAws) -> list[Step]:
     """What a track's deployment is brought to, one after the other; makes the certificates that the steps name."""
     if track == "together":
         every = everything(aws)
-        return [(every["terraform"], every["data"]), ({}, {}), (every["terraform"], every["data"])]
+        return [(every["platform"], every["data"]), ({}, {}), (every["platform"], every["data"])]
     steps = {
         "network": NETWORK,
         "nodes": NODES,
@@ -152,7 +152,7 @@ def test_each_setting_goes_on_and_off(aws: LocalAws, tmp_path: Path, track: str)
     platform = Platform(aws, tmp_path / "clone", project=track.replace(" ", "-"))
     wrong = []
     for number, (terraform, data) in enumerate(steps_of(track, aws)):
-        platform.decide({"terraform": terraform, "data": data})
+        platform.decide({"platform": terraform, "data": data})
         begun = time.monotonic()
         answer = platform.run("apply", "--allow-replacement")  # a user pool goes when sign-in does
         seconds = time.monotonic() - begun
@@ -200,7 +200,7 @@ def test_two_projects_at_once_one_of_them_in_an_existing_network(
     aws: LocalAws, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     one, two = (Platform(aws, tmp_path / name, project=name) for name in ("one", "two"))
-    two.decide({"terraform": {"private_subnet_ids": network(aws), "nat": "none", "image_mirror": "mirror.example.com"}})
+    two.decide({"platform": {"private_subnet_ids": network(aws), "nat": "none", "image_mirror": "mirror.example.com"}})
     running = one.start("apply")
     answer = two.run("apply")
     assert answer.returncode == 0, answer.stderr

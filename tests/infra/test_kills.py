@@ -30,8 +30,8 @@ pytestmark = [
     pytest.mark.skipif(not SEEDS, reason="minutes; COMFYEKS_TEST_KILLS=<number of seeds> runs it"),
 ]
 
-PLAIN: dict[str, Any] = {"terraform": {"load_balancer": False}}
-WIDE: dict[str, Any] = {"terraform": {"nat": "per_az", "efs": True, "queue_kms_key": True}}
+PLAIN: dict[str, Any] = {"platform": {"load_balancer": False}}
+WIDE: dict[str, Any] = {"platform": {"nat": "per_az", "efs": True, "queue_kms_key": True}}
 
 # What has no name of its own, so that a second one of it can be made: operation of EC2, where it lists them, their ids.
 UNNAMED = [

@@ -32,7 +32,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield Platform(aws, tmp_path_factory.mktemp("clone"), project="t-infra")
 
 
-PLAIN = {"terraform": {"load_balancer": False}}
+PLAIN = {"platform": {"load_balancer": False}}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ class TestLifecycle:
     def test_apply_that_would_replace_the_network_is_refused(self, platform: Platform) -> None:
         decided = platform.settings.read_text()
         other = yaml.safe_load(decided)
-        other["terraform"]["vpc_cidr"] = "10.9.0.0/16"
+        other["platform"]["vpc_cidr"] = "10.9.0.0/16"
         platform.decide(other)
         answer = platform.run("apply")
         platform.settings.write_text(decided)

@@ -108,7 +108,7 @@ def test_add_ons_are_those_of_versions_yaml_and_no_other(platform_plan: Plan) ->
     addons = platform_plan.of_type("aws_eks_addon").values()
     optional = {"aws-efs-csi-driver"}
     assert {addon["addon_name"]: addon["addon_version"] for addon in addons} == {
-        name: version for name, version in VERSIONS["addons"].items() if name not in optional
+        name: version for name, version in VERSIONS["eks_addons"].items() if name not in optional
     }
 
 

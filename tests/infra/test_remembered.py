@@ -13,7 +13,7 @@ from comfyeks.errors import UserError
 from comfyeks.terraform.settings_store import SettingsStore
 from comfyeks.terraform.variables import Settings
 
-OURS, THEIRS = "terraform: {vpc_cidr: 10.1.0.0/16}\n", "terraform: {vpc_cidr: 10.2.0.0/16}\n"
+OURS, THEIRS = "platform: {vpc_cidr: 10.1.0.0/16}\n", "platform: {vpc_cidr: 10.2.0.0/16}\n"
 RANGES = Settings(api_allowed_cidrs=("198.51.100.7/32",), cluster_admin_arns=("arn:aws:iam::111122223333:role/a",))
 
 Checkout = Callable[[str], Deployment]

@@ -29,7 +29,7 @@ def test_private_api_needs_no_ranges(deployment: Deployment) -> None:
 
 
 def test_ranges_may_stand_in_the_operators_file(deployment: Deployment) -> None:
-    own(deployment, "terraform: {api_allowed_cidrs: [198.51.100.7/32]}")
+    own(deployment, "platform: {api_allowed_cidrs: [198.51.100.7/32]}")
     Settings().check(deployment)
 
 
@@ -88,14 +88,14 @@ def test_data_root_gets_only_the_variables_it_knows(deployment: Deployment) -> N
 
 
 def test_flags_win_over_the_operators_file(deployment: Deployment) -> None:
-    own(deployment, "terraform: {api_public_access: true, system_node_count: 3}")
+    own(deployment, "platform: {api_public_access: true, system_node_count: 3}")
     arguments(deployment, "platform", Settings(api_public_access=False))
     assert generated(deployment, "platform")["api_public_access"] is False
     assert generated(deployment, "platform")["system_node_count"] == 3
 
 
 def test_operators_file_wins_over_flags_of_an_earlier_apply(deployment: Deployment) -> None:
-    own(deployment, "terraform: {api_allowed_cidrs: [198.51.100.7/32]}")
+    own(deployment, "platform: {api_allowed_cidrs: [198.51.100.7/32]}")
     earlier = Settings(api_allowed_cidrs=("203.0.113.0/24",), api_public_access=True)
     arguments(deployment, "platform", Settings(), earlier)
     assert generated(deployment, "platform")["api_allowed_cidrs"] == ["198.51.100.7/32"]
@@ -103,13 +103,13 @@ def test_operators_file_wins_over_flags_of_an_earlier_apply(deployment: Deployme
 
 
 def test_operators_file_cannot_rename_the_deployment(deployment: Deployment) -> None:
-    own(deployment, "terraform: {project: other, region: eu-central-1}")
+    own(deployment, "platform: {project: other, region: eu-central-1}")
     arguments(deployment, "platform", Settings())
     assert generated(deployment, "platform")["project"] is None
     assert generated(deployment, "platform")["region"] == "us-west-2"
 
 
 def test_each_root_gets_its_own_section(deployment: Deployment) -> None:
-    own(deployment, "terraform: {system_node_count: 3}\ndata: {images_kept: 5}")
+    own(deployment, "platform: {system_node_count: 3}\ndata: {images_kept: 5}")
     arguments(deployment, "data", Settings())
     assert generated(deployment, "data") == {"project": None, "region": "us-west-2", "images_kept": 5}

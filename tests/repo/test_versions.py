@@ -67,7 +67,7 @@ def test_go_modules_have_those_versions() -> None:
     prometheus = f"prometheus-operator v{VERSIONS['go_tools']['prometheus_operator_crds']}"
     assert prometheus in go_mod("tools/crds/go.mod")
     for module in ("crds", "keda"):
-        assert f"github.com/kedacore/keda/v2 v{VERSIONS['charts']['keda']}" in go_mod(f"tools/{module}/go.mod")
+        assert f"github.com/kedacore/keda/v2 v{VERSIONS['helm_charts']['keda']}" in go_mod(f"tools/{module}/go.mod")
 
 
 def test_the_oldest_go_is_the_one_that_the_tools_ask_for() -> None:
@@ -75,7 +75,7 @@ def test_the_oldest_go_is_the_one_that_the_tools_ask_for() -> None:
 
 
 def test_karpenter_its_crds_and_the_schemas_we_validate_against_are_one_version() -> None:
-    charts = VERSIONS["charts"]
+    charts = VERSIONS["helm_charts"]
     tools = VERSIONS["go_tools"]
     assert charts["karpenter"] == charts["karpenter-crd"] == tools["karpenter_crds"] == tools["karpenter"]
 

@@ -20,7 +20,7 @@ NOT_OURS = 1  # the default VPC of the account
 def everything(aws: LocalAws) -> dict[str, Any]:
     """Settings in which each switch of both roots is turned; makes the certificates that they name."""
     return {
-        "terraform": {
+        "platform": {
             "cluster_admin_arns": [f"arn:aws:iam::{ACCOUNT}:role/admin"],
             "nat": "per_az",
             "interface_endpoints": True,

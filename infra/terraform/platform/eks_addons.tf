@@ -1,10 +1,10 @@
-# Versions: `addons` in versions.yaml, exact builds.
+# EKS add-ons. Versions: `eks_addons` in versions.yaml, exact builds.
 
 locals {
   # Needed for a node to become Ready, or for the pods on it to get credentials.
   addons_before_nodes = ["eks-pod-identity-agent", "kube-proxy", "vpc-cni"]
 
-  addons_on_nodes = setsubtract(keys(local.versions.addons), concat(local.addons_before_nodes, var.efs ? [] : ["aws-efs-csi-driver"]))
+  addons_on_nodes = setsubtract(keys(local.versions.eks_addons), concat(local.addons_before_nodes, var.efs ? [] : ["aws-efs-csi-driver"]))
 
   addon_configuration = {
     "vpc-cni" = { enableNetworkPolicy = "true" }
@@ -16,7 +16,7 @@ resource "aws_eks_addon" "before_nodes" {
 
   cluster_name                = aws_eks_cluster.this.name
   addon_name                  = each.key
-  addon_version               = local.versions.addons[each.key]
+  addon_version               = local.versions.eks_addons[each.key]
   configuration_values        = try(jsonencode(local.addon_configuration[each.key]), null)
   resolve_conflicts_on_create = "OVERWRITE"
   resolve_conflicts_on_update = "OVERWRITE"
@@ -31,7 +31,7 @@ resource "aws_eks_addon" "on_nodes" {
 
   cluster_name                = aws_eks_cluster.this.name
   addon_name                  = each.key
-  addon_version               = local.versions.addons[each.key]
+  addon_version               = local.versions.eks_addons[each.key]
   configuration_values        = try(jsonencode(local.addon_configuration[each.key]), null)
   resolve_conflicts_on_create = "OVERWRITE"
   resolve_conflicts_on_update = "OVERWRITE"

@@ -80,7 +80,7 @@ def reachable(cluster: Cluster) -> Iterator[Finding]:
 
 def prerequisites(cluster: Cluster, keda: bool = False) -> Iterator[Finding]:
     """What must be in the cluster before the charts."""
-    csi = VERSIONS["addons"]["aws-mountpoint-s3-csi-driver"]
+    csi = VERSIONS["eks_addons"]["aws-mountpoint-s3-csi-driver"]
     for need in (*NEEDS, *((KEDA,) if keda else ())):
         if cluster.get(f"{need.path}") is None:
             yield Finding("prerequisites", need.severity, f"{need.what}: not in the cluster", need.fix.format(csi=csi))

@@ -37,7 +37,7 @@ class Addon:
     optional: bool = False
 
 
-# In the order of installation. Versions: `charts` in versions.yaml.
+# In the order of installation. Versions: `helm_charts` in versions.yaml.
 ADDONS = (
     # Helm never upgrades a chart's own CRDs, so they are a release of their own, ahead of the controller.
     Addon("karpenter-crd", "oci://public.ecr.aws/karpenter/karpenter-crd", has_values=False),
@@ -97,7 +97,7 @@ def release(addon: Addon, deployment: Deployment) -> Release:
     values = deployment.addon_values(addon.release)
     if addon.has_values and not values.exists():
         raise UserError(f"{values} is missing: run `make infra`, which writes it from Terraform's outputs")
-    version = str(VERSIONS["charts"][addon.release])
+    version = str(VERSIONS["helm_charts"][addon.release])
     chart, repository = addon.chart, addon.repository
     if folder := os.environ.get(MIRROR_VARIABLE):
         package = Path(folder).expanduser() / f"{addon.release}-{version}.tgz"

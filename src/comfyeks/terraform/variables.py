@@ -1,6 +1,6 @@
 """What the operator decides, from flags, the environment or a file, and how it reaches Terraform.
 
-Flags win over COMFYEKS_* variables, these over the sections `terraform` (platform) and `data` (data root) of the
+Flags win over COMFYEKS_* variables, these over the sections `platform` and `data` of the
 settings file (comfyeks.settings), these over the flags and variables of earlier applies, these over the defaults in
 infra/terraform/*/variables.tf.
 """
@@ -76,7 +76,7 @@ def listed(text: str | None) -> tuple[str, ...] | None:
 def section(deployment: Deployment, root: str) -> dict[str, Any]:
     """The operator's own variables of a root."""
     own = deployment.settings()
-    return {"data": own.data, "platform": own.terraform}[root]
+    return {"data": own.data, "platform": own.platform}[root]
 
 
 def to_destroy(deployment: Deployment, earlier: Settings) -> Settings:

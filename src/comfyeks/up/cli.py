@@ -150,7 +150,7 @@ def plan_table(steps: Sequence[Step[AnyWork]], work: AnyWork) -> Table:
 
 def cost_lines(settings: DeploymentSettings, region: str) -> list[str]:
     """The estimate of a deployment as its settings are: what runs always, and an hour of a GPU node."""
-    variables = settings.terraform
+    variables = settings.platform
     zones = len(variables.get("zones", [])) or ZONES
     usage = Usage(
         instance_type=settings.instance_type,

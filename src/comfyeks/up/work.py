@@ -38,11 +38,11 @@ class Work:
 
     @property
     def release(self) -> str:
-        return str(self.settings.terraform.get("comfyui_release", "comfyui"))
+        return str(self.settings.platform.get("comfyui_release", "comfyui"))
 
     @property
     def namespace(self) -> str:
-        return str(self.settings.terraform.get("comfyui_namespace", "comfyui"))
+        return str(self.settings.platform.get("comfyui_namespace", "comfyui"))
 
     @property
     def helm(self) -> Helm:
