@@ -70,7 +70,7 @@ types: setup     ## mypy --strict
 	@$(BIN)/mypy --strict --scripts-are-modules node/comfyui-model-sync
 	@$(BIN)/mypy --strict charts/comfyui/files/*.py
 	@$(BIN)/mypy --strict --python-version 3.12 image/*.py
-generate: setup  ## what is generated and committed: chart schemas, READMEs, values per instance type, docs/reference
+generate: setup  ## what is generated and committed: chart schemas, values per instance type, READMEs, docs/reference
 	@$(BIN)/comfyeks dev charts generate
 	@$(BIN)/comfyeks dev reference
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \

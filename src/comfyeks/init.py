@@ -23,7 +23,7 @@ from comfyeks.terraform.variables import Settings, listed
 WHAT_IS_MY_ADDRESS = "https://checkip.amazonaws.com"
 _HEADER = """\
 # Settings of {name}. `comfyeks up` reads them and keeps them with the deployment; flags and environment win over them.
-# terraform: variables of infra/terraform/platform (docs/reference/terraform.md), data: those of infra/terraform/data,
+# platform and data: inputs of the Terraform roots (infra/terraform/*/README.md),
 # comfyui and karpenter-gpu: values of the charts (charts/*/README.md).
 """
 

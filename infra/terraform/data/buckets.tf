@@ -1,4 +1,4 @@
-# What people put in and get out. This root is destroyed by `comfyeks infra destroy --data` only, which asks for the name and
+# What people put in and get out. This root is destroyed by `comfyeks infra destroy --delete-data` only, which asks for the name and
 # empties the buckets first: without `force_destroy`, S3 itself refuses to delete a bucket that holds anything, whoever asks.
 
 locals {

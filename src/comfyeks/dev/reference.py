@@ -1,4 +1,4 @@
-"""`comfyeks dev reference`: the pages and pictures of docs/ that are made from what they describe."""
+"""`comfyeks dev reference`: the pages and pictures that are generated from what they describe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SETTINGS = """\
 `comfyeks infra apply` keep it with the deployment, so that a colleague's clone has the same
 ([0007](../decisions/0007-settings-stay-with-the-deployment.md)). Flags and environment win over it. It holds no secret.
 
-| setting | default | what it is |
+| setting | default | description |
 | --- | --- | --- |
 """
 
@@ -47,8 +47,8 @@ _MEANING = {
     "image_tag": "Tag of an image that is in the registry. Empty: the one that this checkout's `image/` makes.",
     "keda": "Install KEDA, which pods by the clock or by the queue need.",
     "models": "Models or sets of the catalogue that `comfyeks up` puts into the bucket when they are missing.",
-    "terraform": "Variables of the platform: [terraform_reference.md](terraform_reference.md).",
-    "data": "Variables of the data root: [terraform_reference.md](terraform_reference.md).",
+    "platform": "Inputs of the Terraform root [platform](../../infra/terraform/platform/README.md).",
+    "data": "Inputs of the Terraform root [data](../../infra/terraform/data/README.md).",
     "comfyui": "Values of [charts/comfyui](../../charts/comfyui/README.md), over the generated ones.",
     "karpenter_gpu": "Values of [charts/karpenter-gpu](../../charts/karpenter-gpu/README.md), over the generated ones.",
 }
@@ -59,7 +59,7 @@ def pages() -> dict[Path, str]:
     return {
         FOLDER / "commands.md": commands(),
         FOLDER / "settings.md": settings(),
-        terraform_reference.PATH: terraform_reference.text(),
+        **terraform_reference.pages(),
         **pictures(),
     }
 
@@ -109,7 +109,7 @@ def _parameters(command: Any) -> str:
         variable = f" Environment: `{parameter.envvar}`." if getattr(parameter, "envvar", None) else ""
         said = (getattr(parameter, "help", "") or "").replace("|", "\\|")
         rows.append(f"| {names} | {default} | {said}{variable} |\n")
-    return "\n| | default | |\n| --- | --- | --- |\n" + "".join(rows) if rows else ""
+    return "\n| parameter | default | description |\n| --- | --- | --- |\n" + "".join(rows) if rows else ""
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""docs/reference/terraform.md: every variable and output of both roots, from the .tf files themselves."""
+"""The tables of inputs and outputs in the README of each Terraform root, from its .tf files."""
 
 from __future__ import annotations
 
@@ -11,30 +11,24 @@ import hcl2
 from lark import UnexpectedInput
 
 from comfyeks.errors import OperationError
-from comfyeks.paths import REPO_ROOT
 from comfyeks.terraform.runner import ROOTS
 
-PATH = REPO_ROOT / "docs" / "reference" / "terraform.md"
-
-_INTRODUCTION = """\
-# Terraform variables and outputs
-
-Variables go into `.comfyeks/<name>/settings.yaml`: those of the platform below `terraform:`, those of the data root
-below `data:`. `comfyeks infra apply` reads them and keeps them with the deployment
-([0007](../decisions/0007-settings-stay-with-the-deployment.md)). It gives `project`, `region` and `node_files` itself.
-
-This page is generated from the `.tf` files by `make generate`; `make lint` fails when it is stale.
-"""
-
-_TITLES = {
-    "platform": "Platform: `infra/terraform/platform`",
-    "data": "Data: `infra/terraform/data`, which outlives the platform",
-}
+_BEGIN = "<!-- generated from the .tf files by `make generate` -->\n"
+_END = "<!-- end of what is generated -->\n"
 
 
-def text() -> str:
-    """The whole page."""
-    return "\n".join([_INTRODUCTION, *(_section(title, ROOTS[root]) for root, title in _TITLES.items())])
+def pages() -> dict[Path, str]:
+    """Path → text of the README of each root. Raises OperationError for one without the marks of its generated part."""
+    return {root / "README.md": _readme(root) for root in ROOTS.values()}
+
+
+def _readme(root: Path) -> str:
+    path = root / "README.md"
+    before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise OperationError(f"{path} must hold the line {_BEGIN.strip()!r} and below it {_END.strip()!r}")
+    return f"{before}{_BEGIN}\n{_tables(root)}\n{_END}{after}"
 
 
 def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
@@ -56,18 +50,17 @@ def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _section(title: str, root: Path) -> str:
+def _tables(root: Path) -> str:
     variables = (
-        (f"`{name}`", f"`{_expression(block['type'])}`", _default(block), _cell(block["description"]))
+        (f"`{name}`", _cell(block["description"]), f"`{_expression(block['type'])}`", _default(block))
         for name, block in sorted(blocks(root, "variable").items())
     )
     outputs = ((f"`{name}`", _cell(block["description"])) for name, block in sorted(blocks(root, "output").items()))
     return "\n".join(
         [
-            f"## {title}\n",
-            *_table(("variable", "type", "default", "what it is"), variables),
+            *_table(("input", "description", "type", "default"), variables),
             "",
-            *_table(("output", "what it is"), outputs),
+            *_table(("output", "description"), outputs),
             "",
         ]
     )
