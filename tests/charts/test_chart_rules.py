@@ -18,7 +18,7 @@ from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.charts import render as rendering
 from comfyeks.charts.crds import karpenter_crds
 from comfyeks.charts.render import render
-from comfyeks.charts.validation import KUBERNETES_VERSIONS, karpenter_crds, problems
+from comfyeks.dev.chart_validation import KUBERNETES_VERSIONS, problems
 from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 from tests.charts.harness import (

@@ -41,7 +41,7 @@ REFUSED = """\
 │     ├────────────────
 │     │ var.api_allowed_cidrs is list of string with 1 element
 │
-│ api_allowed_cidrs takes IPv4 ranges from /8 to /32, such as
+│ api_allowed_cidrs must be IPv4 ranges from /8 to /32, such as
 │ 198.51.100.7/32.
 │
 │ This was checked by the validation rule at variables.tf:54,3-13.
@@ -120,7 +120,7 @@ def test_refused_variable_is_the_users_and_one_line(root: Root, fake_terraform: 
     fake_terraform(f"cat <<'END'\n{REFUSED}END\nexit 1")
     with pytest.raises(UserError) as raised:
         apply(root)
-    assert str(raised.value) == "api_allowed_cidrs takes IPv4 ranges from /8 to /32, such as 198.51.100.7/32."
+    assert str(raised.value) == "api_allowed_cidrs must be IPv4 ranges from /8 to /32, such as 198.51.100.7/32."
 
 
 def test_refused_variable_beside_another_error_is_a_failure(root: Root, fake_terraform: Fake) -> None:
@@ -194,7 +194,7 @@ def test_error_without_a_frame_shows_the_end_of_the_log(root: Root, fake_terrafo
 
 def test_error_blocks_are_found_among_other_text() -> None:
     first, second = error_blocks(f"aws_vpc.this: Creating...\n{REFUSED}\nmore\n{BROKEN}")
-    assert refused_variable(first).startswith("api_allowed_cidrs takes")
+    assert refused_variable(first).startswith("api_allowed_cidrs must be")
     assert second.startswith("Error: creating EKS Cluster")
 
 

@@ -57,7 +57,12 @@ def make_chart_mirror(folder: Path, cluster: dict[str, Any]) -> Path:
     values.write_text(yaml.safe_dump(local))
     for chart, content in (("aws-load-balancer-controller", LOAD_BALANCER), ("nvidia-device-plugin", DEVICE_PLUGIN)):
         (sources / chart / "templates").mkdir(parents=True)
-        about = {"apiVersion": "v2", "name": chart, "version": VERSIONS["helm_charts"][chart], "description": "stand-in"}
+        about = {
+            "apiVersion": "v2",
+            "name": chart,
+            "version": VERSIONS["helm_charts"][chart],
+            "description": "stand-in",
+        }
         (sources / chart / "Chart.yaml").write_text(yaml.safe_dump(about))
         (sources / chart / "templates" / "it.yaml").write_text(yaml.safe_dump(content))
     for source in sources.iterdir():

@@ -1,4 +1,4 @@
-"""Every option of the way in (edge.tf and its neighbours), for a platform on the local AWS."""
+"""Every option for access (load_balancer.tf and what it names), for a platform on the local AWS."""
 
 from __future__ import annotations
 

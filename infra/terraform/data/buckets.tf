@@ -1,5 +1,5 @@
-# What people put in and get out. This root is destroyed by `comfyeks infra destroy --delete-data` only, which asks for the name and
-# empties the buckets first: without `force_destroy`, S3 itself refuses to delete a bucket that holds anything, whoever asks.
+# The buckets for models, inputs and outputs. Only `comfyeks infra destroy --delete-data` destroys this root; it asks for the
+# deployment's name and empties the buckets first. There is no `force_destroy`, so that S3 rejects deleting a bucket with objects.
 
 locals {
   buckets = {
@@ -10,11 +10,11 @@ locals {
 }
 
 resource "aws_s3_bucket" "this" {
-  #checkov:skip=CKV_AWS_18:access_logs switches them on; they are paid by request, and a node asks for each part of a model
-  #checkov:skip=CKV_AWS_21:models are versioned; no output reuses a key, and inputs are copies of what people have
-  #checkov:skip=CKV_AWS_144:a copy in another region is the team's own choice: models can be fetched again
-  #checkov:skip=CKV_AWS_145:encrypted by S3 itself; a KMS key would be asked, and paid, for each part of each model
-  #checkov:skip=CKV2_AWS_62:the models bucket has notifications, from the platform root; nobody listens to the others
+  #checkov:skip=CKV_AWS_18:access_logs enables them; they are charged by request, and a node requests each part of a model
+  #checkov:skip=CKV_AWS_21:models are versioned; outputs never reuse a key, and inputs are copies of files that users have
+  #checkov:skip=CKV_AWS_144:replication to another region is left to the team: models can be downloaded again
+  #checkov:skip=CKV_AWS_145:encrypted by S3 itself; a KMS key would be used, and charged, for each part of each model
+  #checkov:skip=CKV2_AWS_62:the platform root adds notifications of the models bucket; nothing reads those of the others
 
   for_each = local.buckets
 
@@ -70,11 +70,11 @@ resource "aws_s3_bucket_policy" "this" {
     }]
   })
 
-  # S3 answers "conflicting operation" to two changes of a bucket's access at once.
+  # S3 rejects two simultaneous changes of a bucket's access ("conflicting operation").
   depends_on = [aws_s3_bucket_public_access_block.this]
 }
 
-# Models only: an overwritten checkpoint is hours of download or training. Outputs never reuse a key.
+# Models only: restoring an overwritten checkpoint would take hours of download or training. Outputs never reuse a key.
 resource "aws_s3_bucket_versioning" "models" {
   bucket = aws_s3_bucket.this["models"].id
 
@@ -83,8 +83,8 @@ resource "aws_s3_bucket_versioning" "models" {
   }
 }
 
-# Into the artifacts bucket, which neither pods nor model writers can read: a bucket of its own would have to be emptied to
-# switch logs off.
+# Logged to the artifacts bucket, which neither pods nor people who write models can read: a separate bucket would have to be emptied
+# before logs could be disabled.
 resource "aws_s3_bucket_logging" "this" {
   for_each = var.access_logs ? local.buckets : {}
 

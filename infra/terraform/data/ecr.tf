@@ -1,9 +1,9 @@
 resource "aws_ecr_repository" "images" {
-  #checkov:skip=CKV_AWS_136:encrypted with the registry's own key; one of ours would have to be granted to every node
+  #checkov:skip=CKV_AWS_136:encrypted with a key of ECR; every node would need permission for a KMS key
 
   name = "${local.name}-images"
 
-  # A tag names one image for good: charts and nodes that pull it later get what was tested.
+  # A tag always names the same image: charts and nodes that pull it later get the image that was tested.
   image_tag_mutability = "IMMUTABLE"
 
   image_scanning_configuration {

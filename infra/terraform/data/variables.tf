@@ -1,5 +1,5 @@
 variable "project" {
-  description = "Tells several deployments in one account and region apart. null for the only one; else 1 to 16 of a-z, 0-9 and '-'."
+  description = "Distinguishes several deployments in one account and region: 1 to 16 of a-z, 0-9 and '-'. null for the only one."
   type        = string
   default     = null
 
@@ -20,13 +20,13 @@ variable "region" {
 }
 
 variable "tags" {
-  description = "Tags put on every resource, for example a cost centre."
+  description = "Tags of every resource, for example a cost centre."
   type        = map(string)
   default     = {}
 }
 
 variable "models_old_version_days" {
-  description = "Days an overwritten or deleted model can still be brought back. Each costs its storage for that long."
+  description = "Days for which an overwritten or deleted model can be restored. Its storage is charged for that long."
   type        = number
   default     = 7
 
@@ -37,7 +37,7 @@ variable "models_old_version_days" {
 }
 
 variable "inputs_expiry_days" {
-  description = "Days after which an input file is deleted, for good. null keeps them."
+  description = "Days after which an input is permanently deleted. null keeps inputs."
   type        = number
   default     = null
 
@@ -48,7 +48,7 @@ variable "inputs_expiry_days" {
 }
 
 variable "outputs_expiry_days" {
-  description = "Days after which an output is deleted, for good. null keeps them."
+  description = "Days after which an output is permanently deleted. null keeps outputs."
   type        = number
   default     = null
 
@@ -59,13 +59,13 @@ variable "outputs_expiry_days" {
 }
 
 variable "access_logs" {
-  description = "Whether S3 logs each request to the three buckets, below access-logs/ of the artifacts bucket, for 90 days."
+  description = "Whether S3 logs each request to the three buckets. Logs are below access-logs/ of the artifacts bucket and are kept for 90 days."
   type        = bool
   default     = false
 }
 
 variable "stale_upload_days" {
-  description = "Days after which the parts of an upload that never finished are removed. They are paid for and shown nowhere."
+  description = "Days after which the parts of an incomplete upload are removed. Their storage is charged, but no listing shows them."
   type        = number
   default     = 3
 
@@ -76,12 +76,12 @@ variable "stale_upload_days" {
 }
 
 variable "images_kept" {
-  description = "Newest ComfyUI images kept in the registry; older ones are removed."
+  description = "Number of ComfyUI images kept in the registry; older ones are removed."
   type        = number
   default     = 20
 
   validation {
     condition     = var.images_kept >= 2 && floor(var.images_kept) == var.images_kept
-    error_message = "images_kept must be a whole number, at least 2: with 1, the image that a running release needs goes as soon as the next is pushed."
+    error_message = "images_kept must be a whole number, at least 2: with 1, pushing the next image would remove the one that a running release uses."
   }
 }

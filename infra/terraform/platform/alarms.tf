@@ -1,8 +1,8 @@
-# Who is told when model events are not worked off, and when the month costs more than was meant.
+# Alarms for model events that are not processed, and for a month that costs more than the budget.
 
 resource "aws_sns_topic" "alarms" {
   name              = "${local.name}-alarms"
-  kms_master_key_id = aws_kms_key.messages.arn # AWS's own key for SNS shuts CloudWatch out
+  kms_master_key_id = aws_kms_key.messages.arn # CloudWatch cannot use the key that AWS manages for SNS
 
   policy = jsonencode({
     Version = "2012-10-17"
@@ -35,8 +35,8 @@ resource "aws_sns_topic_subscription" "email" {
   endpoint  = var.alarm_email
 }
 
-# For the alarms' topic always; for the queues when queue_kms_key says so. A service that writes into something encrypted has
-# to be admitted by the key, and no key of AWS's own admits any.
+# Encrypts the alarms' topic, and the queues if queue_kms_key = true. A service that sends to an encrypted topic or queue needs
+# permission in the policy of the key; the policies of keys that AWS manages give it to none.
 resource "aws_kms_key" "messages" {
   description             = "Queues and alarms of ${local.name}"
   enable_key_rotation     = true
@@ -57,7 +57,7 @@ resource "aws_kms_key" "messages" {
         Effect    = "Allow"
         Principal = { Service = ["budgets.amazonaws.com", "cloudwatch.amazonaws.com", "events.amazonaws.com", "s3.amazonaws.com"] }
         Action    = ["kms:Decrypt", "kms:GenerateDataKey*"]
-        Resource  = "*" # what they may write into is said by the queues' and the topic's own policies
+        Resource  = "*" # which queue or topic they may send to is in the policies of those
       },
     ]
   })
@@ -73,7 +73,7 @@ locals {
 
   alarms = {
     "model-events-dead-letters" = {
-      description = "Model events that nobody could work off. The nodes' timer makes up for them; docs/architecture.md says how they get there."
+      description = "Model events that could not be processed. The nodes' timer still syncs their models; docs/architecture.md explains how events get there."
       namespace   = "AWS/SQS"
       metric      = "ApproximateNumberOfMessagesVisible"
       dimensions  = { QueueName = aws_sqs_queue.model_events_dlq.name }
@@ -82,7 +82,7 @@ locals {
       periods     = 1
     }
     "model-events-age" = {
-      description = "Model events wait for more than 15 minutes: the function is not deployed, throttled or failing."
+      description = "Model events have waited for more than 15 minutes: the function is not deployed, is throttled or fails."
       namespace   = "AWS/SQS"
       metric      = "ApproximateAgeOfOldestMessage"
       dimensions  = { QueueName = aws_sqs_queue.model_events.name }
@@ -90,7 +90,7 @@ locals {
       threshold   = 900
       periods     = 1
     }
-    # A batch that fails comes back by itself: one error is no news, a quarter of an hour of them is.
+    # A failed batch is retried: a single error needs no action, a quarter of an hour of errors does.
     "model-events-errors" = {
       description = "The model-events function has failed for 15 minutes: see its log, /aws/lambda/${local.sync_function_name}."
       namespace   = "AWS/Lambda"
@@ -116,7 +116,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   threshold           = each.value.threshold
   period              = 300
   evaluation_periods  = each.value.periods
-  treat_missing_data  = "notBreaching" # an empty queue reports nothing
+  treat_missing_data  = "notBreaching" # an empty queue has no data points
   alarm_actions       = [aws_sns_topic.alarms.arn]
   ok_actions          = [aws_sns_topic.alarms.arn]
 }
@@ -125,7 +125,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
 resource "aws_budgets_budget" "monthly" {
   count = var.monthly_budget_usd == null ? 0 : 1
 
-  name         = "${local.iam_prefix}-monthly" # budgets know no region
+  name         = "${local.iam_prefix}-monthly" # budgets are global to the account
   budget_type  = "COST"
   time_unit    = "MONTHLY"
   limit_amount = tostring(var.monthly_budget_usd)

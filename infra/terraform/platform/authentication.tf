@@ -1,6 +1,5 @@
-# Sign-in at the load balancer, before a request reaches a pod: with a Cognito user pool of the deployment's own, or with an
-# identity provider that is there (OIDC). Both are for people with a browser; programs use the address inside without it, by
-# `kubectl port-forward`.
+# Sign-in at the load balancer, before a request reaches a pod: with a Cognito user pool of the deployment, or with an existing
+# identity provider (OIDC). Both need a browser; programs connect to the pods with `kubectl port-forward` instead.
 
 locals {
   cognito  = var.sign_in == "cognito"
@@ -8,15 +7,15 @@ locals {
   signs_in = local.cognito || local.oidc
 
   sign_in_scope   = "openid email"
-  sign_in_seconds = 12 * 3600 # once a working day
+  sign_in_seconds = 12 * 3600 # users sign in once a working day
 
-  sign_in_callback = "https://${coalesce(var.domain_name, "unset")}/oauth2/idpresponse" # the load balancer's, by its definition
+  sign_in_callback = "https://${coalesce(var.domain_name, "unset")}/oauth2/idpresponse" # the path is prescribed by Elastic Load Balancing
 
   # Unique among all accounts of a region.
   cognito_domain = coalesce(var.cognito_domain_prefix, "${local.name}-${local.account_id}")
 }
 
-# Users are in it: without --allow-replacement no apply deletes it, and `make infra-destroy` does.
+# It holds the users: an apply deletes it only with --allow-replacement; `make infra-destroy` deletes it.
 resource "aws_cognito_user_pool" "this" {
   count = local.cognito ? 1 : 0
 
@@ -25,7 +24,7 @@ resource "aws_cognito_user_pool" "this" {
   auto_verified_attributes = ["email"]
   mfa_configuration        = var.cognito_mfa ? "ON" : "OFF"
 
-  # Nobody signs up: the operator invites.
+  # Users cannot sign up themselves: the operator invites them.
   admin_create_user_config {
     allow_admin_create_user_only = true
   }
@@ -66,8 +65,8 @@ resource "aws_cognito_user_pool_domain" "this" {
   domain       = local.cognito_domain
 }
 
-# The load balancer takes only a client with a secret. Cognito makes it, the load balancer fetches it by itself, and the
-# provider reads it into the state: docs/decisions says what that means.
+# The load balancer requires a client with a secret. Cognito creates the secret and the load balancer fetches it, but the provider
+# also stores it in the state: see docs/decisions.
 resource "aws_cognito_user_pool_client" "load_balancer" {
   count = local.cognito ? 1 : 0
 
@@ -79,13 +78,13 @@ resource "aws_cognito_user_pool_client" "load_balancer" {
   allowed_oauth_flows                  = ["code"]
   allowed_oauth_scopes                 = split(" ", local.sign_in_scope)
   supported_identity_providers         = ["COGNITO"]
-  explicit_auth_flows                  = ["ALLOW_REFRESH_TOKEN_AUTH"] # no password but on the sign-in page
+  explicit_auth_flows                  = ["ALLOW_REFRESH_TOKEN_AUTH"] # passwords only on the sign-in page
   prevent_user_existence_errors        = "ENABLED"
   enable_token_revocation              = true
 }
 
-# Neither variable nor settings file holds the secret. The listener's own argument for it is no write-only one, so the state
-# does: docs/decisions.
+# The secret is in no variable and no settings file. It is in the state, because the listener's argument for it is not write-only:
+# see docs/decisions.
 data "aws_secretsmanager_secret_version" "oidc" {
   count = local.oidc ? 1 : 0
 

@@ -1,10 +1,10 @@
-# An address on the internet: CloudFront reaches the internal load balancer through a VPC origin. Who may use it: waf.tf, and
-# sign-in at the load balancer (authentication.tf).
+# An address on the internet: CloudFront reaches the internal load balancer through a VPC origin. Access is limited by the web ACL
+# (waf.tf) and by sign-in at the load balancer (authentication.tf).
 
 locals {
   origin_protocol = local.https ? "https-only" : "http-only"
 
-  # Where CloudFront lives, and with it its web ACL and certificate. Other partitions have no such region.
+  # CloudFront takes web ACLs and certificates from this region only. Other partitions do not have it.
   cloudfront_region = local.partition == "aws" ? "us-east-1" : var.region
 
   cloudfront_certificate_arn = var.cloudfront_certificate_arn != null ? var.cloudfront_certificate_arn : var.certificate_arn
@@ -25,9 +25,9 @@ data "aws_ec2_managed_prefix_list" "cloudfront" {
   name = "com.amazonaws.global.cloudfront.origin-facing"
 }
 
-# A group of its own: the list counts as 55 of a group's 60 rules.
+# A separate group: the prefix list counts as 55 of the 60 rules that a group can have.
 resource "aws_security_group" "cloudfront" {
-  #checkov:skip=CKV2_AWS_5:The load balancer has it, in load_balancer.tf; checkov does not see through concat.
+  #checkov:skip=CKV2_AWS_5:Attached to the load balancer in load_balancer.tf; checkov does not evaluate concat.
   count = var.cloudfront ? 1 : 0
 
   name        = "${local.name}-cloudfront"
@@ -37,7 +37,7 @@ resource "aws_security_group" "cloudfront" {
   tags = { Name = "${local.name}-cloudfront" }
 
   lifecycle {
-    create_before_destroy = true # which also means: removed after the load balancer has let go of it
+    create_before_destroy = true # also makes Terraform delete it only after it is detached from the load balancer
   }
 }
 
@@ -52,12 +52,13 @@ resource "aws_vpc_security_group_ingress_rule" "cloudfront" {
   prefix_list_id    = data.aws_ec2_managed_prefix_list.cloudfront[0].id
 }
 
-# Its protocol cannot change while a distribution uses it: another protocol is another origin, made before the first one goes.
+# The protocol of an origin cannot change while a distribution uses it. So each protocol has its own origin, and the new one is
+# created before the old one is deleted.
 resource "aws_cloudfront_vpc_origin" "this" {
   for_each = toset(var.cloudfront ? [local.origin_protocol] : [])
 
   vpc_origin_endpoint_config {
-    name                   = "${local.name}-${var.region}-${each.key}" # names are the account's, in no region
+    name                   = "${local.name}-${var.region}-${each.key}" # names are global to the account
     arn                    = aws_lb.this[0].arn
     http_port              = 80
     https_port             = 443
@@ -80,8 +81,8 @@ resource "aws_cloudfront_vpc_origin" "this" {
     create_before_destroy = true
   }
 
-  # CloudFront takes no load balancer without a listener, and no network without an internet gateway. Of the HTTPS one nothing
-  # may hang here: all it needs would be made before its predecessor goes too, and a user pool takes no second domain.
+  # CloudFront accepts only a load balancer with a listener, in a VPC with an internet gateway. No dependency on the HTTPS listener:
+  # with create_before_destroy, whatever that needs would be created before it is destroyed too, but a user pool has one domain only.
   depends_on = [aws_internet_gateway.this, aws_lb_listener.http]
 }
 
@@ -91,8 +92,8 @@ data "aws_cloudfront_cache_policy" "none" {
   name = "Managed-CachingDisabled"
 }
 
-# With a domain name, the Host header goes along: the load balancer's certificate is for that name, and sign-in leads back to
-# it. Without, it is the load balancer's own name, which a browser never sees.
+# With a domain name the Host header is forwarded: the load balancer's certificate is for that name, and sign-in redirects to it.
+# Without one CloudFront sends the load balancer's own name, which browsers never see.
 data "aws_cloudfront_origin_request_policy" "all" {
   count = var.cloudfront ? 1 : 0
 
@@ -106,19 +107,19 @@ data "aws_cloudfront_response_headers_policy" "security" {
 }
 
 resource "aws_cloudfront_distribution" "this" {
-  #checkov:skip=CKV_AWS_86:The load balancer's access log has every request (load_balancer_log_bucket), the web ACL's log those that were refused.
-  #checkov:skip=CKV_AWS_310:There is one origin; a second load balancer would have other pods behind it.
-  #checkov:skip=CKV_AWS_374:Who may connect is decided by address and sign-in, not by country.
-  #checkov:skip=CKV_AWS_305:The root is ComfyUI's page, not a file.
-  #checkov:skip=CKV_AWS_174:With a domain name it is TLS 1.2 and later; CloudFront's own certificate does not let one choose.
-  #checkov:skip=CKV2_AWS_42:A certificate of one's own needs a domain name.
+  #checkov:skip=CKV_AWS_86:The load balancer logs every request (load_balancer_log_bucket), the web ACL those that it blocks.
+  #checkov:skip=CKV_AWS_310:There is one origin; a second load balancer would lead to other pods.
+  #checkov:skip=CKV_AWS_374:Access is limited by address and sign-in, not by country.
+  #checkov:skip=CKV_AWS_305:ComfyUI serves the root itself; there is no file for it.
+  #checkov:skip=CKV_AWS_174:TLS 1.2 or later with a domain name; with CloudFront's default certificate the version cannot be chosen.
+  #checkov:skip=CKV2_AWS_42:A custom certificate needs a domain name.
   #checkov:skip=CKV2_AWS_47:The known-bad-inputs rules are in waf.tf, unless cloudfront_managed_rules = false.
   count = var.cloudfront ? 1 : 0
 
   comment = "ComfyUI of ${local.name} in ${var.region}"
   enabled = true
 
-  # Browsers prefer IPv6, where a list of IPv4 ranges alone would refuse them.
+  # Browsers prefer IPv6, and a list with IPv4 ranges only would block them there.
   is_ipv6_enabled = length(var.cloudfront_allowed_cidrs) == 0 || length(local.allowed_viewers.IPV6) > 0
   http_version    = "http2and3"
   aliases         = var.domain_name != null ? [var.domain_name] : []
@@ -130,12 +131,12 @@ resource "aws_cloudfront_distribution" "this" {
 
     vpc_origin_config {
       vpc_origin_id            = aws_cloudfront_vpc_origin.this[local.origin_protocol].id
-      origin_read_timeout      = 60 # seconds; the most without a higher quota
+      origin_read_timeout      = 60 # seconds; the maximum without a higher quota
       origin_keepalive_timeout = 60
     }
   }
 
-  # WebSockets need nothing more: their headers are among those that go along.
+  # WebSockets need nothing more: all headers are forwarded.
   default_cache_behavior {
     target_origin_id           = "load-balancer"
     viewer_protocol_policy     = "redirect-to-https"
@@ -162,7 +163,7 @@ resource "aws_cloudfront_distribution" "this" {
   lifecycle {
     precondition {
       condition     = local.partition == "aws"
-      error_message = "cloudfront = true: partition ${local.partition} has no CloudFront with VPC origins. Set cloudfront = false and reach the load balancer from inside (docs/how-to/access-from-other-vpcs.md)."
+      error_message = "cloudfront = true: CloudFront in partition ${local.partition} has no VPC origins. Set cloudfront = false and reach the load balancer through the VPC (docs/how-to/access-from-other-vpcs.md)."
     }
   }
 }

@@ -1,5 +1,5 @@
 resource "aws_kms_key" "secrets" {
-  #checkov:skip=CKV2_AWS_64:the default policy leaves the key to the account's own IAM, and EKS uses it by a grant
+  #checkov:skip=CKV2_AWS_64:the default policy lets IAM of the account decide, and EKS uses the key by a grant
 
   description             = "Kubernetes secrets of the EKS cluster ${local.name}"
   enable_key_rotation     = true
@@ -29,8 +29,8 @@ resource "aws_iam_role_policy_attachment" "cluster" {
   policy_arn = "arn:${local.partition}:iam::aws:policy/AmazonEKSClusterPolicy"
 }
 
-# The control plane delivers its last logs minutes after the cluster is deleted, and would make the log group again: the next
-# apply then finds a group that exists and is not in the state. Writing into the group that Terraform makes stays allowed.
+# The control plane delivers its last logs minutes after the cluster is deleted. It would create the log group again, and the next
+# apply would fail because the group exists but is not in the state. Writing to the group that Terraform creates stays allowed.
 resource "aws_iam_role_policy" "cluster_makes_no_log_group" {
   name = "no-log-group"
   role = aws_iam_role.cluster.id
@@ -46,20 +46,20 @@ resource "aws_iam_role_policy" "cluster_makes_no_log_group" {
   })
 }
 
-# EKS writes to this name. Made first, or EKS makes it itself, without an expiry.
+# EKS writes to a group of this name. Created before the cluster: otherwise EKS creates it, without an expiry.
 resource "aws_cloudwatch_log_group" "cluster" {
-  #checkov:skip=CKV_AWS_158:CloudWatch encrypts every group with its own key
+  #checkov:skip=CKV_AWS_158:CloudWatch encrypts every group with a key of its own
   #checkov:skip=CKV_AWS_338:how long logs are kept, and paid for, is log_retention_days
 
   name              = "/aws/eks/${local.name}/cluster"
   retention_in_days = var.log_retention_days
 
-  depends_on = [aws_iam_role_policy.cluster_makes_no_log_group] # so that the refusal outlives the group
+  depends_on = [aws_iam_role_policy.cluster_makes_no_log_group] # so that the group is destroyed before the policy
 }
 
 resource "aws_eks_cluster" "this" {
-  #checkov:skip=CKV_AWS_38:open to api_allowed_cidrs only, which refuses 0.0.0.0/0
-  #checkov:skip=CKV_AWS_39:people work from outside the VPC; api_public_access = false closes it
+  #checkov:skip=CKV_AWS_38:only api_allowed_cidrs can connect, and 0.0.0.0/0 is rejected there
+  #checkov:skip=CKV_AWS_39:operators work from outside the VPC; api_public_access = false closes it
 
   name     = local.name
   version  = local.versions.kubernetes
@@ -89,7 +89,7 @@ resource "aws_eks_cluster" "this" {
     }
   }
 
-  # Extended support costs six times as much and starts by itself; standard support upgrades the cluster instead.
+  # Extended support costs six times as much and is the default; with standard support EKS upgrades the cluster instead.
   upgrade_policy {
     support_type = "STANDARD"
   }
@@ -109,8 +109,8 @@ locals {
   node_security_group_id = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
 }
 
-# EKS makes this group and puts every node of the managed group into it; Karpenter finds it by the tag and does the same.
-# Exactly one group may carry the tag: with two, pods get both and the load balancer controller cannot choose.
+# EKS creates this group and attaches it to the nodes of the managed group; Karpenter finds it by the tag and does the same.
+# Exactly one group may have the tag: with two, pods get both and the load balancer controller cannot choose one.
 resource "aws_ec2_tag" "node_discovery" {
   resource_id = local.node_security_group_id
   key         = "karpenter.sh/discovery"

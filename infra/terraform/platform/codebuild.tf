@@ -1,14 +1,14 @@
-# `make image`: uploads image/ to the artifacts bucket, which nobody who may write models can change, and has CodeBuild push
-# what is made of it to the registry.
+# `make image` uploads image/ to the artifacts bucket, which people who may write models cannot change; CodeBuild builds it and
+# pushes the image to the registry.
 
 locals {
   image_build_name = "${local.name}-image"
   image_source_key = "image/source.zip"
 }
 
-# CodeBuild would make this group on first use, without an expiry.
+# Otherwise CodeBuild creates this group on first use, without an expiry.
 resource "aws_cloudwatch_log_group" "image_build" {
-  #checkov:skip=CKV_AWS_158:CloudWatch encrypts every group with its own key
+  #checkov:skip=CKV_AWS_158:CloudWatch encrypts every group with a key of its own
   #checkov:skip=CKV_AWS_338:how long logs are kept, and paid for, is log_retention_days
 
   name              = "/aws/codebuild/${local.image_build_name}"
@@ -52,7 +52,7 @@ resource "aws_iam_role_policy" "image_build" {
         Sid      = "RegistryLogin"
         Effect   = "Allow"
         Action   = "ecr:GetAuthorizationToken"
-        Resource = "*" # the action knows no resources
+        Resource = "*" # the action does not support resources
       },
       {
         Sid    = "PushImage"
@@ -79,7 +79,7 @@ resource "aws_iam_role_policy" "image_build" {
 }
 
 resource "aws_codebuild_project" "image" {
-  #checkov:skip=CKV_AWS_316:it builds with Docker, inside a machine that CodeBuild makes for one build
+  #checkov:skip=CKV_AWS_316:the build runs Docker, in a machine that CodeBuild starts for this build only
 
   name          = local.image_build_name
   description   = "Builds image/ and pushes it to ${data.aws_ecr_repository.images.name}"
@@ -105,7 +105,7 @@ resource "aws_codebuild_project" "image" {
   }
 
   artifacts {
-    type = "NO_ARTIFACTS" # the build pushes by itself
+    type = "NO_ARTIFACTS" # the build itself pushes the image
   }
 
   logs_config {

@@ -1,7 +1,7 @@
-# EFS: for models that outgrow the instance store. Off by default: it is slower and dearer than a disk filled from S3.
+# EFS, for models that do not fit on the instance store. Off by default: it is slower and more expensive than a disk filled from S3.
 
 locals {
-  # One mount target per zone is all that EFS takes.
+  # EFS allows one mount target per zone.
   efs_subnets = !var.efs ? {} : local.own_vpc ? {
     for zone, subnet in aws_subnet.private : zone => subnet.id
     } : {
@@ -11,7 +11,7 @@ locals {
 }
 
 resource "aws_efs_file_system" "models" {
-  #checkov:skip=CKV_AWS_184:encrypted with the account's key for EFS; models are what the bucket holds already
+  #checkov:skip=CKV_AWS_184:encrypted with the key that AWS manages for EFS; the models are copies of what is in the bucket
 
   count = var.efs ? 1 : 0
 
@@ -22,7 +22,7 @@ resource "aws_efs_file_system" "models" {
   tags = { Name = "${local.name}-models" }
 }
 
-# Whoever reaches a mount target may mount, and only with TLS: who reaches it is the security group's business.
+# Every client that reaches a mount target may mount, with TLS only. Which clients reach it is decided by the security group.
 resource "aws_efs_file_system_policy" "models" {
   count = var.efs ? 1 : 0
 

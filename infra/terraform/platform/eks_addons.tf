@@ -1,7 +1,7 @@
 # EKS add-ons. Versions: `eks_addons` in versions.yaml, exact builds.
 
 locals {
-  # Needed for a node to become Ready, or for the pods on it to get credentials.
+  # A node needs these to become Ready, and its pods to get credentials.
   addons_before_nodes = ["eks-pod-identity-agent", "kube-proxy", "vpc-cni"]
 
   addons_on_nodes = setsubtract(keys(local.versions.eks_addons), concat(local.addons_before_nodes, var.efs ? [] : ["aws-efs-csi-driver"]))
@@ -25,7 +25,7 @@ resource "aws_eks_addon" "before_nodes" {
   depends_on = [aws_eks_pod_identity_association.this]
 }
 
-# Deployments: without a node to run on they stay degraded, and EKS waits for them.
+# These run as Deployments: until a node can run them they stay degraded, and EKS waits for them.
 resource "aws_eks_addon" "on_nodes" {
   for_each = local.addons_on_nodes
 

@@ -1,6 +1,6 @@
 # Karpenter's AWS side. The controller is installed by `comfyeks addons install`, node pools by charts/karpenter-gpu.
 
-# GPU nodes: what every node may, and read models and the node program.
+# GPU nodes: the permissions of every node, and reading models and the node program.
 resource "aws_iam_role" "gpu_node" {
   name               = "${local.iam_prefix}-gpu-node"
   assume_role_policy = local.ec2_trust_policy
@@ -26,7 +26,7 @@ resource "aws_iam_role_policy" "gpu_node" {
         Resource = "${local.bucket_arns.models}/*"
       },
       {
-        # Terraform's state lies in the same bucket and is none of a node's business.
+        # Not the whole bucket: it also holds the state of Terraform.
         Sid      = "ReadNodeProgram"
         Effect   = "Allow"
         Action   = "s3:GetObject"
@@ -36,7 +36,7 @@ resource "aws_iam_role_policy" "gpu_node" {
   })
 }
 
-# Karpenter makes such profiles itself, but IAM has no endpoint inside a VPC.
+# Karpenter creates instance profiles itself where it reaches IAM, which has no endpoint inside a VPC.
 resource "aws_iam_instance_profile" "gpu_node" {
   count = local.reaches_internet ? 0 : 1
 
@@ -50,7 +50,8 @@ resource "aws_eks_access_entry" "gpu_node" {
   type          = "EC2_LINUX"
 }
 
-# Spot notices, rebalance hints and health events: EC2 gives two minutes, so nothing older than five is worth reading.
+# Spot interruption notices, rebalance recommendations and health events. A spot notice comes two minutes ahead, so messages are kept
+# for five minutes only.
 locals {
   interruption_queue_name = "${local.name}-interruption"
   interruption_queue_arn  = "arn:${local.partition}:sqs:${var.region}:${local.account_id}:${local.interruption_queue_name}"
@@ -70,7 +71,7 @@ resource "aws_sqs_queue" "interruption" {
   sqs_managed_sse_enabled   = var.queue_kms_key ? null : true
   kms_master_key_id         = local.queue_kms_key_arn
 
-  # In the queue, not beside it: as a resource of its own the policy waits for SQS a second time.
+  # Not an aws_sqs_queue_policy: see model_events.tf.
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [
@@ -96,7 +97,7 @@ resource "aws_cloudwatch_event_rule" "interruption" {
   for_each = local.interruption_events
 
   name        = "${local.name}-${each.key}"
-  description = "${each.value.type}: tells Karpenter of ${local.name}"
+  description = "${each.value.type}, for Karpenter of ${local.name}"
 
   event_pattern = jsonencode({
     source        = [each.value.source]
@@ -108,12 +109,12 @@ resource "aws_cloudwatch_event_target" "interruption" {
   for_each = local.interruption_events
 
   rule      = aws_cloudwatch_event_rule.interruption[each.key].name
-  target_id = "karpenter" # or a made-up one: a second attempt would then tell Karpenter twice
+  target_id = "karpenter" # a generated id would differ if the apply is repeated, and Karpenter would get each event twice
   arn       = aws_sqs_queue.interruption.arn
 }
 
-# The controller's permissions: those of Karpenter 1.14 but for zonal shift, which is off (settings.enableZonalShift), in one inline
-# policy (a managed one holds 6,144 characters).
+# The controller's permissions are those of Karpenter 1.14 without zonal shift, which is off (settings.enableZonalShift). In one
+# inline policy, because a managed policy is limited to 6,144 characters.
 locals {
   ec2_arn_prefix = "arn:${local.partition}:ec2:${var.region}"
   owned_tag      = "kubernetes.io/cluster/${local.name}"
@@ -217,7 +218,7 @@ locals {
         "ec2:DescribeSpotPriceHistory",
         "ec2:DescribeSubnets",
       ]
-      Resource  = "*" # describe actions know no resources
+      Resource  = "*" # describe actions do not support resources
       Condition = { StringEquals = { "aws:RequestedRegion" = var.region } }
     },
     {
@@ -230,7 +231,7 @@ locals {
       Sid      = "ReadPrices"
       Effect   = "Allow"
       Action   = "pricing:GetProducts"
-      Resource = "*" # the action knows no resources
+      Resource = "*" # the action does not support resources
     },
     {
       Sid      = "ReadInterruptions"
@@ -307,7 +308,7 @@ locals {
       Sid      = "ListProfiles"
       Effect   = "Allow"
       Action   = "iam:ListInstanceProfiles"
-      Resource = "*" # the action knows no resources
+      Resource = "*" # the action does not support resources
     },
   ])
 }

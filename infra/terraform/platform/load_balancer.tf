@@ -1,5 +1,5 @@
-# The way in: an internal load balancer. The ComfyUI chart registers its pods in the target group (TargetGroupBinding), so
-# that one apply is enough and the load balancer keeps its name whatever happens in the cluster.
+# The internal load balancer in front of ComfyUI. The ComfyUI chart registers its pods in the target group (TargetGroupBinding), so
+# that one apply is enough and the address stays the same whatever happens in the cluster.
 #
 #   authentication.tf  sign-in at the load balancer
 #   cloudfront.tf      an address on the internet
@@ -12,11 +12,11 @@ locals {
   https         = var.certificate_arn != null
   listener_port = local.https ? 443 : 80
 
-  load_balancer_ports = local.https ? [80, 443] : [80] # 80 only to send browsers to 443
+  load_balancer_ports = local.https ? [80, 443] : [80] # 80 only redirects browsers to 443
   load_balancer_cidrs = var.load_balancer_allowed_cidrs == null ? local.vpc_cidrs : var.load_balancer_allowed_cidrs
 
-  # Subnets of their own, so that the pods' network policy can tell the load balancer from other pods, and so that a route to
-  # another VPC leads no further than the load balancer. In the public quarter of the range, behind the public subnets.
+  # Separate subnets, so that the pods' network policy can distinguish the load balancer from other pods, and so that a route from
+  # another VPC reaches the load balancer only. In the quarter of the address range that has the public subnets, after these.
   load_balancer_zones        = var.load_balancer ? local.zones : []
   load_balancer_subnets      = { for i, zone in local.load_balancer_zones : zone => cidrsubnet(cidrsubnet(var.vpc_cidr, 2, 3), 4, 4 + i) }
   load_balancer_subnet_ids   = local.own_vpc ? [for subnet in aws_subnet.load_balancer : subnet.id] : var.private_subnet_ids
@@ -41,7 +41,7 @@ resource "aws_route_table" "load_balancer" {
   tags = { Name = "${local.name}-load-balancer-${each.key}" }
 }
 
-# The load balancer asks the identity provider for each sign-in; nothing else leads out.
+# The load balancer calls the identity provider at each sign-in. It has no other route out of the VPC.
 resource "aws_route" "identity_provider" {
   for_each = { for zone, cidr in local.load_balancer_subnets : zone => cidr if local.signs_in }
 
@@ -57,7 +57,7 @@ resource "aws_route_table_association" "load_balancer" {
   route_table_id = aws_route_table.load_balancer[each.key].id
 }
 
-# A change of name or description would replace a group that the load balancer is using: neither depends on any option.
+# Name and description depend on no option: changing either would replace a group that the load balancer is using.
 resource "aws_security_group" "load_balancer" {
   count = var.load_balancer ? 1 : 0
 
@@ -116,29 +116,29 @@ resource "aws_vpc_security_group_ingress_rule" "pods_from_load_balancer" {
 }
 
 resource "aws_lb" "this" {
-  #checkov:skip=CKV_AWS_150:It holds nothing, and deletion protection would stop the one destroy that takes everything down.
-  #checkov:skip=CKV2_AWS_28:It has no public address; the web ACL is in front of CloudFront, which has.
-  #checkov:skip=CKV2_AWS_20:With a certificate port 80 does redirect; without one there is no HTTPS to redirect to.
+  #checkov:skip=CKV_AWS_150:It holds no data, and deletion protection would make `comfyeks infra destroy` fail.
+  #checkov:skip=CKV2_AWS_28:It has no public address; the web ACL protects CloudFront, which has one.
+  #checkov:skip=CKV2_AWS_20:Port 80 redirects to HTTPS if there is a certificate.
   count = var.load_balancer ? 1 : 0
 
-  name               = "${local.name}-alb" # 32 characters at most; with a suffix no two projects' names can be equal
+  name               = "${local.name}-alb" # at most 32 characters; with the suffix the names of two projects never collide
   internal           = true
   load_balancer_type = "application"
   subnets            = local.load_balancer_subnet_ids
   security_groups    = concat(aws_security_group.load_balancer[*].id, aws_security_group.cloudfront[*].id)
 
-  # A job without progress is silent on its WebSocket; AWS's own minute would cut it.
+  # A job can run for long without sending anything over its WebSocket; the default of 60 seconds would close it.
   idle_timeout               = 3900
   drop_invalid_header_fields = true
 
-  # Always written out: leaving the block away would leave the logs switched on.
+  # Not optional: if the block were removed, logs that were once enabled would stay enabled.
   access_logs {
     enabled = var.load_balancer_log_bucket != null
     bucket  = var.load_balancer_log_bucket == null ? "" : var.load_balancer_log_bucket
     prefix  = var.load_balancer_log_bucket == null ? null : local.name
   }
 
-  # A load balancer without a way to the identity provider would answer every sign-in with an error.
+  # Without a route to the identity provider every sign-in would fail.
   depends_on = [aws_route.identity_provider, aws_route_table_association.load_balancer]
 }
 
@@ -148,20 +148,20 @@ resource "aws_lb_target_group" "pods" {
   name        = "${local.name}-pods"
   vpc_id      = local.vpc_id
   target_type = "ip"
-  protocol    = "HTTP" #checkov:skip=CKV_AWS_378:ComfyUI speaks HTTP; the way from the load balancer to the pods stays in the VPC.
+  protocol    = "HTTP" #checkov:skip=CKV_AWS_378:ComfyUI serves HTTP; traffic from the load balancer to the pods stays in the VPC.
   port        = local.pod_port
 
-  # The longest grace period that the chart takes: a pod that ends keeps its connections until its jobs are done. One that
-  # has none left is gone at once.
+  # The longest grace period that the chart allows: a terminating pod keeps its connections until its jobs are done. A pod without
+  # connections is deregistered immediately.
   deregistration_delay = 590
 
-  # A job's queue, history and results are in the pod that it was given to.
+  # The queue, history and results of a job are in the pod that accepted it.
   stickiness {
     type            = "lb_cookie"
     cookie_duration = 86400
   }
 
-  # Asked of the pods themselves, past any sign-in.
+  # Sent to the pods directly, without sign-in.
   health_check {
     path                = "/system_stats"
     matcher             = "200"
@@ -173,8 +173,8 @@ resource "aws_lb_target_group" "pods" {
 }
 
 resource "aws_lb_listener" "http" {
-  #checkov:skip=CKV_AWS_2:With a certificate it does nothing but redirect to HTTPS; without one HTTP inside the VPC is all there is.
-  #checkov:skip=CKV_AWS_103:With a certificate it does nothing but redirect to HTTPS.
+  #checkov:skip=CKV_AWS_2:With a certificate it only redirects to HTTPS; without one there is only HTTP, inside the VPC.
+  #checkov:skip=CKV_AWS_103:With a certificate it only redirects to HTTPS.
   count = var.load_balancer ? 1 : 0
 
   load_balancer_arn = aws_lb.this[0].arn

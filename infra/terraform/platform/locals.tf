@@ -8,6 +8,6 @@ locals {
   tags       = merge(var.tags, { Application = "comfyui-on-eks", Deployment = local.name })
   versions   = yamldecode(file("${path.module}/../../../versions.yaml"))
 
-  # IAM names are global to the account: the region keeps one project's deployments in two regions apart.
+  # IAM names are global to the account: the region distinguishes deployments of one project in two regions.
   iam_prefix = "${local.name}-${var.region}"
 }

@@ -1,4 +1,5 @@
-# A model is uploaded or deleted: bucket -> queue -> Lambda (made by Chalice, lambda-chalice/) -> one SSM command for all nodes.
+# When a model is uploaded or deleted: bucket -> queue -> Lambda function (lambda-chalice/, deployed by Chalice) -> one SSM command to
+# all nodes.
 
 locals {
   model_events_name     = "${local.name}-model-events"
@@ -8,13 +9,13 @@ locals {
 
   chalice_stage         = coalesce(var.project, "default")
   sync_function_name    = "comfyui-models-${local.chalice_stage}-sync"
-  sync_function_timeout = 60 # seconds; the app's own limit (TIMEOUT_SECONDS in scripts/comfyeks/lambda_app.py)
+  sync_function_timeout = 60 # seconds; TIMEOUT_SECONDS of `comfyeks events` is the same
 
   sync_tag_key = "ComfyUIModelSync"
 
   queue_kms_key_arn = var.queue_kms_key ? aws_kms_key.messages.arn : null
 
-  # For those who read the queues, and for the function, which also sends to the dead letters.
+  # For the readers of the queues, and for the function, which also sends to the dead-letter queue.
   read_encrypted_queues = [
     for arn in local.queue_kms_key_arn[*] : {
       Sid      = "UseQueueKey"
@@ -24,7 +25,7 @@ locals {
     }
   ]
 
-  # A queue that answers plain HTTP would carry bucket keys in the clear.
+  # Messages hold keys of the bucket, which plain HTTP would send unencrypted.
   refuse_plain_http = {
     Sid       = "RefusePlainHttp"
     Effect    = "Deny"
@@ -34,9 +35,9 @@ locals {
   }
 }
 
-# The provider waits 25 s for each queue and for each policy that is a resource of its own: SQS takes that long to be
-# consistent. So policies are written into the queues, with names instead of references; only the redrive policy needs the
-# other queue to exist.
+# The provider waits 25 s for each queue and for each aws_sqs_queue_policy, until SQS is consistent. So policies are arguments of the
+# queues. A queue cannot refer to itself there, which is why ARNs of queues are put together from their names; only the redrive
+# policy needs the other queue to exist.
 resource "aws_sqs_queue" "model_events_dlq" {
   name                      = local.model_events_dlq_name
   message_retention_seconds = 14 * 24 * 3600
@@ -57,10 +58,10 @@ resource "aws_sqs_queue" "model_events_dlq" {
 resource "aws_sqs_queue" "model_events" {
   name                      = local.model_events_name
   message_retention_seconds = 4 * 24 * 3600
-  sqs_managed_sse_enabled   = var.queue_kms_key ? null : true # a KMS key of AWS's own would shut S3 out
+  sqs_managed_sse_enabled   = var.queue_kms_key ? null : true # S3 cannot use the KMS key that AWS manages for SQS
   kms_master_key_id         = local.queue_kms_key_arn
 
-  # Lambda asks for six times the function's timeout, so that a batch being worked on is not handed out twice.
+  # AWS recommends six times the function's timeout, so that a batch is not delivered again while it is processed.
   visibility_timeout_seconds = 6 * local.sync_function_timeout
 
   redrive_policy = jsonencode({
@@ -87,7 +88,7 @@ resource "aws_sqs_queue" "model_events" {
   })
 }
 
-# One notification document exists per bucket: it is Terraform's, and Chalice only reads the queue.
+# A bucket has a single notification configuration: Terraform manages it, and Chalice only reads the queue.
 resource "aws_s3_bucket_notification" "models" {
   bucket = data.aws_s3_bucket.this["models"].bucket
 
@@ -98,7 +99,7 @@ resource "aws_s3_bucket_notification" "models" {
   }
 }
 
-# Tells each GPU node to make its disk equal to the bucket, or to say how far it is. No key ever reaches a shell.
+# Makes a GPU node sync its models with the bucket, or report the status of the sync. No key of the bucket is passed to a shell.
 resource "aws_ssm_document" "sync_models" {
   name            = "${local.name}-sync-models"
   document_type   = "Command"
@@ -107,9 +108,9 @@ resource "aws_ssm_document" "sync_models" {
   content         = file("${path.module}/sync-models.ssm.yaml")
 }
 
-# Chalice would make this group on first use, without an expiry.
+# Otherwise Lambda creates this group on first use, without an expiry.
 resource "aws_cloudwatch_log_group" "sync" {
-  #checkov:skip=CKV_AWS_158:CloudWatch encrypts every group with its own key
+  #checkov:skip=CKV_AWS_158:CloudWatch encrypts every group with a key of its own
   #checkov:skip=CKV_AWS_338:how long logs are kept, and paid for, is log_retention_days
 
   name              = "/aws/lambda/${local.sync_function_name}"

@@ -1,4 +1,4 @@
-# CPU nodes for what runs the platform: Karpenter, CoreDNS, controllers. GPU pods cannot land here: nothing offers a GPU.
+# CPU nodes for Karpenter, CoreDNS and the controllers. GPU pods are never scheduled here, because these nodes have no GPU.
 
 resource "aws_iam_role" "system_node" {
   name               = "${local.iam_prefix}-system-node"
@@ -18,7 +18,7 @@ resource "aws_iam_role_policy" "system_node" {
 resource "aws_launch_template" "system" {
   name = "${local.name}-system"
 
-  # Hop limit 1 keeps pods away from the node's own credentials.
+  # With hop limit 1 pods cannot get the credentials of the node.
   metadata_options {
     http_endpoint               = "enabled"
     http_tokens                 = "required"
@@ -53,7 +53,7 @@ resource "aws_eks_node_group" "system" {
   node_role_arn   = aws_iam_role.system_node.arn
   subnet_ids      = local.private_subnet_ids
   ami_type        = "AL2023_x86_64_STANDARD"
-  release_version = local.versions.node_group_release # the newest of the day otherwise: two clusters, two systems
+  release_version = local.versions.node_group_release # otherwise the newest of the day, which would differ between clusters
   instance_types  = var.system_node_types
 
   labels = { "comfyui-on-eks/pool" = "system" }
@@ -63,7 +63,7 @@ resource "aws_eks_node_group" "system" {
     version = aws_launch_template.system.latest_version
   }
 
-  # Karpenter runs two replicas that refuse to share a node.
+  # Karpenter runs two replicas, which must be on different nodes.
   scaling_config {
     desired_size = var.system_node_count
     min_size     = var.system_node_count
@@ -74,7 +74,7 @@ resource "aws_eks_node_group" "system" {
     max_unavailable = 1
   }
 
-  # Nodes turn Ready only with a network plugin, and EKS calls the group failed when they do not.
+  # Nodes become Ready only with a network plugin; if they do not, EKS marks the group as failed.
   depends_on = [
     aws_eks_addon.before_nodes,
     aws_iam_role_policy.system_node,

@@ -1,4 +1,5 @@
-# What every node may do, whoever starts it (the managed group or Karpenter). The network plugin has its own role (pod_identity.tf).
+# Permissions of every node, whether started by the managed group or by Karpenter. The network plugin has its own role
+# (pod_identity.tf).
 
 locals {
   ec2_trust_policy = jsonencode({
@@ -15,7 +16,7 @@ locals {
       Sid      = "JoinCluster"
       Effect   = "Allow"
       Action   = ["ec2:DescribeInstances", "ec2:DescribeInstanceTypes"]
-      Resource = "*" # neither action knows resources
+      Resource = "*" # these actions do not support resources
     },
     {
       Sid      = "PodIdentityAgent"
@@ -27,10 +28,10 @@ locals {
       Sid      = "RegistryLogin"
       Effect   = "Allow"
       Action   = "ecr:GetAuthorizationToken"
-      Resource = "*" # the action knows no resources
+      Resource = "*" # the action does not support resources
     },
     {
-      # EKS keeps the images of its add-ons in registries of its own accounts, which differ by region.
+      # The images of EKS add-ons are in registries of AWS's accounts, which differ by region.
       Sid      = "PullImages"
       Effect   = "Allow"
       Action   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
@@ -52,7 +53,7 @@ locals {
         "ssmmessages:OpenControlChannel",
         "ssmmessages:OpenDataChannel",
       ]
-      Resource = "*" # the agent's channels know no resources
+      Resource = "*" # these actions do not support resources
     },
   ]
 }

@@ -9,7 +9,7 @@ output "account" {
 }
 
 output "cluster_name" {
-  description = "EKS cluster; the name of the whole deployment."
+  description = "Name of the EKS cluster, which is also the name of the deployment."
   value       = aws_eks_cluster.this.name
 }
 
@@ -19,7 +19,7 @@ output "buckets" {
 }
 
 output "queue_urls" {
-  description = "Queues: model events, their dead letters, and Karpenter's interruptions."
+  description = "URLs of the queues: model events, their dead letters, and Karpenter's interruption events."
   value = {
     model_events     = aws_sqs_queue.model_events.url
     model_events_dlq = aws_sqs_queue.model_events_dlq.url
@@ -28,7 +28,7 @@ output "queue_urls" {
 }
 
 output "url" {
-  description = "Address that users open; null without a load balancer."
+  description = "URL that users open; null without a load balancer."
   value = (
     var.domain_name != null ? "https://${var.domain_name}" :
     var.cloudfront ? "https://${aws_cloudfront_distribution.this[0].domain_name}" :
@@ -37,7 +37,7 @@ output "url" {
 }
 
 output "dns_record" {
-  description = "The DNS record that makes domain_name work: yours to add where the domain's zone is; null without domain_name."
+  description = "DNS record for domain_name, which you create in the domain's zone; null without domain_name."
   value = var.domain_name == null ? null : {
     name  = var.domain_name
     type  = "CNAME"
@@ -46,7 +46,7 @@ output "dns_record" {
 }
 
 output "load_balancer" {
-  description = "What another network needs for a way to the load balancer (docs/how-to/access-from-other-vpcs.md); null without one."
+  description = "What is needed to connect another network to the load balancer (docs/how-to/access-from-other-vpcs.md); null without one."
   value = !var.load_balancer ? null : {
     dns_name         = aws_lb.this[0].dns_name
     port             = local.listener_port
@@ -59,12 +59,12 @@ output "load_balancer" {
 }
 
 output "user_pool_id" {
-  description = "Cognito user pool in which users are invited; null without sign_in = \"cognito\"."
+  description = "ID of the Cognito user pool, to invite users; null without sign_in = \"cognito\"."
   value       = one(aws_cognito_user_pool.this[*].id)
 }
 
 output "image_build" {
-  description = "What `make image` needs: the CodeBuild project, where it takes its source from, and where it pushes."
+  description = "What `make image` needs: the CodeBuild project, the location of its source, and the registry that it pushes to."
   value = {
     project        = aws_codebuild_project.image.name
     source_bucket  = data.aws_s3_bucket.this["artifacts"].bucket
@@ -74,12 +74,12 @@ output "image_build" {
 }
 
 output "alarms_topic_arn" {
-  description = "SNS topic of all alarms, to subscribe to."
+  description = "ARN of the SNS topic that receives all alarms."
   value       = aws_sns_topic.alarms.arn
 }
 
 output "chalice" {
-  description = "What the Chalice app needs: written to lambda-chalice/.chalice/config.json."
+  description = "Configuration of the Chalice app, written to lambda-chalice/.chalice/config.json."
   value = {
     stage        = local.chalice_stage
     iam_role_arn = aws_iam_role.sync.arn
@@ -98,13 +98,13 @@ output "chalice" {
 }
 
 locals {
-  # Where each publisher keeps its images; a mirror keeps them under the same names.
+  # Registry of each publisher; a mirror has the images under the same names.
   image_sources = {
     for publisher, registry in { eks = "public.ecr.aws", karpenter = "public.ecr.aws", nvidia = "nvcr.io" } :
     publisher => coalesce(var.image_mirror, registry)
   }
 
-  # Karpenter makes an instance profile out of the role, where it reaches IAM.
+  # Where it reaches IAM, Karpenter creates an instance profile from the role.
   node_identity = {
     for key, value in { nodeRole = aws_iam_role.gpu_node.name, nodeInstanceProfile = one(aws_iam_instance_profile.gpu_node[*].name) } :
     key => value if(key == "nodeRole") == local.reaches_internet
@@ -112,12 +112,12 @@ locals {
 }
 
 output "helm_values" {
-  description = "Values of each chart, in that chart's own layout: written below .comfyeks/<name>/."
+  description = "Values of each chart, in the layout of that chart, written below .comfyeks/<name>/."
   value = {
     karpenter_gpu = merge(local.node_identity, {
       cluster = {
         for key, value in { name = aws_eks_cluster.this.name, subnetIds = var.private_subnet_ids } :
-        key => value if key != "subnetIds" || !local.own_vpc # found by tag in a VPC of ours
+        key => value if key != "subnetIds" || !local.own_vpc # in a new VPC they are found by tag
       }
       tags = local.tags
 
@@ -139,7 +139,7 @@ output "helm_values" {
       loadBalancer   = { targetGroupArn = var.load_balancer ? aws_lb_target_group.pods[0].arn : "" }
 
       networkPolicy = {
-        enabled           = true # by the network plugin (eks_addons.tf)
+        enabled           = true # enforced by the network plugin (eks_addons.tf)
         vpcCidrs          = local.vpc_cidrs
         loadBalancerCidrs = local.load_balancer_subnet_cidrs
       }
@@ -152,7 +152,7 @@ output "helm_values" {
           clusterName       = aws_eks_cluster.this.name
           eksControlPlane   = true
           interruptionQueue = aws_sqs_queue.interruption.name
-          isolatedVPC       = !local.reaches_internet # asks for no prices: they are outside
+          isolatedVPC       = !local.reaches_internet # Karpenter does not query prices, whose API is outside the VPC
         }
         controller = {
           image = { repository = "${local.image_sources.karpenter}/karpenter/controller" }
@@ -163,14 +163,14 @@ output "helm_values" {
         }
       }
 
-      # Region and VPC are named because pods cannot ask the node's metadata for them (hop limit 1).
+      # Region and VPC are given because pods cannot read them from the node's metadata (hop limit 1).
       "aws-load-balancer-controller" = {
         clusterName    = aws_eks_cluster.this.name
         region         = var.region
         vpcId          = local.vpc_id
         serviceAccount = { name = local.pod_identities["load-balancer-controller"].service_account }
         image          = { repository = "${local.image_sources.eks}/eks/aws-load-balancer-controller" }
-        enableShield   = local.reaches_internet # neither has an endpoint inside a VPC
+        enableShield   = local.reaches_internet # Shield and WAF have no endpoint inside a VPC
         enableWaf      = local.reaches_internet
       }
 

@@ -1,4 +1,5 @@
-# EKS Pod Identity: which service account gets which role. Trust is the same for all; the association does the telling apart.
+# EKS Pod Identity: the role of each service account. All roles have the same trust policy; the association says which service
+# account gets which role.
 
 locals {
   pod_identities = merge(local.efs_identity, {
@@ -29,8 +30,8 @@ locals {
   mounted_buckets = var.mount_outputs ? ["inputs", "outputs"] : ["inputs"]
 
   pod_policies = merge(local.efs_policy, {
-    # Mountpoint: inputs are edited in place by users. Outputs are not versioned, so what a pod could delete there is lost:
-    # it can write and read at most, and that only where `outputs.mode: mount` is chosen.
+    # Mountpoint: users edit inputs in place. Outputs are not versioned, so a deleted one is lost: pods can read and write at most, and
+    # only with `outputs.mode: mount`.
     "s3-csi-driver" = concat(
       [
         {
@@ -58,7 +59,7 @@ locals {
 
     "karpenter" = local.karpenter_statements
 
-    # Enough for TargetGroupBinding: the load balancer itself is ours, not the controller's.
+    # Enough for TargetGroupBinding: Terraform manages the load balancer, not the controller.
     "load-balancer-controller" = [
       {
         Sid    = "ReadTargets"
@@ -74,17 +75,17 @@ locals {
           "elasticloadbalancing:DescribeTargetGroups",
           "elasticloadbalancing:DescribeTargetHealth",
         ]
-        Resource = "*" # describe actions know no resources
+        Resource = "*" # describe actions do not support resources
       },
       {
         Sid      = "RegisterTargets"
         Effect   = "Allow"
         Action   = ["elasticloadbalancing:DeregisterTargets", "elasticloadbalancing:RegisterTargets"]
-        Resource = "arn:${local.partition}:elasticloadbalancing:${var.region}:${local.account_id}:targetgroup/${local.name}-pods/*" # of this deployment: comfyui-* would be all
+        Resource = "arn:${local.partition}:elasticloadbalancing:${var.region}:${local.account_id}:targetgroup/${local.name}-pods/*" # by name, so that the policy is the same without a load balancer; comfyui-* would match every deployment
       },
     ]
 
-    # The uploader writes new keys; it reads one back only when S3 says that the key is taken, to see whether it is its own.
+    # The uploader writes new keys. It reads a key only if S3 reports that it exists, to check whether it wrote it itself.
     "comfyui" = [
       {
         Sid      = "WriteOutputs"
@@ -95,7 +96,7 @@ locals {
     ]
   })
 
-  # The chart's volume is a static one: the driver looks things up and makes nothing.
+  # The chart's volume is static: the driver only reads and creates nothing.
   efs_policy = {
     for name in keys(local.efs_identity) : name => [
       {
@@ -112,7 +113,7 @@ locals {
         Sid      = "FindZones"
         Effect   = "Allow"
         Action   = "ec2:DescribeAvailabilityZones"
-        Resource = "*" # the action knows no resources
+        Resource = "*" # the action does not support resources
       },
     ]
   }
@@ -146,7 +147,7 @@ resource "aws_iam_role_policy" "pod" {
   })
 }
 
-# AWS keeps this list up with the network plugin's versions.
+# AWS updates this policy together with the network plugin.
 resource "aws_iam_role_policy_attachment" "vpc_cni" {
   role       = aws_iam_role.pod["vpc-cni"].name
   policy_arn = "arn:${local.partition}:iam::aws:policy/AmazonEKS_CNI_Policy"

@@ -1,14 +1,15 @@
-# An address in other VPCs, of whatever account and with whatever address ranges: an endpoint service. It takes network load
-# balancers only, so one stands in front of the other. How to use it: docs/how-to/access-from-other-vpcs.md
+# An address in other VPCs, in any account and with any address range: an endpoint service. It supports network load balancers only,
+# so there is one in front of the application load balancer. How to use it: docs/how-to/access-from-other-vpcs.md
 
 locals {
   privatelink = length(var.privatelink_allowed_principals) > 0
 
-  # A port cannot change while the listener uses the target group: another port is another group, made before the first one goes.
+  # The port of a target group cannot change while the listener uses it. So each port has its own group, and the new one is created
+  # before the old one is deleted.
   privatelink_ports = toset(local.privatelink ? [tostring(local.listener_port)] : [])
 }
 
-# Without rules for anybody: what comes through the endpoint service is not asked (see below), and nothing else is to come.
+# Without ingress rules: traffic through the endpoint service is not checked against them (see below), and no other traffic is allowed.
 resource "aws_security_group" "privatelink" {
   count = local.privatelink ? 1 : 0
 
@@ -42,8 +43,8 @@ resource "aws_vpc_security_group_ingress_rule" "privatelink" {
 }
 
 resource "aws_lb" "privatelink" {
-  #checkov:skip=CKV_AWS_150:It holds nothing, and deletion protection would stop the one destroy that takes everything down.
-  #checkov:skip=CKV_AWS_91:The load balancer behind it has the access log.
+  #checkov:skip=CKV_AWS_150:It holds no data, and deletion protection would make `comfyeks infra destroy` fail.
+  #checkov:skip=CKV_AWS_91:The application load balancer behind it writes the access log.
   count = local.privatelink ? 1 : 0
 
   name                             = "${local.name}-nlb"
@@ -65,7 +66,7 @@ resource "aws_lb_target_group" "privatelink" {
   protocol    = "TCP"
   port        = tonumber(each.key)
 
-  # Any answer of the load balancer will do: a sign-in page, and also that there is no pod.
+  # Any response of the load balancer counts as healthy: also a sign-in page, or that there is no pod.
   health_check {
     protocol = local.https ? "HTTPS" : "HTTP"
     path     = "/"
@@ -84,18 +85,18 @@ resource "aws_lb_target_group_attachment" "privatelink" {
   target_id        = aws_lb.this[0].arn
   port             = tonumber(each.key)
 
-  depends_on = [aws_lb_listener.http, aws_lb_listener.https] # AWS takes no load balancer that does not listen there
+  depends_on = [aws_lb_listener.http, aws_lb_listener.https] # AWS rejects a load balancer without a listener on that port
 }
 
 resource "aws_lb_listener" "privatelink" {
-  #checkov:skip=CKV_AWS_2:TCP: the load balancer behind it ends TLS.
-  #checkov:skip=CKV_AWS_103:TCP: the load balancer behind it ends TLS.
+  #checkov:skip=CKV_AWS_2:TCP: TLS ends at the application load balancer behind it.
+  #checkov:skip=CKV_AWS_103:TCP: TLS ends at the application load balancer behind it.
   count = local.privatelink ? 1 : 0
 
   load_balancer_arn        = aws_lb.privatelink[0].arn
   protocol                 = "TCP"
   port                     = local.listener_port
-  tcp_idle_timeout_seconds = 6000 # longer than the load balancer's own
+  tcp_idle_timeout_seconds = 6000 # longer than that of the application load balancer
 
   default_action {
     type             = "forward"
@@ -104,7 +105,7 @@ resource "aws_lb_listener" "privatelink" {
 }
 
 resource "aws_vpc_endpoint_service" "this" {
-  #checkov:skip=CKV_AWS_123:Who may connect is named; to accept each connection by hand would name them twice.
+  #checkov:skip=CKV_AWS_123:allowed_principals limits who may connect; accepting each connection by hand would be a second list.
   count = local.privatelink ? 1 : 0
 
   network_load_balancer_arns = aws_lb.privatelink[*].arn

@@ -1,5 +1,5 @@
 variable "project" {
-  description = "Tells several deployments in one account and region apart. null for the only one; else 1 to 16 of a-z, 0-9 and '-'."
+  description = "Distinguishes several deployments in one account and region: 1 to 16 of a-z, 0-9 and '-'. null for the only one."
   type        = string
   default     = null
 
@@ -20,51 +20,51 @@ variable "region" {
 }
 
 variable "tags" {
-  description = "Tags put on every resource, for example a cost centre."
+  description = "Tags of every resource, for example a cost centre."
   type        = map(string)
   default     = {}
 }
 
 variable "vpc_cidr" {
-  description = "Address range of the VPC. Each pod takes one address."
+  description = "Address range of the VPC. Each pod uses one address."
   type        = string
   default     = "10.0.0.0/16"
 
   validation {
     condition     = can(cidrhost(var.vpc_cidr, 0)) && try(tonumber(split("/", var.vpc_cidr)[1]) >= 16 && tonumber(split("/", var.vpc_cidr)[1]) <= 20, false)
-    error_message = "vpc_cidr must be an IPv4 range from /16 (the largest that AWS takes) to /20 (about a thousand addresses per zone), such as 10.0.0.0/16."
+    error_message = "vpc_cidr must be an IPv4 range from /16 (the largest that AWS allows) to /20 (about a thousand addresses per zone), such as 10.0.0.0/16."
   }
 }
 
 variable "zones" {
-  description = "Availability zones of the VPC's subnets, two or three, in order. [] takes the first three of the region; name them once the platform is up, for a zone that AWS adds or suspends changes which are the first."
+  description = "Availability zones of the VPC's subnets, two or three, in order. [] uses the first three of the region. Set them once the platform exists: if AWS adds or suspends a zone, the first three change."
   type        = list(string)
   default     = []
 
   validation {
     condition     = contains([0, 2, 3], length(var.zones)) && length(distinct(var.zones)) == length(var.zones) && alltrue([for zone in var.zones : can(regex("^${var.region}[a-z]$", zone))])
-    error_message = "zones takes two or three different zones of region, such as us-west-2a."
+    error_message = "zones must be two or three different zones of the region, such as us-west-2a."
   }
 }
 
 variable "private_subnet_ids" {
-  description = "Private subnets of a VPC that is there already, in two zones or more. Its routes, NAT and endpoints stay its owner's. [] makes a VPC."
+  description = "Private subnets of an existing VPC, in at least two zones. Its owner keeps managing its routes, NAT and endpoints. [] creates a VPC."
   type        = list(string)
   default     = []
 
   validation {
     condition     = length(var.private_subnet_ids) != 1 && alltrue([for id in var.private_subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))])
-    error_message = "private_subnet_ids takes the ids of at least two subnets, in two zones, such as subnet-0123456789abcdef0; [] makes a VPC."
+    error_message = "private_subnet_ids must be the ids of at least two subnets, in two zones, such as subnet-0123456789abcdef0; [] creates a VPC."
   }
 
   validation {
     condition     = length(distinct(var.private_subnet_ids)) == length(var.private_subnet_ids)
-    error_message = "private_subnet_ids names a subnet twice."
+    error_message = "private_subnet_ids contains a subnet twice."
   }
 }
 
 variable "nat" {
-  description = "How nodes reach the internet: one NAT gateway, one per zone (per_az: survives the loss of a zone, 33 USD a month each), or none. In an existing VPC only none matters: there is no way."
+  description = "How nodes reach the internet: one NAT gateway, one per zone (per_az: survives the loss of a zone, 33 USD a month each), or none. In an existing VPC one and per_az create nothing; none says that it has no route to the internet."
   type        = string
   default     = "one"
 
@@ -75,34 +75,34 @@ variable "nat" {
 
   validation {
     condition     = var.nat != "none" || var.interface_endpoints || length(var.private_subnet_ids) > 0
-    error_message = "nat = \"none\" needs interface_endpoints = true: without either, nodes reach no AWS service and never join the cluster."
+    error_message = "nat = \"none\" needs interface_endpoints = true: with neither, nodes cannot reach AWS services and never join the cluster."
   }
 
   validation {
     condition     = var.nat != "none" || var.image_mirror != null
-    error_message = "nat = \"none\" needs image_mirror: Karpenter, the load balancer controller and the device plugin come from public registries, which nodes then cannot reach. Copy their images to a registry of yours and name it."
+    error_message = "nat = \"none\" needs image_mirror: Karpenter, the load balancer controller and the device plugin are pulled from public registries, which nodes cannot reach without NAT. Copy their images to a registry of your own and set image_mirror to it."
   }
 }
 
 variable "interface_endpoints" {
-  description = "Whether EKS, ECR, SSM and the other services that nodes ask have endpoints inside the VPC. About 7 USD a month for each of eleven, in each zone."
+  description = "Whether to create endpoints inside the VPC for EKS, ECR, SSM and the other services that nodes use. Each of the eleven costs about 7 USD a month in each zone."
   type        = bool
   default     = false
 }
 
 variable "image_mirror" {
-  description = "Registry and prefix that hold copies of the add-ons' images under their own names, such as 111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror for …/mirror/karpenter/controller. null takes them from where they are published."
+  description = "Registry and prefix with copies of the add-ons' images under their original names, such as 111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror for …/mirror/karpenter/controller. null pulls them from where they are published."
   type        = string
   default     = null
 
   validation {
     condition     = var.image_mirror == null ? true : can(regex("^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$", var.image_mirror))
-    error_message = "image_mirror must be a registry, with a prefix if need be and without a slash at the end or https://, such as 111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror."
+    error_message = "image_mirror must be a registry, optionally with a prefix, without https:// and without a slash at the end, such as 111122223333.dkr.ecr.us-west-2.amazonaws.com/mirror."
   }
 }
 
 variable "api_public_access" {
-  description = "Whether the Kubernetes API can be reached from outside the VPC, by api_allowed_cidrs only."
+  description = "Whether api_allowed_cidrs can reach the Kubernetes API from outside the VPC."
   type        = bool
   default     = true
 }
@@ -114,23 +114,23 @@ variable "api_allowed_cidrs" {
 
   validation {
     condition     = !var.api_public_access || length(var.api_allowed_cidrs) > 0
-    error_message = "api_allowed_cidrs is empty. Name who may reach the Kubernetes API (your own address with /32), or set api_public_access = false and work from inside the VPC."
+    error_message = "api_allowed_cidrs is empty. Set the address ranges that may reach the Kubernetes API (your own address with /32), or set api_public_access = false and work from inside the VPC."
   }
 
   validation {
     condition     = alltrue([for cidr in var.api_allowed_cidrs : can(cidrnetmask(cidr)) && try(tonumber(split("/", cidr)[1]) >= 8, false)])
-    error_message = "api_allowed_cidrs takes IPv4 ranges from /8 to /32, such as 198.51.100.7/32. 0.0.0.0/0 is refused: it opens the cluster's API to everyone."
+    error_message = "api_allowed_cidrs must be IPv4 ranges from /8 to /32, such as 198.51.100.7/32. 0.0.0.0/0 is not allowed: it would open the cluster's API to everyone."
   }
 }
 
 variable "cluster_admin_arns" {
-  description = "IAM roles or users that administer the cluster, beside the one that creates it."
+  description = "ARNs of IAM roles or users that administer the cluster, in addition to the one that creates it."
   type        = list(string)
   default     = []
 
   validation {
     condition     = alltrue([for arn in var.cluster_admin_arns : can(regex("^arn:[a-z-]+:iam::[0-9]{12}:(role|user)/", arn))])
-    error_message = "cluster_admin_arns takes ARNs of IAM roles or users, such as arn:aws:iam::111122223333:role/admin (of a role, not of its session)."
+    error_message = "cluster_admin_arns must be ARNs of IAM roles or users, such as arn:aws:iam::111122223333:role/admin (of a role, not of its session)."
   }
 }
 
@@ -146,13 +146,13 @@ variable "system_node_types" {
 }
 
 variable "system_node_count" {
-  description = "Number of CPU nodes. Karpenter's two replicas need a node each."
+  description = "Number of CPU nodes. Each of Karpenter's two replicas needs a node."
   type        = number
   default     = 2
 
   validation {
     condition     = var.system_node_count >= 2 && floor(var.system_node_count) == var.system_node_count
-    error_message = "system_node_count must be a whole number, at least 2: Karpenter's replicas refuse to share a node."
+    error_message = "system_node_count must be a whole number, at least 2: Karpenter's two replicas must be on different nodes."
   }
 }
 
@@ -163,23 +163,23 @@ variable "system_node_disk_gib" {
 
   validation {
     condition     = var.system_node_disk_gib >= 20
-    error_message = "system_node_disk_gib must be at least 20: the system image alone takes most of less."
+    error_message = "system_node_disk_gib must be at least 20: the operating system and the images of the add-ons need most of that."
   }
 }
 
 variable "log_retention_days" {
-  description = "Days that the logs of the control plane and of the model-events function are kept."
+  description = "Days for which logs are kept: of the control plane, the model-events function, image builds and the web ACL."
   type        = number
   default     = 30
 
   validation {
     condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_retention_days)
-    error_message = "log_retention_days must be a number that CloudWatch knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731 or a whole number of years up to 3653."
+    error_message = "log_retention_days must be a value that CloudWatch supports: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731 or a whole number of years up to 3653."
   }
 }
 
 variable "efs" {
-  description = "Whether there is an encrypted EFS file system, with its CSI driver, for the ComfyUI chart's models.source = efs."
+  description = "Whether to create an encrypted EFS file system, with its CSI driver, for models.source = efs of the ComfyUI chart."
   type        = bool
   default     = false
 }
@@ -191,7 +191,7 @@ variable "queue_kms_key" {
 }
 
 variable "alarm_email" {
-  description = "Who is told of alarms, once the link in the first message was followed. null: nobody, the topic is there to subscribe to."
+  description = "E-mail address that receives alarms, once the subscription is confirmed by the link in the first message. null: none; other subscriptions can be added to the topic."
   type        = string
   default     = null
 
@@ -202,7 +202,7 @@ variable "alarm_email" {
 }
 
 variable "monthly_budget_usd" {
-  description = "US dollars a month at which the alarms' topic is told: 80 % spent, or all of it forecast. Needs the cost allocation tag Deployment. null: no budget."
+  description = "Budget in US dollars a month. The alarms' topic is notified when 80 % is spent or a forecast exceeds it. Needs the cost allocation tag Deployment. null: no budget."
   type        = number
   default     = null
 
@@ -235,58 +235,58 @@ variable "comfyui_release" {
 }
 
 variable "mount_outputs" {
-  description = "Whether pods may mount the outputs bucket, which the ComfyUI chart's outputs.mode = mount needs. The default mode uploads and mounts nothing."
+  description = "Whether pods may mount the outputs bucket, for outputs.mode = mount of the ComfyUI chart. Its default mode uploads outputs and needs no mount."
   type        = bool
   default     = false
 }
 
 variable "node_files" {
-  description = "Files that GPU nodes install at boot, by part: key in the artifacts bucket and SHA-256. `comfyeks infra apply` puts them there and names them."
+  description = "Files that GPU nodes install at boot, by part: key in the artifacts bucket and SHA-256. `comfyeks infra apply` uploads them and sets this."
   type        = map(object({ key = string, sha256 = string }))
 
   validation {
     condition     = toset(keys(var.node_files)) == toset(["program", "service", "timer", "path"])
-    error_message = "node_files needs exactly program, service, timer and path. `comfyeks infra apply` gives them."
+    error_message = "node_files must have exactly the parts program, service, timer and path. `comfyeks infra apply` sets them."
   }
 }
 
 # Access: load_balancer.tf, authentication.tf, cloudfront.tf, waf.tf, privatelink.tf
 
 variable "load_balancer" {
-  description = "Whether there is an internal load balancer in front of ComfyUI. Without it, `kubectl port-forward` or an Ingress of the chart's own."
+  description = "Whether to create an internal load balancer in front of ComfyUI. Without it, use `kubectl port-forward` or the chart's own Ingress."
   type        = bool
   default     = true
 }
 
 variable "load_balancer_allowed_cidrs" {
-  description = "Address ranges that may reach the load balancer: the VPC's own and those of networks with a route to it. null: the VPC's own."
+  description = "Address ranges that may reach the load balancer: of the VPC and of networks with a route to it. null: those of the VPC."
   type        = list(string)
   default     = null
 
   validation {
     condition     = alltrue([for cidr in coalesce(var.load_balancer_allowed_cidrs, []) : can(cidrnetmask(cidr)) && try(tonumber(split("/", cidr)[1]) >= 8, false)])
-    error_message = "load_balancer_allowed_cidrs takes IPv4 ranges from /8 to /32, such as 10.20.0.0/16. 0.0.0.0/0 is refused: name the networks that have a route to the VPC."
+    error_message = "load_balancer_allowed_cidrs must be IPv4 ranges from /8 to /32, such as 10.20.0.0/16. 0.0.0.0/0 is not allowed: list the networks that have a route to the VPC."
   }
 
   validation {
     condition     = try(length(var.load_balancer_allowed_cidrs), 0) <= 25
-    error_message = "load_balancer_allowed_cidrs takes at most 25 ranges: each is a rule per port, and a security group holds 60. Join neighbouring ranges."
+    error_message = "load_balancer_allowed_cidrs must have at most 25 ranges: each needs a rule per port, and a security group has at most 60 rules. Merge adjacent ranges."
   }
 }
 
 variable "load_balancer_log_bucket" {
-  description = "Bucket for the load balancer's access log, in the deployment's region and with a policy that lets Elastic Load Balancing write. null: no access log."
+  description = "Bucket for the load balancer's access log, in the deployment's region and with a policy that allows Elastic Load Balancing to write. null: no access log."
   type        = string
   default     = null
 
   validation {
     condition     = var.load_balancer_log_bucket == null ? true : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.load_balancer_log_bucket))
-    error_message = "load_balancer_log_bucket must be the name of a bucket, without s3:// and without a prefix. Leave it out (null) for no access log."
+    error_message = "load_balancer_log_bucket must be the name of a bucket, without s3:// and without a prefix. null: no access log."
   }
 }
 
 variable "domain_name" {
-  description = "Name that users open, such as comfyui.example.com. Its DNS record is yours to make: output dns_record. Goes with certificate_arn."
+  description = "Domain name that users open, such as comfyui.example.com. You create its DNS record (output dns_record). Needs certificate_arn."
   type        = string
   default     = null
 
@@ -297,28 +297,28 @@ variable "domain_name" {
 }
 
 variable "certificate_arn" {
-  description = "ACM certificate for domain_name, in the deployment's region. Turns HTTPS on."
+  description = "ACM certificate for domain_name, in the deployment's region. Enables HTTPS."
   type        = string
   default     = null
 
   validation {
     condition     = var.certificate_arn == null ? true : can(regex("^arn:[a-z-]+:acm:${var.region}:[0-9]{12}:certificate/", var.certificate_arn))
-    error_message = "certificate_arn must be a certificate of ACM in ${var.region}, such as arn:aws:acm:${var.region}:111122223333:certificate/…: a load balancer takes only one of its own region."
+    error_message = "certificate_arn must be an ACM certificate in ${var.region}, such as arn:aws:acm:${var.region}:111122223333:certificate/…: a load balancer can only use one of its own region."
   }
 
   validation {
     condition     = (var.certificate_arn == null) == (var.domain_name == null)
-    error_message = "domain_name and certificate_arn go together: users open the name, and there is HTTPS only with a certificate for it. Give both, or neither."
+    error_message = "domain_name and certificate_arn must be set together: users open the name, and HTTPS needs a certificate for it. Set both or neither."
   }
 
   validation {
     condition     = var.certificate_arn == null || var.load_balancer
-    error_message = "certificate_arn needs load_balancer = true, which uses it. Leave certificate_arn and domain_name out, or bring the load balancer back."
+    error_message = "certificate_arn needs load_balancer = true, because the load balancer uses it. Remove certificate_arn and domain_name, or set load_balancer = true."
   }
 }
 
 variable "sign_in" {
-  description = "How users sign in at the load balancer: none, cognito (a user pool of the deployment's own) or oidc (an identity provider that is there)."
+  description = "How users sign in at the load balancer: none, cognito (a user pool of the deployment) or oidc (an existing identity provider)."
   type        = string
   default     = "none"
 
@@ -329,17 +329,17 @@ variable "sign_in" {
 
   validation {
     condition     = var.sign_in == "none" || (var.domain_name != null && var.certificate_arn != null)
-    error_message = "sign_in = \"${var.sign_in}\" needs domain_name and certificate_arn: the load balancer asks for sign-in on HTTPS only, and the identity provider sends people back to a name that its certificate holds. Give both, or sign_in = \"none\"."
+    error_message = "sign_in = \"${var.sign_in}\" needs domain_name and certificate_arn: the load balancer supports sign-in over HTTPS only, and the identity provider redirects users to the name in its certificate. Set both, or sign_in = \"none\"."
   }
 
   validation {
     condition     = var.sign_in == "none" || var.nat != "none"
-    error_message = "sign_in = \"${var.sign_in}\" needs a way to the identity provider, which is on the internet: the load balancer asks it for each sign-in. Set nat = \"one\" or \"per_az\", or sign_in = \"none\"."
+    error_message = "sign_in = \"${var.sign_in}\" needs a route to the internet: the load balancer calls the identity provider at each sign-in. Set nat = \"one\" or \"per_az\", or sign_in = \"none\"."
   }
 }
 
 variable "cognito_domain_prefix" {
-  description = "First part of the sign-in page's address, unique in the region. null: the deployment's name and the account. For sign_in = \"cognito\"."
+  description = "Prefix of the sign-in page's domain, unique in the region. null: the deployment's name and the account number. For sign_in = \"cognito\"."
   type        = string
   default     = null
 
@@ -348,18 +348,18 @@ variable "cognito_domain_prefix" {
       can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", coalesce(var.cognito_domain_prefix, "comfyui")))
       && !can(regex("aws|amazon|cognito", coalesce(var.cognito_domain_prefix, var.project, "comfyui")))
     )
-    error_message = "cognito_domain_prefix (by default made from project) must be 1 to 63 of a-z, 0-9 and '-', without '-' at either end, and Cognito refuses the words aws, amazon and cognito in it. Give another one, such as studio-comfyui."
+    error_message = "cognito_domain_prefix (by default made from project) must be 1 to 63 of a-z, 0-9 and '-', without '-' at either end and without the words aws, amazon and cognito, which Cognito reserves. Set another one, such as studio-comfyui."
   }
 }
 
 variable "cognito_mfa" {
-  description = "Whether users give a code of an authenticator app beside their password. For sign_in = \"cognito\"."
+  description = "Whether users need a code from an authenticator app in addition to their password. For sign_in = \"cognito\"."
   type        = bool
   default     = true
 }
 
 variable "oidc" {
-  description = "Identity provider, for sign_in = \"oidc\". client_secret_id names the secret in Secrets Manager whose value is the client's secret."
+  description = "Identity provider, for sign_in = \"oidc\". client_secret_id is the name or ARN of the secret in Secrets Manager that contains the client secret."
   type = object({
     issuer                 = string
     authorization_endpoint = string
@@ -372,7 +372,7 @@ variable "oidc" {
 
   validation {
     condition     = (var.oidc != null) == (var.sign_in == "oidc")
-    error_message = "oidc and sign_in = \"oidc\" go together: give the identity provider in oidc and sign_in = \"oidc\", or neither."
+    error_message = "oidc and sign_in = \"oidc\" must be set together: oidc describes the identity provider. Set both or neither."
   }
 
   validation {
@@ -380,7 +380,7 @@ variable "oidc" {
       for url in [var.oidc.issuer, var.oidc.authorization_endpoint, var.oidc.token_endpoint, var.oidc.user_info_endpoint] :
       can(regex("^https://[^/\\s]+(/\\S*)?$", url))
     ])
-    error_message = "oidc: issuer, authorization_endpoint, token_endpoint and user_info_endpoint must be https:// addresses, as in the provider's /.well-known/openid-configuration."
+    error_message = "oidc: issuer, authorization_endpoint, token_endpoint and user_info_endpoint must be https:// URLs, as in the provider's /.well-known/openid-configuration."
   }
 
   validation {
@@ -390,44 +390,44 @@ variable "oidc" {
 }
 
 variable "cloudfront" {
-  description = "Whether CloudFront gives ComfyUI an address on the internet."
+  description = "Whether ComfyUI gets an address on the internet, by CloudFront."
   type        = bool
   default     = false
 
   validation {
     condition     = !var.cloudfront || var.load_balancer
-    error_message = "cloudfront = true needs load_balancer = true, which it leads to."
+    error_message = "cloudfront = true needs load_balancer = true: CloudFront forwards requests to the load balancer."
   }
 
   validation {
     condition     = !var.cloudfront || var.nat != "none"
-    error_message = "cloudfront = true needs an internet gateway in the VPC (CloudFront asks for one, no traffic uses it). Set nat = \"one\" or \"per_az\", or cloudfront = false."
+    error_message = "cloudfront = true needs an internet gateway in the VPC (CloudFront requires one, although no traffic uses it). Set nat = \"one\" or \"per_az\", or cloudfront = false."
   }
 
   validation {
     condition     = !var.cloudfront || var.sign_in != "none" || length(var.cloudfront_allowed_cidrs) > 0 || var.allow_unauthenticated_public_access
-    error_message = "cloudfront = true would let everybody on the internet run code here: ComfyUI has no sign-in of its own. Set sign_in, or cloudfront_allowed_cidrs; to do it all the same, allow_unauthenticated_public_access = true."
+    error_message = "cloudfront = true would let everyone on the internet run code here: ComfyUI has no sign-in of its own. Set sign_in or cloudfront_allowed_cidrs. If you want it anyway, set allow_unauthenticated_public_access = true."
   }
 }
 
 variable "cloudfront_certificate_arn" {
-  description = "ACM certificate for domain_name in us-east-1, where CloudFront takes its from. null in us-east-1: certificate_arn."
+  description = "ACM certificate for domain_name in us-east-1, the only region from which CloudFront takes certificates. null in us-east-1: certificate_arn."
   type        = string
   default     = null
 
   validation {
     condition     = var.cloudfront_certificate_arn == null ? true : can(regex("^arn:[a-z-]+:acm:us-east-1:[0-9]{12}:certificate/", var.cloudfront_certificate_arn))
-    error_message = "cloudfront_certificate_arn must be a certificate of ACM in us-east-1: CloudFront takes no other."
+    error_message = "cloudfront_certificate_arn must be an ACM certificate in us-east-1, the only region from which CloudFront takes certificates."
   }
 
   validation {
     condition     = !var.cloudfront || var.domain_name == null || var.cloudfront_certificate_arn != null || var.region == "us-east-1"
-    error_message = "cloudfront = true with domain_name needs cloudfront_certificate_arn, a certificate for that name in us-east-1; certificate_arn is the load balancer's, in ${var.region}. Ask ACM in us-east-1 for one."
+    error_message = "cloudfront = true with domain_name needs cloudfront_certificate_arn, a certificate for that name in us-east-1; certificate_arn is the load balancer's, in ${var.region}. Request one from ACM in us-east-1."
   }
 }
 
 variable "cloudfront_allowed_cidrs" {
-  description = "Public address ranges, IPv4 or IPv6, that may use the address on the internet. Empty: all, which needs sign_in."
+  description = "Public address ranges, IPv4 or IPv6, that may use CloudFront. Empty: all, which needs sign_in."
   type        = list(string)
   default     = []
 
@@ -436,12 +436,12 @@ variable "cloudfront_allowed_cidrs" {
       for cidr in var.cloudfront_allowed_cidrs :
       can(cidrhost(cidr, 0)) && try(tonumber(split("/", cidr)[1]) >= (strcontains(cidr, ":") ? 16 : 8), false)
     ])
-    error_message = "cloudfront_allowed_cidrs takes IPv4 ranges from /8 to /32 and IPv6 ranges from /16 to /128, such as 198.51.100.0/24. Wider ones, 0.0.0.0/0 and ::/0 among them, are no list of who may; to let everybody in, leave it empty and set sign_in."
+    error_message = "cloudfront_allowed_cidrs must be IPv4 ranges from /8 to /32 or IPv6 ranges from /16 to /128, such as 198.51.100.0/24. Wider ranges, such as 0.0.0.0/0 and ::/0, are not allowed. To allow all addresses, leave it empty and set sign_in."
   }
 }
 
 variable "cloudfront_rate_limit" {
-  description = "Requests in five minutes after which CloudFront refuses an address for a while. An office is one address, and opening ComfyUI takes some hundred requests. null: no limit."
+  description = "Requests of one address in five minutes above which CloudFront blocks it for a while. A whole office can be one address, and opening ComfyUI takes some hundred requests. null: no limit."
   type        = number
   default     = 10000
 
@@ -452,29 +452,29 @@ variable "cloudfront_rate_limit" {
 }
 
 variable "cloudfront_managed_rules" {
-  description = "Whether CloudFront refuses what AWS's managed rules know as an attack. Their rules about bodies only count: they cannot tell one from an upload."
+  description = "Whether CloudFront blocks requests that match AWS's managed rules for known attacks. Rules about bodies only count, because uploads match them too."
   type        = bool
   default     = true
 }
 
 variable "allow_unauthenticated_public_access" {
-  description = "Lets cloudfront = true give everybody on the internet a machine to run code on. For a demonstration that is watched."
+  description = "Allows cloudfront = true without any restriction: everyone on the internet can run code on the GPU nodes. Only for supervised demonstrations."
   type        = bool
   default     = false
 }
 
 variable "privatelink_allowed_principals" {
-  description = "Who may make endpoints for ComfyUI in their own VPCs: ARNs of accounts (…:root), roles or users. Empty: no PrivateLink."
+  description = "ARNs of accounts (…:root), roles or users that may create endpoints for ComfyUI in their own VPCs. Empty: no PrivateLink."
   type        = list(string)
   default     = []
 
   validation {
     condition     = alltrue([for arn in var.privatelink_allowed_principals : can(regex("^arn:[a-z-]+:iam::[0-9]{12}:(root|role/.+|user/.+)$", arn))])
-    error_message = "privatelink_allowed_principals takes ARNs of accounts, roles or users, such as arn:aws:iam::111122223333:root. \"*\" is refused: it stands for every account of AWS."
+    error_message = "privatelink_allowed_principals must be ARNs of accounts, roles or users, such as arn:aws:iam::111122223333:root. \"*\" is not allowed: it would allow every AWS account."
   }
 
   validation {
     condition     = length(var.privatelink_allowed_principals) == 0 || var.load_balancer
-    error_message = "privatelink_allowed_principals needs load_balancer = true, which PrivateLink leads to."
+    error_message = "privatelink_allowed_principals needs load_balancer = true: PrivateLink connects to the load balancer."
   }
 }

@@ -8,7 +8,7 @@ terraform {
     }
   }
 
-  # Bucket, key, region and lock come from `comfyeks infra apply`: they hold the account number.
+  # `comfyeks infra apply` sets bucket, key, region and lock: the bucket's name contains the account number.
   backend "s3" {}
 }
 

@@ -1,7 +1,7 @@
-# A VPC of its own, or subnets of one that is there already (private_subnet_ids). The rest of this root reads the locals only.
+# A new VPC, or subnets of an existing one (private_subnet_ids). Other files of this root refer to the locals only.
 
 locals {
-  # EKS makes no control plane in these zones and refuses a cluster with a subnet there. By id: names differ per account.
+  # EKS has no control planes in these zones and rejects a cluster with a subnet there. By id: names differ between accounts.
   zones_without_eks = ["use1-az3", "usw1-az2", "cac1-az3"]
 
   own_vpc            = length(var.private_subnet_ids) == 0
@@ -17,7 +17,7 @@ locals {
 
   zones = local.own_vpc ? (length(var.zones) > 0 ? var.zones : local.first_zones) : []
 
-  # Three quarters of the range are for pods, which each take an address; the last quarter holds the public subnets.
+  # Three quarters of the range are for pods, each of which uses an address; the last quarter is for the public subnets.
   private_cidrs = { for i, zone in local.zones : zone => cidrsubnet(var.vpc_cidr, 2, i) }
   public_cidrs = local.reaches_internet ? {
     for i, zone in local.zones : zone => cidrsubnet(cidrsubnet(var.vpc_cidr, 2, 3), 4, i)
@@ -31,12 +31,12 @@ locals {
 }
 
 data "aws_availability_zones" "available" {
-  #checkov:skip=CKV_AWS_394:the first three by name are taken, and AWS names new zones after the old ones
+  #checkov:skip=CKV_AWS_394:the first three by name are used, and AWS gives new zones later names
 
   state            = "available"
   exclude_zone_ids = local.zones_without_eks
 
-  # Local Zones and Wavelength Zones need an opt-in and take neither a control plane nor most GPU types.
+  # Local Zones and Wavelength Zones need an opt-in, and have no control planes and few GPU types.
   filter {
     name   = "opt-in-status"
     values = ["opt-in-not-required"]
@@ -51,7 +51,7 @@ data "aws_subnet" "existing" {
   lifecycle {
     postcondition {
       condition     = !contains(local.zones_without_eks, self.availability_zone_id)
-      error_message = "private_subnet_ids: ${self.id} lies in zone ${self.availability_zone_id}, where EKS makes no control plane. Give a subnet of another zone."
+      error_message = "private_subnet_ids: ${self.id} is in zone ${self.availability_zone_id}, where EKS has no control planes. Use a subnet of another zone."
     }
   }
 }
@@ -64,23 +64,23 @@ data "aws_vpc" "existing" {
   lifecycle {
     precondition {
       condition     = length(distinct(values(data.aws_subnet.existing)[*].vpc_id)) == 1
-      error_message = "private_subnet_ids are of ${length(distinct(values(data.aws_subnet.existing)[*].vpc_id))} VPCs. Give subnets of one."
+      error_message = "private_subnet_ids are in ${length(distinct(values(data.aws_subnet.existing)[*].vpc_id))} different VPCs. All must be in one VPC."
     }
 
     precondition {
       condition     = length(distinct(values(data.aws_subnet.existing)[*].availability_zone)) >= 2
-      error_message = "private_subnet_ids all lie in ${values(data.aws_subnet.existing)[0].availability_zone}. EKS and the load balancer want subnets in at least two zones."
+      error_message = "private_subnet_ids are all in zone ${values(data.aws_subnet.existing)[0].availability_zone}. EKS and the load balancer need subnets in at least two zones."
     }
 
     postcondition {
       condition     = self.enable_dns_support && self.enable_dns_hostnames
-      error_message = "private_subnet_ids: VPC ${self.id} has DNS support or DNS hostnames switched off, and nodes would not find the cluster's private endpoint. Switch both on."
+      error_message = "private_subnet_ids: DNS support or DNS hostnames are disabled in VPC ${self.id}, so that nodes would not find the cluster's private endpoint. Enable both."
     }
   }
 }
 
 resource "aws_vpc" "this" {
-  #checkov:skip=CKV2_AWS_11:flow logs are paid by volume, and here hundreds of GB of models flow to each node
+  #checkov:skip=CKV2_AWS_11:flow logs are charged by volume, and each node downloads hundreds of GB of models
   count = local.own_vpc ? 1 : 0
 
   cidr_block           = var.vpc_cidr
@@ -90,11 +90,11 @@ resource "aws_vpc" "this" {
   tags = { Name = local.name }
 }
 
-# Whatever is started without a group of its own reaches nothing.
+# No rules: an instance that is started without a security group of its own cannot reach anything.
 resource "aws_default_security_group" "this" {
   count = local.own_vpc ? 1 : 0
 
-  vpc_id = aws_vpc.this[0].id # not the local: checkov does not see through it
+  vpc_id = aws_vpc.this[0].id # not the local, which checkov does not evaluate
 
   tags = { Name = "${local.name}-unused" }
 }
@@ -128,7 +128,7 @@ resource "aws_route_table_association" "private" {
   route_table_id = aws_route_table.private[each.key].id
 }
 
-# The way to the internet; none of it with nat = none.
+# Routes to the internet; nothing here is created with nat = none.
 
 resource "aws_internet_gateway" "this" {
   count = local.own_vpc && local.reaches_internet ? 1 : 0
@@ -201,8 +201,8 @@ resource "aws_route" "nat" {
   nat_gateway_id         = aws_nat_gateway.this[var.nat == "per_az" ? each.key : local.nat_zones[0]].id
 }
 
-# Models are the traffic: hundreds of gigabytes per new node, free of charge on this way and paid per gigabyte through NAT.
-# In an existing VPC the route tables are its owner's; the command line warns there when they lack it.
+# Most traffic is models, hundreds of gigabytes per new node: free through this endpoint, charged per gigabyte through NAT.
+# In an existing VPC the owner manages the route tables, and the command line warns if they lack such an endpoint.
 resource "aws_vpc_endpoint" "s3" {
   count = local.own_vpc ? 1 : 0
 
@@ -214,7 +214,7 @@ resource "aws_vpc_endpoint" "s3" {
   tags = { Name = "${local.name}-s3" }
 }
 
-# What nodes and controllers ask AWS for, without leaving the VPC. About 7 USD a month for each, in each zone.
+# The AWS services that nodes and controllers use, reached without leaving the VPC. Each costs about 7 USD a month in each zone.
 locals {
   interface_endpoints = toset(var.interface_endpoints ? concat(
     [
@@ -234,7 +234,7 @@ locals {
   ) : [])
 }
 
-# By name and not by text: some partitions put another prefix in front.
+# Looked up, because the prefix of the name differs between partitions.
 data "aws_vpc_endpoint_service" "this" {
   for_each = local.interface_endpoints
 

@@ -1,7 +1,7 @@
-# Who may use the address on the internet: named addresses if there are any, nobody too often, no known attack.
+# The web ACL in front of CloudFront: an allow list of addresses if there is one, a rate limit, and rules against known attacks.
 
 locals {
-  # Names of CloudFront's web ACLs are the account's, in no region.
+  # Names of web ACLs for CloudFront are global to the account.
   web_acl_name = "${local.name}-${var.region}"
 
   allowed_viewers = {
@@ -9,9 +9,9 @@ locals {
     IPV6 = [for cidr in var.cloudfront_allowed_cidrs : cidr if strcontains(cidr, ":")]
   }
 
-  # AWS's rule groups, and what of them only counts here. Images, models and workflows are uploads: large bodies that
-  # hold any text or bytes at all, so that no rule about bodies can tell an attack from a picture. The load balancer's sign-in
-  # cookies are large.
+  # AWS's rule groups, and those of their rules that only count and do not block. Images, models and workflows are uploaded in large
+  # bodies with arbitrary bytes, in which a rule cannot distinguish an attack from a picture. The load balancer's sign-in cookies are
+  # large.
   managed_rules = {
     AWSManagedRulesAmazonIpReputationList = []
     AWSManagedRulesKnownBadInputsRuleSet  = ["JavaDeserializationRCE_BODY", "Log4JRCE_BODY", "ReactJSRCE_BODY"]
@@ -26,7 +26,7 @@ locals {
   }
 }
 
-# Both always exist: a rule must have let go of a list before it can be deleted.
+# Both always exist: a list cannot be deleted while a rule refers to it.
 resource "aws_wafv2_ip_set" "allowed" {
   for_each = var.cloudfront ? local.allowed_viewers : {}
   provider = aws.us_east_1
@@ -39,7 +39,7 @@ resource "aws_wafv2_ip_set" "allowed" {
 }
 
 resource "aws_wafv2_web_acl" "this" {
-  #checkov:skip=CKV_AWS_192:The known-bad-inputs rules hold the Log4j ones, unless cloudfront_managed_rules = false.
+  #checkov:skip=CKV_AWS_192:The known-bad-inputs rules contain the Log4j rules, unless cloudfront_managed_rules = false.
   count    = var.cloudfront ? 1 : 0
   provider = aws.us_east_1
 
@@ -161,16 +161,16 @@ resource "aws_wafv2_web_acl" "this" {
 }
 
 resource "aws_cloudwatch_log_group" "waf" {
-  #checkov:skip=CKV_AWS_158:Encrypted with CloudWatch's own key; it holds addresses and paths of refused requests, no cookies.
-  #checkov:skip=CKV_AWS_338:log_retention_days decides.
+  #checkov:skip=CKV_AWS_158:Encrypted with a key of CloudWatch; it contains addresses and paths of blocked requests, but no cookies.
+  #checkov:skip=CKV_AWS_338:how long logs are kept, and paid for, is log_retention_days
   count    = var.cloudfront ? 1 : 0
   provider = aws.us_east_1
 
-  name              = "aws-waf-logs-${local.web_acl_name}" # WAF asks for the prefix
+  name              = "aws-waf-logs-${local.web_acl_name}" # WAF requires the prefix
   retention_in_days = var.log_retention_days
 }
 
-# What was refused or counted; what passed is in the load balancer's access log.
+# Requests that were blocked or counted; the others are in the load balancer's access log.
 resource "aws_wafv2_web_acl_logging_configuration" "this" {
   count    = var.cloudfront ? 1 : 0
   provider = aws.us_east_1

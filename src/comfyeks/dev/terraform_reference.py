@@ -32,9 +32,9 @@ def _readme(root: Path) -> str:
 
 
 def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
-    """The blocks of a kind (`variable`, `output`) in a root's files, by name.
+    """The blocks of a kind (`variable`, `output`) in a root\'s files, by name.
 
-    Raises OperationError for what is no HCL.
+    Raises OperationError for a file that is not HCL.
     """
     options = hcl2.SerializationOptions(with_comments=False, explicit_blocks=False, strip_string_quotes=True)
     found: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-# Every variable: what it switches, the values it refuses, and the nearest that it takes.
+# Every variable: what it switches, the values that it rejects, and the nearest ones that it accepts.
 
 mock_provider "aws" {
   override_during = plan
@@ -78,7 +78,7 @@ run "nothing_expires_by_itself" {
 
   assert {
     condition     = length(aws_s3_bucket_logging.this) == 0 && alltrue([for days in values(local.expiry_days) : days == null])
-    error_message = "No object expires and no request is logged unless asked for."
+    error_message = "No object expires and no request is logged by default."
   }
 }
 
@@ -128,7 +128,7 @@ run "access_logs" {
 
   assert {
     condition     = length(aws_s3_bucket_logging.this) == 3 && aws_s3_bucket_logging.this["models"].target_bucket == "comfyui-artifacts-111122223333-us-west-2" && aws_s3_bucket_logging.this["models"].target_prefix == "access-logs/models/"
-    error_message = "Each bucket's requests are logged below a prefix of its own, where model writers cannot reach."
+    error_message = "Each bucket's requests are logged below a prefix of its own, where people who write models have no access."
   }
 }
 

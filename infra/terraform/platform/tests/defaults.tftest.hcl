@@ -10,7 +10,7 @@ mock_provider "aws" {
   override_during = plan
 }
 
-# The chart's schema knows what such an ARN looks like.
+# The chart's schema checks the form of this ARN.
 override_resource {
   target          = aws_lb_target_group.pods
   override_during = plan

@@ -1,4 +1,4 @@
-# The platform root with every switch on and the longest names that it takes: tests/infra reads the plan of this run. A new
+# The platform root with every switch on and the longest names that it accepts: tests/infra reads the plan of this run. A new
 # variable is set here, or tests/infra/test_inventory.py says that it is not.
 
 mock_provider "aws" {
@@ -28,7 +28,7 @@ override_resource {
   values          = { id = "fs-00000000", arn = "arn:aws:elasticfilesystem:ap-southeast-1:111122223333:file-system/fs-00000000" }
 }
 
-# The chart's schema knows what such an ARN looks like.
+# The chart's schema checks the form of this ARN.
 override_resource {
   target          = aws_lb_target_group.pods
   override_during = plan

@@ -1,4 +1,5 @@
-# The way in: what each option switches. What its variables refuse: variables.tftest.hcl
+# What each option for access switches: load balancer, sign-in, CloudFront and PrivateLink. The values that their variables reject are
+# in variables.tftest.hcl.
 
 mock_provider "aws" {
   override_during = plan
@@ -59,7 +60,7 @@ run "inside_the_vpc_by_default" {
 
   assert {
     condition     = aws_lb.this[0].internal && aws_lb.this[0].drop_invalid_header_fields
-    error_message = "The load balancer has no public address and drops headers that are none."
+    error_message = "The load balancer has no public address and drops invalid headers."
   }
 
   assert {
@@ -69,7 +70,7 @@ run "inside_the_vpc_by_default" {
 
   assert {
     condition     = length(aws_vpc_security_group_egress_rule.identity_provider) == 0 && length(aws_route.identity_provider) == 0
-    error_message = "Without sign-in the load balancer has no way out but to the pods."
+    error_message = "Without sign-in the load balancer can connect to the pods only."
   }
 
   assert {
@@ -87,7 +88,7 @@ run "inside_the_vpc_by_default" {
 
   assert {
     condition     = length(aws_cloudfront_distribution.this) + length(aws_wafv2_web_acl.this) + length(aws_vpc_endpoint_service.this) + length(aws_cognito_user_pool.this) == 0
-    error_message = "Nothing else is made unless it is asked for."
+    error_message = "Nothing else is created by default."
   }
 
   assert {
@@ -97,21 +98,21 @@ run "inside_the_vpc_by_default" {
 
   assert {
     condition     = output.helm_values.comfyui.networkPolicy.loadBalancerCidrs == tolist(["10.0.208.0/22", "10.0.212.0/22", "10.0.216.0/22"])
-    error_message = "They are behind the public subnets, three of them."
+    error_message = "There are three subnets, after the public ones."
   }
 
   assert {
     condition     = length(setintersection(values(local.load_balancer_subnets), concat(values(local.public_cidrs), values(local.private_cidrs)))) == 0
-    error_message = "They are nobody else's, or the network policy would let pods in with the load balancer."
+    error_message = "No other subnet overlaps: the network policy would let its pods in with the load balancer."
   }
 
   assert {
     condition     = !aws_lb.this[0].access_logs[0].enabled
-    error_message = "Switched off is said, not left out: else what was once on would stay on."
+    error_message = "Logs are disabled explicitly: without the block, logs that were once enabled would stay enabled."
   }
 }
 
-run "in_subnets_that_are_there" {
+run "in_existing_subnets" {
   command = plan
 
   variables {
@@ -142,12 +143,12 @@ run "in_subnets_that_are_there" {
 
   assert {
     condition     = aws_lb.this[0].subnets == toset(["subnet-0a", "subnet-0b"]) && length(aws_subnet.load_balancer) + length(aws_route.identity_provider) == 0
-    error_message = "In an existing VPC the load balancer shares the subnets given; their routes are their owner's."
+    error_message = "In an existing VPC the load balancer uses the given subnets, whose routes the owner manages."
   }
 
   assert {
     condition     = output.helm_values.comfyui.networkPolicy.loadBalancerCidrs == tolist(["10.9.0.0/24", "10.9.1.0/24"]) && output.helm_values.comfyui.networkPolicy.vpcCidrs == tolist(["10.9.0.0/16"])
-    error_message = "The network policy knows the ranges of what is there."
+    error_message = "The network policy has the address ranges of the existing subnets."
   }
 }
 
@@ -179,7 +180,7 @@ run "other_networks_may_connect" {
 
   assert {
     condition     = toset([for rule in aws_vpc_security_group_ingress_rule.allowed : rule.cidr_ipv4]) == toset(["10.0.0.0/16", "172.16.0.0/12"])
-    error_message = "Who is named may connect."
+    error_message = "The listed networks may connect."
   }
 
   assert {
@@ -200,17 +201,17 @@ run "https" {
 
   assert {
     condition     = aws_lb_listener.http[0].default_action[0].type == "redirect" && aws_lb_listener.http[0].default_action[0].redirect[0].protocol == "HTTPS" && aws_lb_listener.http[0].default_action[0].redirect[0].port == "443"
-    error_message = "HTTP only leads to HTTPS."
+    error_message = "HTTP only redirects to HTTPS."
   }
 
   assert {
     condition     = [for action in aws_lb_listener.https[0].default_action : action.type] == ["forward"] && aws_lb_listener.https[0].ssl_policy == "ELBSecurityPolicy-TLS13-1-2-2021-06"
-    error_message = "HTTPS, from TLS 1.2 on, without sign-in leads to the pods."
+    error_message = "HTTPS, with TLS 1.2 or later, forwards to the pods without sign-in."
   }
 
   assert {
     condition     = toset([for rule in aws_vpc_security_group_ingress_rule.allowed : rule.from_port]) == toset([80, 443])
-    error_message = "Both ports are open to who may connect."
+    error_message = "Both ports are open to the allowed networks."
   }
 
   assert {
@@ -235,22 +236,22 @@ run "sign_in_with_cognito" {
 
   assert {
     condition     = aws_lb_listener.http[0].default_action[0].type == "redirect"
-    error_message = "No way past sign-in by HTTP."
+    error_message = "HTTP does not bypass sign-in."
   }
 
   assert {
     condition     = aws_cognito_user_pool.this[0].admin_create_user_config[0].allow_admin_create_user_only && aws_cognito_user_pool.this[0].mfa_configuration == "ON"
-    error_message = "Nobody signs up, and a password alone is not enough."
+    error_message = "Users cannot sign up themselves, and need more than a password."
   }
 
   assert {
     condition     = aws_cognito_user_pool_client.load_balancer[0].callback_urls == toset(["https://comfyui.example.com/oauth2/idpresponse"]) && aws_cognito_user_pool_client.load_balancer[0].generate_secret
-    error_message = "Sign-in leads back to the load balancer, by the name that users opened."
+    error_message = "Sign-in redirects to the load balancer, by the name that users opened."
   }
 
   assert {
     condition     = aws_cognito_user_pool_domain.this[0].domain == "comfyui-111122223333" && output.user_pool_id == "us-west-2_mocked"
-    error_message = "The sign-in page's address is the deployment's and the account's."
+    error_message = "The domain of the sign-in page is made from the deployment's name and the account."
   }
 
   assert {
@@ -278,7 +279,7 @@ run "cognito_without_authenticator_app" {
 
   assert {
     condition     = aws_cognito_user_pool_domain.this[0].domain == "studio-comfyui"
-    error_message = "The prefix given is the one taken."
+    error_message = "The given prefix is used."
   }
 }
 
@@ -312,7 +313,7 @@ run "sign_in_with_oidc" {
 
   assert {
     condition     = length(aws_cognito_user_pool.this) == 0 && output.user_pool_id == null
-    error_message = "One way to sign in."
+    error_message = "There is one sign-in method only."
   }
 }
 
@@ -334,19 +335,19 @@ run "public_for_named_addresses" {
 
   assert {
     condition     = aws_wafv2_ip_set.allowed["IPV4"].addresses == toset(["198.51.100.0/24", "203.0.113.7/32"]) && aws_wafv2_ip_set.allowed["IPV6"].addresses == toset(["2001:db8::/32"]) && aws_cloudfront_distribution.this[0].is_ipv6_enabled
-    error_message = "Each kind of address is in its list, and can be used."
+    error_message = "IPv4 and IPv6 ranges are in their own lists, and IPv6 is enabled."
   }
 
   assert {
     condition = [for rule in aws_wafv2_web_acl.this[0].rule : rule.name if rule.priority == 0] == ["not-allowed"] && alltrue([
       for rule in aws_wafv2_web_acl.this[0].rule : length(rule.action[0].block) == 1 && length(rule.statement[0].not_statement) == 1 if rule.name == "not-allowed"
     ])
-    error_message = "Who is in neither list is refused, before any other rule."
+    error_message = "Addresses in neither list are blocked before any other rule."
   }
 
   assert {
     condition     = one(values(aws_cloudfront_vpc_origin.this)).vpc_origin_endpoint_config[0].origin_protocol_policy == "http-only" && aws_vpc_security_group_ingress_rule.cloudfront[0].from_port == 80
-    error_message = "Without a certificate CloudFront speaks HTTP with the load balancer."
+    error_message = "Without a certificate CloudFront connects to the load balancer by HTTP."
   }
 
   assert {
@@ -356,7 +357,7 @@ run "public_for_named_addresses" {
 
   assert {
     condition     = data.aws_cloudfront_cache_policy.none[0].name == "Managed-CachingDisabled" && data.aws_cloudfront_origin_request_policy.all[0].name == "Managed-AllViewerExceptHostHeader"
-    error_message = "Nothing is cached, and everything but the name of CloudFront goes along."
+    error_message = "Nothing is cached, and everything is forwarded except the Host header."
   }
 
   assert {
@@ -373,7 +374,7 @@ run "public_for_named_addresses" {
     condition = toset(flatten([
       for rule in aws_wafv2_web_acl.this[0].rule : [for group in rule.statement[0].managed_rule_group_statement : group.name]
     ])) == toset(["AWSManagedRulesAmazonIpReputationList", "AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet"])
-    error_message = "Known attacks and known attackers are refused."
+    error_message = "Known attacks and known attackers are blocked."
   }
 
   assert {
@@ -387,17 +388,17 @@ run "public_for_named_addresses" {
       "CrossSiteScripting_BODY", "EC2MetaDataSSRF_BODY", "GenericLFI_BODY", "GenericRFI_BODY", "SizeRestrictions_BODY",
       "SizeRestrictions_Cookie_HEADER", "JavaDeserializationRCE_BODY", "Log4JRCE_BODY", "ReactJSRCE_BODY",
     ])
-    error_message = "What looks into bodies, or at the size of sign-in cookies, only counts."
+    error_message = "Rules about bodies, or about the size of sign-in cookies, only count."
   }
 
   assert {
     condition     = aws_cloudwatch_log_group.waf[0].name == "aws-waf-logs-comfyui-us-west-2" && aws_wafv2_web_acl_logging_configuration.this[0].logging_filter[0].default_behavior == "DROP"
-    error_message = "WAF takes log groups of this prefix only, and what passes is not logged."
+    error_message = "WAF requires this prefix of log groups, and allowed requests are not logged."
   }
 
   assert {
     condition     = [for field in aws_wafv2_web_acl_logging_configuration.this[0].redacted_fields : field.single_header[0].name] == ["authorization", "cookie"]
-    error_message = "Who reads the log cannot take over a session."
+    error_message = "Readers of the log cannot take over a session."
   }
 }
 
@@ -421,12 +422,12 @@ run "public_with_sign_in" {
 
   assert {
     condition     = one(values(aws_cloudfront_vpc_origin.this)).vpc_origin_endpoint_config[0].origin_protocol_policy == "https-only" && aws_vpc_security_group_ingress_rule.cloudfront[0].from_port == 443
-    error_message = "HTTPS all the way."
+    error_message = "Every connection uses HTTPS."
   }
 
   assert {
     condition     = data.aws_cloudfront_origin_request_policy.all[0].name == "Managed-AllViewer"
-    error_message = "The name that users opened goes along: the certificate is for it, and sign-in leads back to it."
+    error_message = "The Host header is forwarded: the certificate is for that name, and sign-in redirects to it."
   }
 
   assert {
@@ -460,7 +461,7 @@ run "public_with_sign_in" {
   }
 }
 
-run "public_without_anything_on_purpose" {
+run "public_without_protection_on_purpose" {
   command = plan
 
   variables {
@@ -472,7 +473,7 @@ run "public_without_anything_on_purpose" {
 
   assert {
     condition     = length(aws_cloudfront_distribution.this) == 1 && aws_cloudfront_distribution.this[0].viewer_certificate[0].cloudfront_default_certificate
-    error_message = "It is made, with CloudFront's own certificate."
+    error_message = "The distribution is created, with CloudFront's default certificate."
   }
 
   assert {
@@ -501,16 +502,16 @@ run "public_name_in_the_region_of_cloudfront" {
 
   assert {
     condition     = !aws_cloudfront_distribution.this[0].is_ipv6_enabled
-    error_message = "With a list of IPv4 ranges only, no browser is led to IPv6 and refused there."
+    error_message = "With a list of IPv4 ranges only, IPv6 is disabled: browsers would use it and be blocked."
   }
 
   assert {
     condition     = [for rule in aws_wafv2_web_acl.this[0].rule : rule.statement[0].rate_based_statement[0].limit if rule.name == "too-many"] == [10]
-    error_message = "The limit given is the one taken."
+    error_message = "The given limit is used."
   }
 }
 
-run "cloudfront_in_a_partition_without" {
+run "cloudfront_in_a_partition_without_vpc_origins" {
   command = plan
 
   variables {
@@ -562,7 +563,7 @@ run "privatelink" {
 
   assert {
     condition     = aws_vpc_endpoint_service.this[0].allowed_principals == toset(["arn:aws:iam::444455556666:root", "arn:aws:iam::111122223333:role/studio"])
-    error_message = "Who is named may make endpoints."
+    error_message = "The listed accounts may create endpoints."
   }
 
   assert {
@@ -572,7 +573,7 @@ run "privatelink" {
 
   assert {
     condition     = aws_lb.privatelink[0].enforce_security_group_inbound_rules_on_private_link_traffic == "off"
-    error_message = "The network load balancer takes what comes by PrivateLink; it has no rule for anything else."
+    error_message = "The network load balancer accepts traffic from PrivateLink; it has no rule for any other traffic."
   }
 
   assert {
@@ -582,6 +583,6 @@ run "privatelink" {
 
   assert {
     condition     = length(aws_vpc_security_group_ingress_rule.allowed) == 0
-    error_message = "An empty list is nobody, not the default."
+    error_message = "An empty list allows no network, not the default."
   }
 }

@@ -1,4 +1,4 @@
-# What each variable switches, and what is refused of what AWS answers. What variables refuse by themselves: variables.tftest.hcl
+# What each variable switches, and which answers of AWS are rejected. The values that variables reject are in variables.tftest.hcl.
 
 mock_provider "aws" {
   override_during = plan
@@ -21,8 +21,8 @@ variables {
   }
 }
 
-# What is off, or at its default, unless asked for.
-run "nothing_asked_for" {
+# What is off, or at its default, if no variable is set.
+run "defaults_of_the_switches" {
   command = plan
 
   assert {
@@ -37,12 +37,12 @@ run "nothing_asked_for" {
 
   assert {
     condition     = length(aws_efs_file_system.models) + length(aws_efs_mount_target.models) + length(aws_security_group.efs) == 0 && !contains(keys(aws_eks_addon.on_nodes), "aws-efs-csi-driver")
-    error_message = "EFS is off unless asked for."
+    error_message = "EFS is off by default."
   }
 
   assert {
     condition     = aws_sqs_queue.model_events.sqs_managed_sse_enabled && local.queue_kms_key_arn == null && local.read_encrypted_queues == []
-    error_message = "Queues are encrypted by SQS itself unless asked for more, and nobody gets a permission for a key."
+    error_message = "By default queues are encrypted by SQS itself, and no role gets permission for a key."
   }
 
   assert {
@@ -52,12 +52,12 @@ run "nothing_asked_for" {
 
   assert {
     condition     = length(aws_budgets_budget.monthly) == 0
-    error_message = "There is no budget unless asked for."
+    error_message = "There is no budget by default."
   }
 
   assert {
     condition     = data.aws_availability_zones.available.exclude_zone_ids == toset(["use1-az3", "usw1-az2", "cac1-az3"])
-    error_message = "No subnet is made in a zone that EKS refuses."
+    error_message = "No subnet is created in a zone that EKS rejects."
   }
 }
 
@@ -164,7 +164,7 @@ run "smallest_vpc" {
 
   assert {
     condition     = [for subnet in aws_subnet.public : split("/", subnet.cidr_block)[1]] == ["26", "26", "26"]
-    error_message = "A load balancer wants subnets of at least /27."
+    error_message = "A load balancer needs subnets of at least /27."
   }
 }
 
@@ -190,11 +190,11 @@ run "a_nat_gateway_per_zone" {
 
   assert {
     condition     = length(aws_nat_gateway.this) == 3 && length(aws_eip.nat) == 3
-    error_message = "The loss of a zone must not cost the others their way to the internet."
+    error_message = "The loss of a zone must not cost the others their route to the internet."
   }
 }
 
-run "no_way_to_the_internet" {
+run "no_route_to_the_internet" {
   command = plan
 
   variables {
@@ -205,12 +205,12 @@ run "no_way_to_the_internet" {
 
   assert {
     condition     = length(aws_nat_gateway.this) + length(aws_eip.nat) + length(aws_internet_gateway.this) + length(aws_subnet.public) + length(aws_route.nat) == 0
-    error_message = "With nat = none nothing leads out of the VPC."
+    error_message = "With nat = none no route leaves the VPC."
   }
 
   assert {
     condition     = output.helm_values.addons.karpenter.settings.isolatedVPC && output.helm_values.karpenter_gpu.nodeInstanceProfile == "comfyui-us-west-2-gpu-node" && !can(output.helm_values.karpenter_gpu.nodeRole)
-    error_message = "Karpenter asks for no prices and makes no instance profile: both are outside."
+    error_message = "Karpenter queries no prices and creates no instance profile: both APIs are outside the VPC."
   }
 
   assert {
@@ -275,7 +275,7 @@ run "existing_vpc" {
 
   assert {
     condition     = length(aws_vpc.this) + length(aws_subnet.private) + length(aws_nat_gateway.this) + length(aws_vpc_endpoint.s3) + length(aws_route_table.private) == 0
-    error_message = "Nothing is made in or changed about a network that is not ours."
+    error_message = "Nothing is created or changed in an existing network."
   }
 
   assert {
@@ -359,7 +359,7 @@ run "existing_vpc_without_dns_names" {
   expect_failures = [data.aws_vpc.existing]
 }
 
-run "existing_subnet_where_eks_makes_no_control_plane" {
+run "existing_subnet_where_eks_has_no_control_planes" {
   command = plan
 
   variables {
@@ -398,7 +398,7 @@ run "efs" {
   }
 }
 
-run "queues_with_a_key_of_ours" {
+run "queues_with_a_kms_key" {
   command = plan
 
   variables {
@@ -418,11 +418,11 @@ run "queues_with_a_key_of_ours" {
 
   assert {
     condition     = local.read_encrypted_queues[0].Resource == aws_kms_key.messages.arn && strcontains(aws_iam_role_policy.sync.policy, "UseQueueKey") && strcontains(aws_iam_role_policy.pod["karpenter"].policy, "UseQueueKey")
-    error_message = "Whoever reads a queue may use its key."
+    error_message = "Every role that reads a queue may use its key."
   }
 }
 
-run "somebody_told_of_alarms" {
+run "alarm_email" {
   command = plan
 
   variables {
@@ -444,7 +444,7 @@ run "budget" {
 
   assert {
     condition     = aws_budgets_budget.monthly[0].limit_amount == "1"
-    error_message = "The budget is what was asked for."
+    error_message = "The budget has the given amount."
   }
 }
 
@@ -457,6 +457,6 @@ run "chosen_zones" {
 
   assert {
     condition     = toset(keys(aws_subnet.private)) == toset(["us-west-2b", "us-west-2d"]) && aws_subnet.private["us-west-2d"].cidr_block == "10.0.0.0/18"
-    error_message = "Subnets lie in the chosen zones, in their order."
+    error_message = "Subnets are in the chosen zones, in their order."
   }
 }

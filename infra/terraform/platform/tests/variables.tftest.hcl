@@ -1,5 +1,5 @@
-# What each variable refuses, and the nearest that it takes. Against the variables alone (tests/variables is a link to them): a plan
-# of the whole root takes fifty times as long.
+# The values that each variable rejects, and the nearest ones that it accepts. Against the variables alone (tests/variables links to
+# them): a plan of the whole root takes fifty times as long.
 
 variables {
   region            = "us-west-2"
@@ -483,7 +483,7 @@ run "lower_bounds" {
   }
 }
 
-# The way in.
+# Access.
 
 run "load_balancer_open_to_everybody" {
   command = plan
