@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from comfyeks.errors import UserError
@@ -28,6 +30,35 @@ def helm() -> Path:
     if found is None:
         raise UserError("helm is not there: `make setup` builds it with Go; helm.sh/docs/intro/install has binaries")
     return Path(found)
+
+
+def run_helm(
+    *arguments: str | Path,
+    kubeconfig: Path | None = None,
+    stdin: str = "",
+    folder: Path | None = None,
+    pass_fds: Sequence[int] = (),
+    seconds: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """What helm prints, and its exit code.
+
+    Args:
+        kubeconfig: instead of the user's; `os.devnull` for a helm that must not reach any cluster.
+        folder: to run in; the current one by default.
+        pass_fds: file descriptors that stay open in helm.
+        seconds: raises subprocess.TimeoutExpired when it takes longer.
+    """
+    return subprocess.run(
+        [helm(), *arguments],
+        env={**os.environ, **({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})},
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        pass_fds=tuple(pass_fds),
+        timeout=seconds,
+        check=False,
+    )
 
 
 def kubectl() -> Path:

@@ -15,8 +15,9 @@ import boto3
 import pytest
 from typer.testing import CliRunner, Result
 
+from comfyeks.aws_account import ON_DEMAND_QUOTA, SPOT_QUOTA, SPOT_ROLE
 from comfyeks.cli import app
-from comfyeks.doctor import account, machine
+from comfyeks.doctor import machine
 from comfyeks.errors import OperationError
 from comfyeks.findings import ERROR, OK, WARNING
 from comfyeks.models.status import NodeStatus
@@ -34,7 +35,7 @@ class World:
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
-        self.quota = {account.ON_DEMAND_QUOTA[0]: 64.0, account.SPOT_QUOTA[0]: 64.0}
+        self.quota = {ON_DEMAND_QUOTA[0]: 64.0, SPOT_QUOTA[0]: 64.0}
         self.nodes: list[NodeStatus] = []
 
     def ask(self, *words: str) -> Result:
@@ -110,8 +111,8 @@ def make_account(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         )
     iam = boto3.client("iam")
     iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
-    if account.SPOT_ROLE not in {role["RoleName"] for role in iam.list_roles()["Roles"]}:  # moto names it otherwise
-        iam.create_role(RoleName=account.SPOT_ROLE, AssumeRolePolicyDocument="{}")
+    if SPOT_ROLE not in {role["RoleName"] for role in iam.list_roles()["Roles"]}:  # moto names it otherwise
+        iam.create_role(RoleName=SPOT_ROLE, AssumeRolePolicyDocument="{}")
     sqs = boto3.client("sqs", region_name=REGION)
     queues = {name: sqs.create_queue(QueueName=name)["QueueUrl"] for name in (QUEUE, f"{QUEUE}-dlq")}
     arn = sqs.get_queue_attributes(QueueUrl=queues[QUEUE], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
@@ -194,12 +195,12 @@ def test_a_quota_that_lets_no_node_start(world: World) -> None:
 
 
 def test_a_quota_without_spot_is_a_warning_since_on_demand_remains(world: World) -> None:
-    world.quota[account.SPOT_QUOTA[0]] = 0
+    world.quota[SPOT_QUOTA[0]] = 0
     assert "Spot" in one(world, "quota", WARNING)["message"]
 
 
 def test_the_role_for_spot_is_missing(world: World) -> None:
-    boto3.client("iam").delete_role(RoleName=account.SPOT_ROLE)
+    boto3.client("iam").delete_role(RoleName=SPOT_ROLE)
     assert "create-service-linked-role" in one(world, "spot role", WARNING)["fix"]
 
 
@@ -329,7 +330,7 @@ def test_the_function_is_missing(world: World) -> None:
 
 def test_several_faults_are_all_found_and_the_worst_decides(world: World, tmp_path: Path) -> None:
     put_tool(tmp_path / "bin", "helm", "v3.9.4")
-    world.quota[account.SPOT_QUOTA[0]] = 0  # a warning
+    world.quota[SPOT_QUOTA[0]] = 0  # a warning
     answer = world.ask()
     assert {finding["check"] for finding in not_fine(answer)} == {"tools", "quota"}
     assert answer.exit_code == 4

@@ -9,8 +9,8 @@ import pytest
 from moto.iam.models import SERVICE_NAME_CONVERSION
 from moto.servicequotas.models import ServiceQuotasBackend
 
+from comfyeks.aws_account import ON_DEMAND_QUOTA, SPOT_QUOTA, SPOT_ROLE
 from comfyeks.deployment import Deployment
-from comfyeks.doctor.account import ON_DEMAND_QUOTA, SPOT_QUOTA, SPOT_ROLE
 from comfyeks.errors import UserError
 from comfyeks.platform import preflight
 
@@ -41,30 +41,34 @@ def given(deployment: Deployment, text: str) -> None:
     path.write_text(text)
 
 
-def test_enough_of_both_says_nothing_but_that_the_spot_role_was_made(
+def check(deployment: Deployment) -> None:
+    preflight.require(deployment, deployment.settings())
+
+
+def test_enough_of_both_says_nothing_but_that_the_spot_role_was_created(
     quotas: Quotas, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quotas(4, 4)
-    preflight.check(deployment)
+    quotas(8, 8)
+    check(deployment)
     assert capsys.readouterr().err.splitlines() == [
-        f"made the account's {SPOT_ROLE}, without which no spot node starts"
+        f"created the account's {SPOT_ROLE}, without which no spot node starts"
     ]
 
 
 def test_no_quota_at_all_is_refused_with_the_commands_that_ask_for_more(quotas: Quotas, deployment: Deployment) -> None:
-    quotas(3, 0)
-    with pytest.raises(UserError, match="no GPU node could start") as refusal:
-        preflight.check(deployment)
+    quotas(7, 0)
+    with pytest.raises(UserError, match="nothing was changed") as refusal:
+        check(deployment)
     for code, _ in (ON_DEMAND_QUOTA, SPOT_QUOTA):
-        assert f"--quota-code {code} --desired-value 32" in str(refusal.value)
+        assert f"--quota-code {code} --desired-value 8" in str(refusal.value)
 
 
 def test_quota_of_one_kind_is_enough_and_the_other_is_named(
     quotas: Quotas, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quotas(4, 0)
-    preflight.check(deployment)
-    assert f"{SPOT_QUOTA[1]} allows 0 vCPUs" in capsys.readouterr().err
+    quotas(8, 0)
+    check(deployment)
+    assert f"{SPOT_QUOTA[1]}: 0 vCPUs" in capsys.readouterr().err
 
 
 def test_pools_without_spot_need_the_on_demand_quota_and_no_role(
@@ -73,24 +77,24 @@ def test_pools_without_spot_need_the_on_demand_quota_and_no_role(
     given(deployment, "karpenter-gpu: {poolDefaults: {capacityTypes: [on-demand]}}")
     quotas(0, 64)
     with pytest.raises(UserError, match="On-Demand"):
-        preflight.check(deployment)
+        check(deployment)
     quotas(64, 0)
-    preflight.check(deployment)
+    check(deployment)
     assert capsys.readouterr().err == ""
 
 
 def test_quota_is_held_against_the_chosen_types(quotas: Quotas, deployment: Deployment) -> None:
     given(deployment, "karpenter-gpu: {poolDefaults: {instanceTypes: [g5.8xlarge]}}")
     quotas(31, 31)
-    with pytest.raises(UserError, match="has 32"):
-        preflight.check(deployment)
+    with pytest.raises(UserError, match="needs 32"):
+        check(deployment)
 
 
 def test_types_that_no_zone_offers_are_refused_by_name(quotas: Quotas, deployment: Deployment) -> None:
     given(deployment, "karpenter-gpu: {poolDefaults: {instanceTypes: [g99.xlarge]}}")
     quotas(64, 64)
     with pytest.raises(UserError, match=rf"no zone of {REGION} offers g99.xlarge"):
-        preflight.check(deployment)
+        check(deployment)
 
 
 def test_a_type_that_is_not_offered_beside_others_is_named(
@@ -98,7 +102,7 @@ def test_a_type_that_is_not_offered_beside_others_is_named(
 ) -> None:
     given(deployment, "karpenter-gpu: {pools: {default: {instanceTypes: [g99.xlarge, g5.xlarge]}}}")
     quotas(64, 64)
-    preflight.check(deployment)
+    check(deployment)
     assert f"{REGION} does not offer g99.xlarge" in capsys.readouterr().err
 
 
@@ -107,21 +111,22 @@ def test_spot_role_that_is_there_is_left_alone(
 ) -> None:
     boto3.client("iam").create_role(RoleName=SPOT_ROLE, AssumeRolePolicyDocument="{}", Path="/")
     quotas(64, 64)
-    preflight.check(deployment)
+    check(deployment)
     assert capsys.readouterr().err == ""
 
 
-def test_network_without_s3_endpoint_or_way_out_is_named(
+def test_network_without_s3_endpoint_or_internet_route_is_named(
     quotas: Quotas, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quotas(64, 64)
     ec2 = boto3.client("ec2", region_name=REGION)
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
-    preflight.check(deployment, [subnet])
+    given(deployment, f"platform: {{private_subnet_ids: [{subnet}]}}")
+    check(deployment)
     said = capsys.readouterr().err
     assert f"{subnet} has no S3 gateway endpoint" in said
-    assert f"{subnet} has no way to the internet" in said
+    assert f"{subnet} has no route to the internet" in said
     [table] = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
@@ -132,5 +137,5 @@ def test_network_without_s3_endpoint_or_way_out_is_named(
         VpcEndpointType="Gateway",
         RouteTableIds=[table["RouteTableId"]],
     )
-    preflight.check(deployment, [subnet])
+    check(deployment)
     assert "subnet-" not in capsys.readouterr().err

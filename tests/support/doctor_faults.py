@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from comfyeks.doctor.account import SPOT_ROLE
 from comfyeks.kubernetes.api import Api, Cluster, Object
+from comfyeks.platform.preflight import SPOT_ROLE
 from comfyeks_local.emulators.local_aws import LocalAws
 from tests.support.clones import Clone
 

@@ -108,10 +108,10 @@ class InstanceType:
         }
 
     def karpenter_values(self) -> dict[str, Any]:
-        """A pool of this type, whose models leave the pod of `comfyui_values` its share of the disk."""
+        """Pools of this type, whose models leave the pod of `comfyui_values` its share of the disk."""
         settings = {"SCRATCH_RESERVE": f"{self.pod_ephemeral_gib}GiB"}
         return {
-            "pools": {"default": {"instanceTypes": [self.name]}},
+            "poolDefaults": {"instanceTypes": [self.name]},
             "nodeClasses": {"default": {"modelSettings": settings}},
         }
 

@@ -151,16 +151,8 @@ def _render(
 
 
 def helm(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """What helm says and its exit code. Nothing is asked of any cluster, also where there is one."""
-    return subprocess.run(
-        [tools.helm(), *arguments],
-        env={**os.environ, "KUBECONFIG": os.devnull},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_SECONDS,
-        check=False,
-    )
+    """helm without any cluster, also on a machine that has one."""
+    return tools.run_helm(*arguments, stdin=stdin, kubeconfig=Path(os.devnull), seconds=_TIMEOUT_SECONDS)
 
 
 # libyaml reads a render ten times faster where PyYAML was built with it.

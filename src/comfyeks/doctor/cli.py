@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated
 
@@ -14,12 +12,13 @@ from rich.table import Table
 from comfyeks.charts.instance_types import instance_type
 from comfyeks.console import note, out, plain
 from comfyeks.deployment import Deployment, current
-from comfyeks.doctor import account, cluster, machine, sync
+from comfyeks.doctor import cluster, machine, sync
 from comfyeks.errors import OperationError, UserError
-from comfyeks.findings import ERROR, OK, WARNING, Finding, examine, worst
+from comfyeks.findings import ERROR, OK, WARNING, Check, Finding, examine, examine_all, worst
 from comfyeks.kubernetes.api import Cluster
 from comfyeks.kubernetes.kubeconfig import checked_context
 from comfyeks.options import Project, Region
+from comfyeks.platform import preflight
 from comfyeks.settings import DeploymentSettings
 from comfyeks.terraform import state_bucket
 
@@ -27,8 +26,6 @@ from comfyeks.terraform import state_bucket
 EXIT_CODES = {OK: 0, WARNING: 3, ERROR: 4}
 NAMESPACE = "comfyui"
 _STYLES = {OK: "green", WARNING: "yellow", ERROR: "red"}
-
-Check = tuple[str, Callable[[], Iterator[Finding]]]
 
 
 def run(
@@ -66,7 +63,7 @@ def _examined(project: str | None, region: str | None, context: str | None) -> t
     except OperationError as error:
         message, _, fix = str(error).partition(". ")
         return "", [
-            *_ask([("tools", machine.tools)]),
+            *examine_all([("tools", machine.tools)]),
             Finding("credentials", ERROR, message, f"aws sso login, or AWS_PROFILE. {fix}"),
         ]
     settings = deployment.settings()
@@ -76,17 +73,8 @@ def _examined(project: str | None, region: str | None, context: str | None) -> t
 
 
 def before(deployment: Deployment, settings: DeploymentSettings) -> list[Finding]:
-    """What can be known before anything is there: tools, quotas, spot role, zones."""
-    kind = instance_type(settings.instance_type)
-    pods = settings.comfyui.get("replicas", 1)
-    return _ask(
-        [
-            ("tools", machine.tools),
-            ("quota", partial(account.quotas, deployment, kind, pods)),
-            ("spot role", partial(account.spot_role, deployment)),
-            ("zones", partial(account.zones, deployment, kind)),
-        ]
-    )
+    """What can be known before anything exists: this machine's tools, and the account."""
+    return examine_all([("tools", machine.tools), *preflight.checks(deployment, settings)])
 
 
 def after(deployment: Deployment, settings: DeploymentSettings, context: str | None) -> list[Finding]:
@@ -111,26 +99,19 @@ def after(deployment: Deployment, settings: DeploymentSettings, context: str | N
     except UserError as error:
         message, _, fix = str(error).partition("; ")
         return [
-            *_ask(checks),
+            *examine_all(checks),
             Finding("kubeconfig", ERROR, message, fix or "kubectl config get-contexts lists what there is"),
         ]
     reached = examine("cluster", partial(cluster.reachable, api))
     if worst(reached) != OK:
-        return [*_ask(checks), *reached]
+        return [*examine_all(checks), *reached]
     checks += [
         ("prerequisites", partial(cluster.prerequisites, api, settings.keda)),
         ("add-ons", partial(cluster.workloads, api)),
         ("pools", partial(cluster.pools, api)),
         ("pods", partial(cluster.pods, api, NAMESPACE)),
     ]
-    return [*reached, *_ask(checks)]
-
-
-def _ask(checks: list[Check]) -> list[Finding]:
-    """All at once: most of the time is spent on waiting for answers."""
-    with ThreadPoolExecutor() as pool:
-        answers = pool.map(lambda check: examine(*check), checks)
-        return [finding for answer in answers for finding in answer]
+    return [*reached, *examine_all(checks)]
 
 
 def table(findings: list[Finding]) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -149,8 +148,7 @@ class Helm:
         mark.unlink()
 
     def _read(self, *words: str) -> str:
-        argv = [str(tools.helm()), *words, "--kube-context", self._context]
-        done = subprocess.run(argv, cwd=REPO_ROOT, capture_output=True, text=True, check=False, pass_fds=self._pass_fds)
+        done = tools.run_helm(*words, "--kube-context", self._context, folder=REPO_ROOT, pass_fds=self._pass_fds)
         with self._log.open("a") as log:
             log.write(f"$ helm {shlex.join(words)}\n{done.stderr}\n")
         if done.returncode:

@@ -47,7 +47,7 @@ def apply(
         if name in section(deployment, "platform"):
             note(f"{deployment.settings_file} sets {name} too: the flag holds for this apply alone")
     if not skip_checks and find_cluster(deployment) is None:
-        preflight.check(deployment, section(deployment, "platform").get("private_subnet_ids", ()))
+        preflight.require(deployment, deployment.settings())
     progress = Progress()
     data, platform = _prepare(deployment, progress)
     node_files.publish(deployment)

@@ -1,11 +1,13 @@
-"""Before money is spent: can GPU nodes start in this account and region, and does an existing network serve them?
+"""What AWS would refuse later, asked before the first change: GPU types, zones, quotas, spot role, a given network.
 
-What makes every GPU node impossible is refused; what makes some of them impossible, or dear, is a warning.
+`comfyeks up`, `comfyeks infra apply` and `comfyeks doctor` ask the same questions and get the same answers. What makes
+every GPU node impossible is an error; what makes some impossible, or expensive, is a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import boto3
@@ -14,111 +16,171 @@ from botocore.exceptions import ClientError
 
 from comfyeks.aws_account import ON_DEMAND_QUOTA, SPOT_QUOTA, SPOT_ROLE
 from comfyeks.charts import CHARTS_ROOT
+from comfyeks.charts.instance_types import instance_type
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
-from comfyeks.errors import OperationError, UserError
+from comfyeks.errors import UserError
+from comfyeks.findings import ERROR, OK, WARNING, Check, Finding, examine_all
+from comfyeks.settings import DeploymentSettings
 
 QUOTAS = {"on-demand": ON_DEMAND_QUOTA, "spot": SPOT_QUOTA}
-DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+Pool = dict[str, Any]  # an entry of `pools` in charts/karpenter-gpu, its defaults filled in
 
 
-def check(deployment: Deployment, private_subnet_ids: Iterable[str] = ()) -> None:
-    """Note what is missing.
+def checks(deployment: Deployment, settings: DeploymentSettings) -> list[Check]:
+    """Everything that can be asked about the account, by name. Raises UserError for an unknown instance type."""
+    pools = list(gpu_pools(settings))
+    pods = int(settings.comfyui.get("replicas") or 1)
+    subnets = list(settings.platform.get("private_subnet_ids", ()))
+    found: list[Check] = [
+        ("zones", partial(_zones, deployment, pools)),
+        ("quota", partial(_quotas, deployment, pools, pods)),
+    ]
+    if _uses_spot(pools):
+        found.append(("spot role", partial(_spot_role, deployment)))
+    if subnets:
+        found.append(("network", partial(_network, deployment, subnets)))
+    return found
 
-    Raises UserError when no GPU node could ever start, OperationError when AWS does not answer.
+
+def require(deployment: Deployment, settings: DeploymentSettings, more: Sequence[Check] = ()) -> None:
+    """Note warnings, and create the account's role for spot where it is missing.
+
+    Raises UserError naming every error, with nothing changed yet.
     """
-    pools = list(_pools(deployment.settings().karpenter_gpu))
-    try:
-        vcpus, zones = _offered(deployment, {kind for pool in pools for kind in pool["instanceTypes"]})
-        for pool in pools:
-            _check_types(deployment, pool["instanceTypes"], zones)
-        _check_quotas(deployment, pools, vcpus)
-        if any("spot" in pool["capacityTypes"] for pool in pools):
-            ensure_spot_role(deployment)
-        for warning in _network(deployment, list(private_subnet_ids)):
-            note(warning)
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in DENIED:
-            raise OperationError(f"the checks before the first apply failed: {error}") from error
-        note(f"not all checks before the first apply could be made, the credentials may not ask: {error}")
+    findings = examine_all([*more, *checks(deployment, settings)])
+    for finding in findings:
+        if finding.severity == WARNING and finding.check != "spot role":
+            note(f"warning: {_sentence(finding, '; ')}")
+    if errors := [_sentence(finding, ": ") for finding in findings if finding.severity == ERROR]:
+        raise UserError("nothing was changed. " + "\n".join(errors))
+    if any(finding.check == "spot role" and finding.severity == WARNING for finding in findings):
+        _create_spot_role(deployment)
 
 
-def ensure_spot_role(deployment: Deployment) -> None:
-    """Make the role that EC2 needs for spot, which an account that never used spot lacks. Raises ClientError."""
-    iam = boto3.client("iam", region_name=deployment.region)
-    try:
-        iam.get_role(RoleName=SPOT_ROLE)
-    except iam.exceptions.NoSuchEntityException:
-        try:
-            iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
-            note(f"made the account's {SPOT_ROLE}, without which no spot node starts")
-        except iam.exceptions.InvalidInputException:  # somebody made it meanwhile
-            return
-
-
-def _pools(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The chart's pools with their defaults filled in, as Helm would from the operator's values."""
+def gpu_pools(settings: DeploymentSettings) -> Iterator[Pool]:
+    """The node pools that `comfyeks up` installs, as Helm fills them in from chart, instance type and settings."""
     chart: dict[str, Any] = yaml.safe_load((CHARTS_ROOT / "karpenter-gpu" / "values.yaml").read_text())
-    defaults = chart["poolDefaults"] | (given.get("poolDefaults") or {})
-    for pool in (chart["pools"] | (given.get("pools") or {})).values():
+    own, of_type = settings.karpenter_gpu, instance_type(settings.instance_type).karpenter_values()
+    defaults = chart["poolDefaults"] | of_type["poolDefaults"] | (own.get("poolDefaults") or {})
+    for pool in (chart["pools"] | (own.get("pools") or {})).values():
         if pool is not None:  # removed by the operator
             yield defaults | pool
 
 
-def _offered(deployment: Deployment, types: set[str]) -> tuple[dict[str, int], dict[str, set[str]]]:
-    """vCPUs, and the zones that offer it, of every type that the region knows."""
+def _uses_spot(pools: list[Pool]) -> bool:
+    return any("spot" in pool["capacityTypes"] for pool in pools)
+
+
+def _zones(deployment: Deployment, pools: list[Pool]) -> Iterator[Finding]:
+    """Zones that offer a pool's types, against the zones of the cluster's subnets once there are some."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
+    offers = _offers(deployment, pools)
+    discovery = [{"Name": "tag:karpenter.sh/discovery", "Values": [deployment.name]}]
+    subnets = ec2.describe_subnets(Filters=discovery)["Subnets"]  # type: ignore[arg-type]
+    cluster = {subnet["AvailabilityZone"] for subnet in subnets}
+    fix = f"choose other instance types (instance-type in {deployment.settings_file}) or another region"
+    for pool in pools:
+        types = sorted(set(pool["instanceTypes"]))
+        names = ", ".join(types)
+        offering = set().union(*(offers.get(kind, set()) for kind in types))
+        if not offering:
+            yield Finding("zones", ERROR, f"no zone of {deployment.region} offers {names}", fix)
+            continue
+        if missing := [kind for kind in types if kind not in offers]:
+            where = f"{deployment.region} does not offer {', '.join(missing)}"
+            yield Finding("zones", WARNING, where, "none needed: Karpenter takes the pool's other types")
+        both = sorted(offering & cluster) if cluster else sorted(offering)
+        if not both:
+            yield Finding(
+                "zones",
+                ERROR,
+                f"{names}: offered in {', '.join(sorted(offering))}, but the cluster's subnets are in "
+                f"{', '.join(sorted(cluster))}",
+                "choose another instance-type in the settings file, or add a subnet in one of those zones",
+            )
+        elif len(both) == 1:
+            only = f"only {both[0]} offers {names}: little choice for spot"
+            yield Finding("zones", WARNING, only, "add more instance types")
+        else:
+            yield Finding("zones", OK, f"{names}: offered in {', '.join(both)}")
+
+
+def _offers(deployment: Deployment, pools: list[Pool]) -> dict[str, set[str]]:
+    """Instance type → zones of the region that offer it; no entry for one that none offers."""
+    ec2 = boto3.client("ec2", region_name=deployment.region)
+    types = sorted({kind for pool in pools for kind in pool["instanceTypes"]})
     zones: dict[str, set[str]] = {}
     for page in ec2.get_paginator("describe_instance_type_offerings").paginate(
-        LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": sorted(types)}]
+        LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": types}]
     ):
         for offer in page["InstanceTypeOfferings"]:
             zones.setdefault(offer["InstanceType"], set()).add(offer["Location"])
-    vcpus: dict[str, int] = {}
-    if zones:
-        for answer in ec2.get_paginator("describe_instance_types").paginate(InstanceTypes=sorted(zones)):  # type: ignore[arg-type]
-            vcpus |= {kind["InstanceType"]: kind["VCpuInfo"]["DefaultVCpus"] for kind in answer["InstanceTypes"]}
-    return vcpus, zones
+    return zones
 
 
-def _check_types(deployment: Deployment, types: list[str], zones: dict[str, set[str]]) -> None:
-    missing = sorted(set(types) - zones.keys())
-    if len(missing) == len(set(types)):
-        raise UserError(
-            f"no zone of {deployment.region} offers {', '.join(missing)}: choose other instance types "
-            f"(karpenter-gpu: poolDefaults: instanceTypes in {deployment.settings_file}) or another region"
-        )
-    if missing:
-        note(f"{deployment.region} does not offer {', '.join(missing)}: Karpenter takes the others")
-
-
-def _check_quotas(deployment: Deployment, pools: list[dict[str, Any]], vcpus: dict[str, int]) -> None:
-    client = boto3.client("service-quotas", region_name=deployment.region)
-    wanted = sorted({capacity for pool in pools for capacity in pool["capacityTypes"]})
-    smallest = min(vcpus.values())
-    short = {}
-    for capacity in wanted:
-        code, name = QUOTAS[capacity]
-        allowed = int(client.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])
-        if allowed < smallest:
-            short[capacity] = (
-                f"{name} allows {allowed} vCPUs, the smallest type of the pools has {smallest}: "
-                f"aws service-quotas request-service-quota-increase --service-code ec2 --quota-code {code} "
-                f"--desired-value {max(vcpus.values())} --region {deployment.region}"
-            )
-    if len(short) == len(wanted):
-        raise UserError(
-            "no GPU node could start in this account yet; ask for more, then apply again (or --skip-checks):\n"
-            + "\n".join(short.values())
-        )
-    for text in short.values():
-        note(text)
-
-
-def _network(deployment: Deployment, subnet_ids: list[str]) -> Iterator[str]:
-    """What an existing network lacks. Its routes are its owner's: nothing here is refused."""
-    if not subnet_ids:
+def _quotas(deployment: Deployment, pools: list[Pool], pods: int) -> Iterator[Finding]:
+    """vCPUs of GPU nodes that the account may run, on-demand and spot, against what the pods need."""
+    offered = sorted(_offers(deployment, pools))
+    if not offered:  # the check of the zones has the error
         return
+    ec2 = boto3.client("ec2", region_name=deployment.region)
+    vcpus: dict[str, int] = {}
+    for answer in ec2.get_paginator("describe_instance_types").paginate(InstanceTypes=offered):  # type: ignore[arg-type]
+        vcpus |= {kind["InstanceType"]: kind["VCpuInfo"]["DefaultVCpus"] for kind in answer["InstanceTypes"]}
+    smallest = min(vcpus, key=lambda kind: (vcpus[kind], kind))
+    need, wanted = vcpus[smallest] * pods, max(vcpus.values()) * pods
+    quotas = boto3.client("service-quotas", region_name=deployment.region)
+    used = {capacity for pool in pools for capacity in pool["capacityTypes"]}
+    allowed = {
+        quota: int(quotas.get_service_quota(ServiceCode="ec2", QuotaCode=quota[0])["Quota"]["Value"])
+        for capacity, quota in QUOTAS.items()
+        if capacity in used
+    }
+    severity = WARNING if max(allowed.values(), default=0) >= need else ERROR  # with one of them, nodes can start
+    for (code, name), limit in allowed.items():
+        message = f"{name}: {limit} vCPUs, {pods} × {smallest} needs {need}"
+        if limit >= need:
+            yield Finding("quota", OK, message)
+            continue
+        yield Finding(
+            "quota",
+            severity,
+            message,
+            f"aws service-quotas request-service-quota-increase --service-code ec2 --quota-code {code} "
+            f"--desired-value {wanted} --region {deployment.region}",
+        )
+
+
+def _spot_role(deployment: Deployment) -> Iterator[Finding]:
+    """The role that EC2 needs for spot; an account that never used spot has none."""
+    iam = boto3.client("iam", region_name=deployment.region)
+    try:
+        iam.get_role(RoleName=SPOT_ROLE)
+    except iam.exceptions.NoSuchEntityException:
+        yield Finding(
+            "spot role",
+            WARNING,
+            f"the account has no {SPOT_ROLE}: no spot node can start",
+            "`comfyeks up` creates it, or: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+        )
+        return
+    yield Finding("spot role", OK, f"{SPOT_ROLE} exists")
+
+
+def _create_spot_role(deployment: Deployment) -> None:
+    iam = boto3.client("iam", region_name=deployment.region)
+    try:
+        iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
+        note(f"created the account's {SPOT_ROLE}, without which no spot node starts")
+    except iam.exceptions.InvalidInputException:  # somebody created it meanwhile
+        return
+    except ClientError as error:
+        note(f"warning: {SPOT_ROLE} could not be created, so no spot node can start: {error}")
+
+
+def _network(deployment: Deployment, subnet_ids: list[str]) -> Iterator[Finding]:
+    """What an existing network lacks. Its routes are its owner's: nothing here is an error."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
     for subnet in ec2.describe_subnets(SubnetIds=subnet_ids)["Subnets"]:
         of_subnet = [{"Name": "association.subnet-id", "Values": [subnet["SubnetId"]]}]
@@ -132,6 +194,20 @@ def _network(deployment: Deployment, subnet_ids: list[str]) -> Iterator[str]:
         )
         routes = [route for table in tables for route in table["Routes"]]
         if not any(route.get("GatewayId", "").startswith("vpce-") for route in routes):
-            yield f"{subnet['SubnetId']} has no S3 gateway endpoint: models go through NAT and are paid per gigabyte"
+            yield Finding(
+                "network",
+                WARNING,
+                f"{subnet['SubnetId']} has no S3 gateway endpoint: models go through NAT and are paid per gigabyte",
+                "add a gateway endpoint for S3 to its route table",
+            )
         if not any(route.get("DestinationCidrBlock") == "0.0.0.0/0" for route in routes):
-            yield f"{subnet['SubnetId']} has no way to the internet: nat = none says that this is meant"
+            yield Finding(
+                "network",
+                WARNING,
+                f"{subnet['SubnetId']} has no route to the internet",
+                'add one, or set nat: "none" in the settings if that is intended',
+            )
+
+
+def _sentence(finding: Finding, between: str) -> str:
+    return f"{finding.message}{between}{finding.fix}" if finding.fix else finding.message

@@ -6,15 +6,15 @@ import time
 
 from comfyeks import model_events
 from comfyeks.console import note, out
-from comfyeks.doctor import cli as doctor
+from comfyeks.doctor import machine
 from comfyeks.doctor.pods import explained
 from comfyeks.errors import OperationError, UserError
-from comfyeks.findings import ERROR, WARNING, Finding
 from comfyeks.image import build as image_build
 from comfyeks.kubernetes import addons, kubeconfig
 from comfyeks.models import catalogue, pull_command
 from comfyeks.models.store import open_store
 from comfyeks.platform import apply as platform_apply
+from comfyeks.platform import preflight
 from comfyeks.platform.plan import GENERATED, pending
 from comfyeks.up.engine import Step
 from comfyeks.up.work import Work
@@ -24,20 +24,8 @@ POLL_SECONDS = 5.0
 SAY_SECONDS = 30.0
 
 
-def preflight(work: Work) -> None:
-    findings = doctor.before(work.deployment, work.settings)
-    refuse(findings)
-
-
-def refuse(findings: list[Finding]) -> None:
-    """Say warnings, raise UserError for the errors: nothing has been changed yet."""
-    for finding in findings:
-        if finding.severity == WARNING:
-            note(f"warning: {finding.message}; {finding.fix}" if finding.fix else f"warning: {finding.message}")
-    errors = [f"{finding.message} ({finding.fix})" if finding.fix else finding.message for finding in findings
-              if finding.severity == ERROR]  # fmt: skip
-    if errors:
-        raise UserError(f"nothing was changed: {'; '.join(errors)}")
+def check_prerequisites(work: Work) -> None:
+    preflight.require(work.deployment, work.settings, [("tools", machine.tools)])
 
 
 def aws_left(work: Work) -> str | None:
@@ -49,7 +37,7 @@ def aws(work: Work) -> None:
     if set(work.pending.values()) == {GENERATED}:
         platform_apply.write_generated(work.deployment, work.outputs)
     else:
-        platform_apply.apply(work.deployment, work.flags)
+        platform_apply.apply(work.deployment, work.flags, skip_checks=True)  # the first step has made them
 
 
 def context_left(work: Work) -> str | None:
@@ -179,7 +167,7 @@ def address(work: Work) -> None:
 
 
 UP: tuple[Step[Work], ...] = (
-    Step("preflight", "tools, quotas, zones, spot role", lambda work: "look", preflight),
+    Step("preflight", "tools, quotas, zones, spot role", lambda work: "look", check_prerequisites),
     Step("aws", "data root, then platform: buckets, registry, network, cluster, queues, roles", aws_left, aws),
     Step("kubeconfig", "a kubectl context for the cluster", context_left, context, cluster=True),
     Step("add-ons", "Karpenter, load balancer controller, device plugin", addons_left, install_addons, cluster=True),

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
+from comfyeks.charts import CHARTS_ROOT
 from comfyeks.deployment import Deployment
 from comfyeks.errors import OperationError
 from comfyeks.files import write_atomically
 from comfyeks.image import build as image_build
 from comfyeks.kubernetes.api import Cluster
 from comfyeks.kubernetes.helm import Helm, Release
-from comfyeks.paths import REPO_ROOT
 from comfyeks.settings import DeploymentSettings
 from comfyeks.terraform import outputs
 from comfyeks.terraform.variables import Settings
@@ -68,27 +68,31 @@ class Work:
 
     def pools(self) -> Release:
         """The release of charts/karpenter-gpu."""
-        values = self._values("karpenter-gpu", self.settings.karpenter_gpu)
-        return Release(POOLS_RELEASE, POOLS_NAMESPACE, "charts/karpenter-gpu", values=values)
+        return Release(
+            POOLS_RELEASE,
+            POOLS_NAMESPACE,
+            "charts/karpenter-gpu",
+            values=self._values("karpenter-gpu", self.settings.karpenter_gpu),
+        )
 
     def comfyui(self) -> Release:
         """The release of charts/comfyui. Not waited for: its pods wait for nodes, images and models."""
-        kind = REPO_ROOT / "charts" / "comfyui" / "instance-types" / f"{self.settings.instance_type}.yaml"
         return Release(
             self.release,
             self.namespace,
             "charts/comfyui",
-            values=(kind, *self._values("comfyui", self.settings.comfyui)),
+            values=self._values("comfyui", self.settings.comfyui),
             sets=(f"image.tag={self.image_tag()}",),
             flags=("--create-namespace",),
             wait=False,
         )
 
     def _values(self, chart: str, own: dict[str, Any]) -> tuple[Path, ...]:
-        """The generated values of a chart, and over them the operator's."""
-        generated = self.deployment.chart_values(chart)
+        """Values files of a chart, later ones win: of the instance type, generated from Terraform, the operator's."""
+        of_type = CHARTS_ROOT / chart / "instance-types" / f"{self.settings.instance_type}.yaml"
+        files = (of_type, self.deployment.chart_values(chart))
         if not own:
-            return (generated,)
+            return files
         path = self.deployment.dir / f"{chart}.own.values.yaml"
         write_atomically(path, "# Written from the settings file.\n" + yaml.safe_dump(own, allow_unicode=True))
-        return (generated, path)
+        return (*files, path)

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -181,9 +180,7 @@ class LocalCluster:
 
     def helm(self, *words: str) -> str:
         """Runs helm on this cluster; what it printed. Raises OperationError with what it said."""
-        argv = [str(tools.helm()), *words]
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        done = tools.run_helm(*words, kubeconfig=self.kubeconfig)
         if done.returncode:
             raise OperationError(
                 f"`helm {' '.join(words)}` ended with exit code {done.returncode}: {done.stderr.strip()}"
