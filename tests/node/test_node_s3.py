@@ -188,7 +188,7 @@ def test_what_passes_is_tried_again_and_what_does_not_is_said(
         client.read_part(sync.Part(0, "loras/a", etag, 10, 4, 3), write, memoryview(bytearray(64)))
         assert bytes(got) == bytes(4) + b"456" + bytes(3)
         endpoint.calls.clear()
-        with pytest.raises(sync.S3Error, match="it was replaced meanwhile"):
+        with pytest.raises(sync.S3Error, match="it was replaced in the meantime"):
             client.read_part(sync.Part(0, "loras/a", "other", 10, 0, 10), write, memoryview(bytearray(64)))
         with pytest.raises(sync.S3Error, match="NoSuchKey"):
             client.read_part(sync.Part(0, "loras/b", "other", 10, 0, 10), write, memoryview(bytearray(64)))
@@ -218,7 +218,7 @@ def test_an_answer_that_is_no_listing_is_an_error_of_one_line(
 ) -> None:
     for answer in ("<html>proxy</body>", "<L><Contents><Key>a/b</Key></Contents></L>"):
         monkeypatch.setattr("tests.node.s3_stub._Handler._listing", lambda self, query, answer=answer: answer)
-        with pytest.raises(sync.SyncError, match=r"^listing s3://models gave no list of objects: "):
+        with pytest.raises(sync.SyncError, match=r"^listing s3://models returned no list of objects: "):
             sync.list_bucket(sync.Settings("models", "us-west-2"))
 
 

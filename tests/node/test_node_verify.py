@@ -82,6 +82,41 @@ def verify(node: ProgramNode) -> dict[str, object]:
     return report
 
 
+def test_a_damaged_file_differs_and_an_etag_that_is_no_digest_is_told_apart_by_its_replacement(
+    sync: ModuleType, tmp_path: Path
+) -> None:
+    body, md5 = b"body", hashlib.md5(b"body").hexdigest()
+    folder = sync.ModelsFolder(tmp_path)
+    (tmp_path / "vae").mkdir()
+    verification = sync.Verification(folder)
+
+    def entry(etag: str, recorded: str | None = None) -> object:
+        (tmp_path / "vae/a").write_bytes(body)
+        state = sync.FileState.of((tmp_path / "vae/a").stat())
+        return sync.Entry(sync.RemoteObject("vae/a", etag, len(body), 0), state, recorded)
+
+    def replacement(etag: str, content: bytes) -> str | None:
+        (tmp_path / "vae/copy").write_bytes(content)
+        item = sync.RemoteObject("vae/a", etag, len(content), 0)
+        found: str | None = verification.md5_of_replacement(item, tmp_path / "vae/copy")
+        return found
+
+    assert verification.equals_object(entry(md5)) is True
+    assert verification.equals_object(entry("no-md5-at-all")) is None
+    assert verification.equals_object(entry("no-md5-at-all", recorded=md5)) is True
+    assert replacement(md5, body) is None, "nothing differed"
+    other = "0" * 32
+    for copy, recorded in ((b"good", None), (body, md5)):
+        assert verification.equals_object(entry(other)) is False
+        assert replacement(other, copy) == recorded
+        assert replacement(other, copy) is None, "it is asked once"
+    (tmp_path / "vae/a").unlink()
+    missing = sync.Entry(sync.RemoteObject("vae/b", md5, 4, 0), sync.FileState(4, 0, 0))
+    assert verification.equals_object(missing) is False
+    assert replacement(md5, body) is None
+    folder.close()
+
+
 @pytest.mark.local
 def test_a_damaged_file_is_found_by_verify_only_and_replaced_at_once(node: ProgramNode, s3: S3Stub) -> None:
     bodies = {f"loras/{number}": random.Random(number).randbytes(5_000) for number in range(4)}
