@@ -43,12 +43,12 @@ def scenario_of(chart: str, scenario: str, **kwargs: Any) -> Rendered:
 
 def comfyui(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
     """The workload as `make infra` configures it, with these values over it."""
-    return render("comfyui", values, [SCENARIOS["comfyui", "default"]], **kwargs)
+    return render("comfyui", values, [SCENARIOS["comfyui", "minimal"]], **kwargs)
 
 
 def node_pools(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
     """The node pools as `make infra` configures them, with these values over it."""
-    return render("karpenter-gpu", values, [SCENARIOS["karpenter-gpu", "default"]], **kwargs)
+    return render("karpenter-gpu", values, [SCENARIOS["karpenter-gpu", "minimal"]], **kwargs)
 
 
 def helm(*arguments: str | Path, stdin: str = "") -> str:

@@ -46,6 +46,10 @@ def windows(*given: Values, **values: Any) -> Values:
     return {"schedule": {"windows": list(given), **values}}
 
 
+def sync_settings(**settings: Any) -> Values:
+    return {"modelSync": {"settings": settings}}
+
+
 def models(source: str, gate: str = "none", **values: Any) -> Values:
     return {"models": {"source": source, "gate": gate, **values}}
 
@@ -397,10 +401,46 @@ KARPENTER_GPU = [
         {"modelSync": {"files": {"program": {"sha256": "a" * 64}}}},
     ),
     Refusal({"modelSync": {"region": "us west"}}, "at '/modelSync/region'", {"modelSync": {"region": "us-west-1"}}),
+    *[
+        Refusal(
+            {"nodeClassDefaults": sync_settings(**{wrong: "1GB"})},
+            f"at '/nodeClassDefaults/modelSync/settings': additional properties '{wrong}' not allowed",
+            {"nodeClassDefaults": sync_settings(budget="1GB")},
+        )
+        for wrong in ("bugdet", "BUDGET")
+    ],
+    *[
+        Refusal(sync_settings(**{key: wrong}), f"at '/modelSync/settings/{key}{words}", sync_settings(**{key: legal}))
+        for key, wrong, words, legal in (
+            ("firstSet", "vae/", "': got string, want array", ["vae/"]),
+            ("keep", [1], "/0': got number, want string", ["loras/1"]),
+            ("budget", "many", "': 'many' does not match pattern", "1.5 TiB"),
+            ("imageReserve", ["1GB"], "': got array, want", 10**9),
+            ("scratchReserve", -1, "': minimum: got -1, want 0", 0),
+        )
+    ],
+    *[
+        Refusal(
+            sync_settings(priority=[wrong]),
+            f'modelSync.settings.priority holds "{shown}"',
+            sync_settings(priority=[legal]),
+        )
+        for wrong, shown, legal in (
+            ("vae", "vae", "vae/"),
+            ("vae//a", "vae//a", "vae/a"),
+            ("../vae/", "../vae/", "vae/"),
+            ("vae/a\n", "vae/a\\n", "vae/字 a"),
+        )
+    ],
     Refusal(
-        {"nodeClassDefaults": {"modelSettings": {"BUGDET": "1GB"}}},
-        "invalid propertyName 'BUGDET'",
-        {"nodeClassDefaults": {"modelSettings": {"BUDGET": "1GB"}}},
+        {"nodeClasses": {"default": sync_settings(keep=["/loras/"])}},
+        'nodeClasses.default.modelSync.settings.keep holds "/loras/"',
+        {"nodeClasses": {"default": sync_settings(keep=["loras/"])}},
+    ),
+    Refusal(
+        {"nodeClassDefaults": sync_settings(keep=["loras/.x"])},
+        'nodeClassDefaults.modelSync.settings.keep holds "loras/.x"',
+        {"nodeClassDefaults": sync_settings(keep=["loras/x."])},
     ),
 ]
 

@@ -17,7 +17,7 @@ from comfyeks.charts.render import KubernetesObject, Rendered, render
 from tests.charts.harness import SCENARIOS
 
 FOLDER = Path(__file__).with_name("released")
-KEPT = ("default", "everything", "efs", "mount", "mountpoint", "schedule")
+KEPT = ("minimal", "everything", "efs", "mount", "mountpoint", "schedule")
 
 
 def immutable(rendered: Rendered) -> dict[str, Any]:

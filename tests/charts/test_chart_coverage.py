@@ -19,7 +19,7 @@ from tests.charts import coverage
 from tests.charts.harness import SCENARIOS
 
 POLICY = {"enabled": True, "vpcCidrs": ["10.0.0.0/16"]}
-# Values over the default scenario, for what no scenario shows.
+# Values over the minimal scenario, for what no scenario shows.
 BESIDE_SCENARIOS: dict[str, list[dict[str, Any]]] = {
     "comfyui": [
         {"networkPolicy": POLICY},
@@ -28,7 +28,7 @@ BESIDE_SCENARIOS: dict[str, list[dict[str, Any]]] = {
         {"monitoring": {"enabled": True}, "outputs": {"mode": "mount"}},
         {"gpu": {"count": 0}, "tolerations": [{"operator": "Exists"}]},
     ],
-    "karpenter-gpu": [],
+    "karpenter-gpu": [{"nodeClasses": {"default": {"modelSync": {"settings": {"budget": None}}}}}],
 }
 
 
@@ -36,14 +36,14 @@ BESIDE_SCENARIOS: dict[str, list[dict[str, Any]]] = {
 def test_each_condition_of_the_templates_is_seen_both_ways(chart: str, tmp_path: Path) -> None:
     noted, branches = coverage.instrumented(chart, tmp_path)
     inputs: list[tuple[Path, dict[str, Any]]] = [(file, {}) for (of, _), file in SCENARIOS.items() if of == chart]
-    inputs += [(SCENARIOS[chart, "default"], values) for values in BESIDE_SCENARIOS[chart]]
+    inputs += [(SCENARIOS[chart, "minimal"], values) for values in BESIDE_SCENARIOS[chart]]
     assert len(branches) > 10
     assert branches - set(coverage.taken(noted, inputs)) == set()
 
 
 def test_a_branch_that_is_never_taken_is_found(tmp_path: Path) -> None:
     noted, branches = coverage.instrumented("comfyui", tmp_path)
-    missing = branches - set(coverage.taken(noted, [(SCENARIOS["comfyui", "default"], {})]))
+    missing = branches - set(coverage.taken(noted, [(SCENARIOS["comfyui", "minimal"], {})]))
     assert "deployment.yaml" in " ".join(missing)
     assert any(what.endswith("if .Values.rollout.spareGpu") for what in missing)
     assert not any(what.endswith("if not .Values.schedule.windows") for what in missing)

@@ -36,9 +36,9 @@ from tests.charts.harness import (
 from tests.charts.pod_security import violations
 
 
-def test_every_chart_has_scenarios_and_the_default_one_is_among_them() -> None:
+def test_every_chart_has_scenarios_and_the_minimal_one_is_among_them() -> None:
     assert {chart for chart, _ in SCENARIOS} == set(CHARTS)
-    assert {(chart, name) for chart in CHARTS for name in ("default", "everything")} <= set(SCENARIOS)
+    assert {(chart, name) for chart in CHARTS for name in ("minimal", "everything")} <= set(SCENARIOS)
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -98,7 +98,7 @@ def test_two_renders_of_one_release_are_equal(chart: str, scenario: str) -> None
 def test_two_releases_have_no_name_in_common(chart: str, scenario: str) -> None:
     first = scenario_of(chart, scenario, release="one")
     second = scenario_of(chart, scenario, release="two")
-    # The account of the default scenario is named by what `make infra` writes, for its one release.
+    # The account of the minimal scenario is named by what `make infra` writes, for its one release.
     shared = {("ServiceAccount", "comfyui")}
     assert set(first.inventory) & set(second.inventory) <= shared
 
@@ -133,7 +133,7 @@ def test_every_namespaced_object_is_in_the_releases_namespace(scenario: str) -> 
 CONTAINERS = {
     "cognito": ["wait-for-models", "uploader", "comfyui"],
     "cpu": ["uploader", "comfyui"],
-    "default": ["wait-for-models", "uploader", "comfyui"],
+    "minimal": ["wait-for-models", "uploader", "comfyui"],
     "efs": ["wait-for-models", "uploader", "comfyui"],
     "everything": ["exporter", "wait-for-models", "uploader", "check-license", "comfyui", "thumbnails"],
     "ingress": ["wait-for-models", "uploader", "comfyui"],
@@ -237,7 +237,7 @@ def test_every_claim_of_a_pod_is_bound_to_a_volume_of_the_same_release(scenario:
 
 @pytest.mark.parametrize("chart", CHARTS)
 def test_helm_lint_is_content_with_every_values_file(chart: str) -> None:
-    base = SCENARIOS[chart, "default"]
+    base = SCENARIOS[chart, "minimal"]
     files = [file for (c, _), file in (SCENARIOS | INSTANCE_TYPES).items() if c == chart]
     assert len(files) > 20
     for file in files:
@@ -311,7 +311,7 @@ def test_a_chart_names_its_license_its_icon_and_what_this_version_changes(chart:
 NOTES = {
     ("comfyui", "cognito"): ["open https://<address>", "get ingress comfyui"],
     ("comfyui", "cpu"): ["1 pod(s).\n", "port-forward svc/comfyui 8848"],
-    ("comfyui", "default"): [
+    ("comfyui", "minimal"): [
         "1 pod(s) with 1 GPU(s) each",
         "-c wait-for-models -f",
         "No load balancer leads here",
@@ -324,8 +324,8 @@ NOTES = {
     ("comfyui", "mount"): ["/renders/<pod>/", "mount_outputs = true"],
     ("comfyui", "mountpoint"): ["rollout restart deploy/comfyui"],
     ("comfyui", "schedule"): ["1 to 4 pods by schedule (Europe/Berlin)"],
-    ("karpenter-gpu", "defaults"): ["NodePool karpenter-gpu-default", "tolerate example.com/gpu"],
-    ("karpenter-gpu", "default"): ["comfyui-on-eks/pool=default", "Next: the comfyui chart"],
+    ("karpenter-gpu", "changed-defaults"): ["NodePool karpenter-gpu-default", "tolerate example.com/gpu"],
+    ("karpenter-gpu", "minimal"): ["comfyui-on-eks/pool=default", "Next: the comfyui chart"],
     ("karpenter-gpu", "everything"): ["NodePool karpenter-gpu-video", "example.com/pool=video"],
 }
 
@@ -356,8 +356,8 @@ def test_the_notes_tell_the_next_step(chart: str, scenario: str) -> None:
 
 
 def test_the_notes_tell_that_no_monitor_could_be_made() -> None:
-    assert "No PodMonitor was made" in notes("comfyui", "default", "--set", "monitoring.enabled=true")
-    assert "No PodMonitor was made" not in notes("comfyui", "default")
+    assert "No PodMonitor was made" in notes("comfyui", "minimal", "--set", "monitoring.enabled=true")
+    assert "No PodMonitor was made" not in notes("comfyui", "minimal")
 
 
 def test_the_same_inputs_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:

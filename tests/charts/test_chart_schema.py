@@ -223,7 +223,7 @@ def test_verify_names_what_is_stale_missing_or_left_over_and_generate_mends_it(c
 
 
 def test_the_command_line_renders_what_the_tests_render() -> None:
-    file = str(SCENARIOS["comfyui", "default"])
+    file = str(SCENARIOS["comfyui", "minimal"])
     result = CliRunner().invoke(app, ["render", "comfyui", "-f", file, "--set", "gpu.count=0", "--set", "replicas=2"])
     assert result.exit_code == 0
     [deployment] = [item for item in yaml.safe_load_all(result.stdout) if item["kind"] == "Deployment"]

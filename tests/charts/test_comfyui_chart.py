@@ -31,7 +31,7 @@ def with_models(volume: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("scenario", "objects"),
     [
-        ("default", ALWAYS + ACCOUNT),
+        ("minimal", ALWAYS + ACCOUNT),
         ("cpu", ALWAYS + ACCOUNT),
         ("mount", ALWAYS + ACCOUNT + OUTPUTS),
         ("ingress", [*ALWAYS, *ACCOUNT, ("Ingress", "comfyui")]),
@@ -273,7 +273,7 @@ def test_another_source_of_models_is_another_volume_because_one_cannot_change() 
     names = {
         kind: {
             name
-            for scenario in ("default", "efs", "mountpoint")
+            for scenario in ("minimal", "efs", "mountpoint")
             for k, name in scenario_of("comfyui", scenario).inventory
             if k == kind and "models" in name
         }
@@ -453,7 +453,7 @@ def test_own_volumes_mounts_variables_and_containers_come_after_the_charts() -> 
 
 def test_the_names_that_are_refused_are_all_that_the_chart_uses() -> None:
     text = (CHARTS_ROOT / "comfyui" / "templates" / "_pod.tpl").read_text()
-    pods = [Pod(scenario_of("comfyui", scenario)) for scenario in ("default", "mount", "efs", "mountpoint")]
+    pods = [Pod(scenario_of("comfyui", scenario)) for scenario in ("minimal", "mount", "efs", "mountpoint")]
     pods.append(Pod(comfyui({"monitoring": {"enabled": True}})))
     for pod in pods:
         own = {*pod.names, *(volume["name"] for volume in pod.spec["volumes"]), *pod.env("comfyui")}
@@ -690,4 +690,4 @@ def test_an_upgrade_from_least_to_most_keeps_what_kubernetes_cannot_change() -> 
         claims = {name for kind, name in rendered.inventory if kind == "PersistentVolumeClaim"}
         return Pod(rendered).deployment["spec"]["selector"], claims - {"comfyui-outputs"}
 
-    assert immutable("default") == immutable("everything") == immutable("mount") == immutable("cpu")
+    assert immutable("minimal") == immutable("everything") == immutable("mount") == immutable("cpu")

@@ -32,7 +32,7 @@ def millicpu(quantity: str) -> int:
 
 
 def workload(name: str) -> Pod:
-    return Pod(render("comfyui", files=[SCENARIOS["comfyui", "default"], INSTANCE_TYPES["comfyui", name]]))
+    return Pod(render("comfyui", files=[SCENARIOS["comfyui", "minimal"], INSTANCE_TYPES["comfyui", name]]))
 
 
 def test_every_single_gpu_type_of_the_four_families_is_there_and_no_other() -> None:
@@ -81,7 +81,7 @@ def test_the_arithmetic_of_one_type_by_hand() -> None:
 @each_type
 def test_the_whole_pod_fits_beside_the_daemons_and_mountpoint(kind: InstanceType) -> None:
     """As the scheduler counts: the larger of the init container and the sum of what runs."""
-    files = [SCENARIOS["comfyui", "default"], INSTANCE_TYPES["comfyui", kind.name]]
+    files = [SCENARIOS["comfyui", "minimal"], INSTANCE_TYPES["comfyui", kind.name]]
     pod = Pod(render("comfyui", {"monitoring": {"enabled": True}}, files))
     running = [pod.container("exporter"), pod.container("uploader"), pod.comfyui]
     cpu = sum(millicpu(container["resources"]["requests"]["cpu"]) for container in running)
@@ -109,7 +109,7 @@ def test_most_of_the_disk_is_left_for_models_and_images(kind: InstanceType) -> N
 @each_type
 def test_the_models_of_a_type_leave_kubelet_its_reserve_and_the_pod_its_share(kind: InstanceType) -> None:
     """By the node program's own arithmetic, with the settings that its user data writes."""
-    files = [SCENARIOS["karpenter-gpu", "default"], INSTANCE_TYPES["karpenter-gpu", kind.name]]
+    files = [SCENARIOS["karpenter-gpu", "minimal"], INSTANCE_TYPES["karpenter-gpu", kind.name]]
     [node_class] = render("karpenter-gpu", files=files).of_kind("EC2NodeClass")
     [scratch] = re.findall(r"SCRATCH_RESERVE=(\w+)", node_class["spec"]["userData"])
     settings = SYNC.Settings("bucket", "region", scratch_reserve=SYNC.parse_bytes(scratch))
@@ -126,7 +126,7 @@ def test_the_models_of_a_type_leave_kubelet_its_reserve_and_the_pod_its_share(ki
 
 @each_type
 def test_the_pool_of_a_type_holds_this_type(kind: InstanceType) -> None:
-    files = [SCENARIOS["karpenter-gpu", "default"], INSTANCE_TYPES["karpenter-gpu", kind.name]]
+    files = [SCENARIOS["karpenter-gpu", "minimal"], INSTANCE_TYPES["karpenter-gpu", kind.name]]
     [pool] = render("karpenter-gpu", files=files).of_kind("NodePool")
     requirements = {item["key"]: item["values"] for item in pool["spec"]["template"]["spec"]["requirements"]}
     assert requirements["node.kubernetes.io/instance-type"] == [kind.name]

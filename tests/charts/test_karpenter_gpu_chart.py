@@ -26,9 +26,9 @@ def node_class(values: dict[str, Any] | None = None, name: str = "default") -> d
 @pytest.mark.parametrize(
     ("scenario", "objects"),
     [
-        ("default", [("EC2NodeClass", "karpenter-gpu-default"), ("NodePool", "karpenter-gpu-default")]),
+        ("minimal", [("EC2NodeClass", "karpenter-gpu-default"), ("NodePool", "karpenter-gpu-default")]),
         (
-            "defaults",
+            "changed-defaults",
             [
                 ("EC2NodeClass", "karpenter-gpu-default"),
                 ("EC2NodeClass", "karpenter-gpu-fast"),

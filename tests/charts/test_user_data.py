@@ -236,7 +236,7 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
     """The schema keeps such names out; the quoting must not depend on it."""
     hostile = f"a'; touch {node.home}/pwned; '$(touch {node.home}/pwned)`touch {node.home}/pwned`\\"
     chart = CHARTS_ROOT / "karpenter-gpu"
-    base = SCENARIOS["karpenter-gpu", "default"]
+    base = SCENARIOS["karpenter-gpu", "minimal"]
     values = json.dumps({"modelSync": {"bucket": hostile, "artifactsBucket": hostile, "files": node.files}})
     rendered = helm("template", "x", chart, "--skip-schema-validation", "-f", base, "-f", "-", stdin=values)
     [text] = [item["spec"]["userData"] for item in yaml.safe_load_all(rendered) if item["kind"] == "EC2NodeClass"]
@@ -249,20 +249,36 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
 
 
 def test_a_node_class_may_say_its_own_settings_over_those_of_all(node: Node) -> None:
-    settings = {"BUDGET": "71GB", "PREFIXES": '["vae/"]'}
+    settings = {"budget": "71GB", "prefixes": ["vae/"]}
     sync = {"bucket": "the-models", "artifactsBucket": "the-artifacts", "files": node.files, "settings": settings}
-    classes = {"default": {"modelSettings": {"BUDGET": "9GB", "SCRATCH_RESERVE": "1GiB"}}}
+    classes = {"default": {"modelSync": {"settings": {"budget": "9GB", "scratchReserve": "1GiB"}}}}
     assert node.run(shell(user_data({"modelSync": sync, "nodeClasses": classes}))).returncode == 0
     assert (node.root / "etc/comfyui-model-sync.env").read_text().splitlines()[2:] == [
         "BUDGET=9GB", 'PREFIXES=["vae/"]', "SCRATCH_RESERVE=1GiB",
     ]  # fmt: skip
 
 
+def test_settings_are_laid_over_each_other_key_by_key_and_null_is_not_set(node: Node) -> None:
+    all_nodes = {"firstSet": ["vae/"], "priority": ["unet/"], "prefixes": ["vae/", "unet/"], "budget": "71GB"}
+    of_classes = {"priority": ["loras/"], "imageReserve": 300_000_000_000, "budget": None}
+    of_this_class = {"prefixes": [], "scratchReserve": 0, "budget": None}
+    sync = {"bucket": "b-b", "artifactsBucket": "the-artifacts", "files": node.files, "settings": all_nodes}
+    values = {
+        "modelSync": sync,
+        "nodeClassDefaults": {"modelSync": {"settings": of_classes}},
+        "nodeClasses": {"default": {"modelSync": {"settings": of_this_class}}},
+    }
+    assert node.run(shell(user_data(values))).returncode == 0
+    assert (node.root / "etc/comfyui-model-sync.env").read_text().splitlines()[2:] == [
+        "BUDGET=71GB", 'FIRST_SET=["vae/"]', "IMAGE_RESERVE=300000000000", 'PRIORITY=["loras/"]', "SCRATCH_RESERVE=0",
+    ]  # fmt: skip
+
+
 def test_further_settings_are_lines_of_the_settings_file(node: Node) -> None:
-    settings = {"BUDGET": "71GB", "FIRST_SET": '["vae/",\n "unet/it\'s $(main).safetensors"]\n'}
+    settings = {"budget": "71GB", "firstSet": ["vae/", "unet/it's $(main) & <co>.safetensors"]}
     values = {"bucket": "the-models", "artifactsBucket": "the-artifacts", "files": node.files, "settings": settings}
     done = node.run(shell(user_data({"modelSync": values})))
     assert done.returncode == 0, done.stderr
     assert (node.root / "etc/comfyui-model-sync.env").read_text().splitlines()[2:] == [
-        "BUDGET=71GB", 'FIRST_SET=["vae/",  "unet/it\'s $(main).safetensors"] ',
+        "BUDGET=71GB", 'FIRST_SET=["vae/","unet/it\'s $(main) & <co>.safetensors"]',
     ]  # fmt: skip

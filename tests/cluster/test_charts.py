@@ -43,7 +43,7 @@ def test_the_server_takes_every_scenario(cluster: Cluster, namespace: str, scena
 
 
 def test_the_namespace_refuses_a_pod_that_is_not_restricted(cluster: Cluster, namespace: str) -> None:
-    scenario = CHARTS_ROOT / "comfyui/ci/default-values.yaml"
+    scenario = CHARTS_ROOT / "comfyui/ci/minimal-values.yaml"
     [deployment] = render("comfyui", files=[scenario], namespace=namespace).of_kind("Deployment")
     pod = pod_of(deployment, namespace)
     pod["spec"]["containers"][0]["securityContext"] = {"privileged": True}
@@ -61,7 +61,7 @@ def test_the_namespace_refuses_a_pod_that_is_not_restricted(cluster: Cluster, na
     ],
 )
 def test_the_rules_of_the_crds_are_in_force(cluster: Cluster, kind: str, change: dict[str, Any], said: str) -> None:
-    scenario = CHARTS_ROOT / "karpenter-gpu/ci/default-values.yaml"
+    scenario = CHARTS_ROOT / "karpenter-gpu/ci/minimal-values.yaml"
     [item] = render("karpenter-gpu", files=[scenario]).of_kind(kind)
     assert refusal(cluster, item) == ""
     item["spec"] |= change
@@ -89,12 +89,14 @@ def test_a_release_is_upgraded_from_the_previous_version_and_leaves_nothing(
     cluster: Cluster, namespace: str, chart: str, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
     old = previous_package(chart, tmp_path)
-    values = ["--values", old / "ci" / "default-values.yaml"]
+    # The earlier name of minimal-values.yaml is default-values.yaml.
+    [file] = [file for name in ("minimal", "default") if (file := old / "ci" / f"{name}-values.yaml").exists()]
+    values = ["--values", file]
     package = cluster.helm("package", old, "--destination", tmp_path).rpartition(": ")[2].strip()
     cluster.helm("upgrade", "--install", "old", package, "--namespace", namespace, *values)
     before = cluster.of_release("old")
     assert before
-    now = ["--values", CHARTS_ROOT / chart / "ci" / "default-values.yaml"]
+    now = ["--values", CHARTS_ROOT / chart / "ci" / "minimal-values.yaml"]
     cluster.helm("upgrade", "--install", "old", CHARTS_ROOT / chart, "--namespace", namespace, *now)
     after = {item for item in cluster.of_release("old") if item[0] != "Pod"}
     assert {item for item in before if item[0] != "Pod"} <= after
@@ -106,7 +108,7 @@ def test_two_releases_live_side_by_side(cluster: Cluster, namespace: str, eventu
     # Both run as the service account that the Pod Identity association was made for; one of them makes it.
     for chart, second in (("comfyui", ["--set", "serviceAccount.create=false"]), ("karpenter-gpu", [])):
         a, b = f"{chart}-a", f"{chart}-b"
-        values = ["--namespace", namespace, "--values", str(CHARTS_ROOT / chart / "ci/default-values.yaml")]
+        values = ["--namespace", namespace, "--values", str(CHARTS_ROOT / chart / "ci/minimal-values.yaml")]
         cluster.helm("upgrade", "--install", a, CHARTS_ROOT / chart, *values)
         cluster.helm("upgrade", "--install", b, CHARTS_ROOT / chart, *values, *second)
         of_a = {item for item in cluster.of_release(a) if item[0] != "Pod"}

@@ -69,7 +69,7 @@ def test_the_schedule_of_the_chart_and_comfyeks_scale_agree(
     def install(window: dict[str, str]) -> None:
         words = [f"schedule.windows[0].{key}={value}" for key, value in {**window, "replicas": "2"}.items()]
         sets = [word for each in words for word in ("--set", each)]
-        values = ["--values", str(CHARTS_ROOT / "comfyui/ci/default-values.yaml")]
+        values = ["--values", str(CHARTS_ROOT / "comfyui/ci/minimal-values.yaml")]
         cluster.helm("upgrade", "--install", RELEASE, CHARTS_ROOT / "comfyui", "--namespace", namespace, *values, *sets)
 
     def pods() -> int:

@@ -110,7 +110,7 @@ def node(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> It
 def test_a_pod_that_comes_before_the_models_never_sees_an_empty_folder(
     cluster: Cluster, namespace: str, node: Node, eventually: Callable[..., None]
 ) -> None:
-    values = ["--values", CHARTS_ROOT / "comfyui/ci/default-values.yaml"]
+    values = ["--values", CHARTS_ROOT / "comfyui/ci/minimal-values.yaml"]
     cluster.helm("upgrade", "--install", "early", CHARTS_ROOT / "comfyui", "--namespace", namespace, *values)
 
     def pod() -> Object:

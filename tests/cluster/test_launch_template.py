@@ -18,7 +18,7 @@ from comfyeks_local.cluster import launch_template
 from comfyeks_local.node.node_config import API_VERSION, NODE_CONFIG
 
 RELEASE = "20260714"
-SCENARIO = CHARTS_ROOT / "karpenter-gpu/ci/default-values.yaml"
+SCENARIO = CHARTS_ROOT / "karpenter-gpu/ci/minimal-values.yaml"
 
 
 def karpenters(spec: dict[str, Any], taints: list[dict[str, str]]) -> dict[str, Any]:

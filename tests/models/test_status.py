@@ -139,7 +139,8 @@ def test_every_live_node_is_asked_once_by_tag(session: boto3.Session, channel: C
                 "left_out": [{"key": "vae/b", "bytes": 5}],
             },
             "idle",
-            "no room for 1 models (5 bytes): vae/b; take a larger instance type, or PREFIXES for this pool",
+            "no room for 1 models (5 bytes): vae/b; take a larger instance type, or set "
+            "modelSync.settings.prefixes of this pool's node class",
         ),
         ({**SYNCED, "files": "many"}, "no answer", "the command ended with Success"),
     ],

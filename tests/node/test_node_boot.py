@@ -119,7 +119,7 @@ class Machine:
             body = (REPO_ROOT / "node" / file).read_bytes()
             files[name] = {"key": f"node/h/{file}", "sha256": hashlib.sha256(body).hexdigest()}
             s3.put(f"node/h/{file}", body)
-        settings = {"PREFIXES": '["loras/"]', "IMAGE_RESERVE": "0", "SCRATCH_RESERVE": "0", "BUDGET": "100MB"}
+        settings = {"prefixes": ["loras/"], "imageReserve": "0", "scratchReserve": 0, "budget": "100MB"}
         sync = {"bucket": "models", "artifactsBucket": "models", "region": "us-west-2", "files": files}
         values: dict[str, Any] = {
             "cluster": {"name": "c"},

@@ -155,10 +155,13 @@ def test_a_pools_chart_values_decide_what_its_nodes_hold(node: ProgramNode, s3: 
         "modelSync": {
             "bucket": "models", "region": "us-west-2", "artifactsBucket": "artifacts",
             "files": dict.fromkeys(("program", "service", "timer", "path"), file),
-            "settings": {"KEEP": '["mine/"]'},
+            "settings": {"keep": ["mine/"]},
         },
         "pools": {"default": {}, "video": {"instanceTypes": ["g6e.2xlarge"], "nodeClass": "video"}},
-        "nodeClasses": {"default": {}, "video": {"modelSettings": {"PREFIXES": '["video/it\'s 字/", "vae/c"]'}}},
+        "nodeClasses": {
+            "default": {},
+            "video": {"modelSync": {"settings": {"prefixes": ["video/it's 字/", "vae/c"]}}},
+        },
     }  # fmt: skip
     classes = {
         found["metadata"]["name"]: found for found in render("karpenter-gpu", values=values).of_kind("EC2NodeClass")

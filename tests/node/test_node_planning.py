@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -303,8 +304,12 @@ def test_every_optional_setting_is_read(sync: ModuleType, tmp_path: Path) -> Non
 def test_the_chart_lets_through_exactly_the_programs_optional_settings(sync: ModuleType) -> None:
     schema = json.loads((REPO_ROOT / "charts/karpenter-gpu/values.schema.json").read_text())
     settings = schema["properties"]["modelSync"]["properties"]["settings"]
-    [pattern] = [*settings.get("patternProperties", {}), settings.get("propertyNames", {}).get("pattern")][:1]
-    assert set(pattern.strip("^$()").split("|")) == set(sync.Settings.OPTIONAL)
+    of_a_class = schema["properties"]["nodeClassDefaults"]["properties"]["modelSync"]["properties"]["settings"]
+    assert settings["additionalProperties"] is False
+    assert of_a_class["additionalProperties"] is False
+    assert settings["properties"].keys() == of_a_class["properties"].keys()
+    names = {re.sub(r"(?=[A-Z])", "_", key).upper() for key in settings["properties"]}
+    assert names == set(sync.Settings.OPTIONAL)
 
 
 # --- order, selection, budget

@@ -40,7 +40,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     for name, root in ROOTS.items():
         shutil.copytree(root, scanned / "terraform" / name, ignore=shutil.ignore_patterns("tests", ".terraform*"))
     for chart in ("comfyui", "karpenter-gpu"):
-        rendered = render(chart, files=[REPO_ROOT / "charts" / chart / "ci" / "default-values.yaml"])
+        rendered = render(chart, files=[REPO_ROOT / "charts" / chart / "ci" / "minimal-values.yaml"])
         write_atomically(scanned / "charts" / f"{chart}.yaml", rendered.to_yaml())
     variables = folder / "everything.tfvars.json"
     variables.write_text(json.dumps(everything_on()))

@@ -1,9 +1,12 @@
-{{/* A word that a shell reads as it is. Usage: include "karpenter-gpu.quoted" $text */}}
+{{/* Text as one word of a shell command. Usage: include "karpenter-gpu.quoted" $text */}}
 {{- define "karpenter-gpu.quoted" -}}
 '{{ . | toString | replace "'" "'\\''" }}'
 {{- end }}
 
-{{/* What the installing script reads, as assignments. Usage: include "karpenter-gpu.settings" (list $ $nodeClass) */}}
+{{/*
+What the installing script reads, as assignments. MODEL_SYNC_SETTINGS is the node program's settings file: one line NAME=value
+each, lists as JSON (docs/reference/model-sync.md). Usage: include "karpenter-gpu.settings" (list $ $nodeClass)
+*/}}
 {{- define "karpenter-gpu.settings" -}}
 {{- $sync := (first .).Values.modelSync -}}
 AWS_REGION={{ include "karpenter-gpu.quoted" $sync.region }}
@@ -13,8 +16,16 @@ ARTIFACTS_BUCKET={{ include "karpenter-gpu.quoted" $sync.artifactsBucket }}
 {{ upper $name }}_SHA256={{ include "karpenter-gpu.quoted" $file.sha256 }}
 {{- end }}
 {{- $lines := list (printf "MODELS_BUCKET=%s" $sync.bucket) (printf "AWS_REGION=%s" $sync.region) }}
-{{- range $name, $value := include "karpenter-gpu.entry" (list $sync.settings (last .).modelSettings) | fromJson }}
-{{- $lines = append $lines (printf "%s=%s" $name ($value | replace "\n" " ")) }}
+{{- range $name, $value := (last .).modelSync.settings }}
+{{- $text := "" }}
+{{- if kindIs "slice" $value }}
+{{- $text = ternary (toRawJson $value) "" (gt (len $value) 0) }}
+{{- else }}
+{{- $text = ternary $value (int64 $value | toString) (kindIs "string" $value) }}
+{{- end }}
+{{- if $text }}
+{{- $lines = append $lines (printf "%s=%s" ($name | snakecase | upper) $text) }}
+{{- end }}
 {{- end }}
 MODEL_SYNC_SETTINGS={{ include "karpenter-gpu.quoted" (join "\n" $lines) }}
 {{- end }}

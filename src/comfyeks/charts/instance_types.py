@@ -38,7 +38,7 @@ _UPLOADER_MIB = 512
 _MILLICPU_STEP = 250
 _MIB_STEP = 256
 
-# IMAGE_RESERVE of the model-sync program.
+# Default of modelSync.settings.imageReserve, which the node program defines.
 _IMAGES_BYTES = 30 * 10**9
 # The pod's own share of the disk, half of it for uploaded results that stay; models and images have the rest.
 _EPHEMERAL_SHARE = 0.1
@@ -109,10 +109,9 @@ class InstanceType:
 
     def karpenter_values(self) -> dict[str, Any]:
         """Pools of this type, whose models leave the pod of `comfyui_values` its share of the disk."""
-        settings = {"SCRATCH_RESERVE": f"{self.pod_ephemeral_gib}GiB"}
         return {
             "poolDefaults": {"instanceTypes": [self.name]},
-            "nodeClasses": {"default": {"modelSettings": settings}},
+            "modelSync": {"settings": {"scratchReserve": f"{self.pod_ephemeral_gib}GiB"}},
         }
 
 

@@ -14,7 +14,7 @@ from comfyeks.models import status
 from comfyeks.models.store import ModelStore
 
 GIB = 2**30
-# What the node itself keeps free of models (chart values IMAGE_RESERVE and SCRATCH_RESERVE), in bytes.
+# What the node itself keeps free of models (chart values modelSync.settings.imageReserve and scratchReserve), in bytes.
 RESERVED = 40 * 10**9
 
 
@@ -32,7 +32,7 @@ def budget(deployment: Deployment, kind: InstanceType) -> Iterator[Finding]:
             "models",
             ERROR,
             f"{words}: nodes leave some out",
-            "say what matters with modelSync.settings.PRIORITY or PREFIXES of charts/karpenter-gpu, remove models "
+            "say what matters with modelSync.settings.priority or prefixes of charts/karpenter-gpu, remove models "
             "(comfyeks models rm), or take a type with a larger disk",
         )
 

@@ -28,7 +28,7 @@ _DELIVERY_SECONDS = 30  # SSM's minimum
 class NodeStatus:
     """One node. `state` is its own word (syncing, idle, failed, waiting_for_storage), or "no answer".
 
-    Left out is what its disk has no room for, unselected what its pool does not take (PREFIXES), skipped what cannot be
+    Left out is what its disk has no room for, unselected what its pool does not take (prefixes), skipped what cannot be
     a model. `age` is seconds since disk and bucket were last equal. `verified` has finished, files, replaced, unknown.
     """
 
@@ -218,7 +218,7 @@ def _left_out(node: NodeStatus) -> str | None:
     names = ", ".join(node.left_out[:3]) + (", …" if node.left_out_count > 3 else "")
     return (
         f"no room for {node.left_out_count} models ({decimal(node.left_out_bytes)}): {names}; "
-        "take a larger instance type, or PREFIXES for this pool"
+        "take a larger instance type, or set modelSync.settings.prefixes of this pool's node class"
     )
 
 
