@@ -1,20 +1,20 @@
 #!/usr/local/bin/python3 -I
-"""Start ComfyUI with the flags that only the machine can tell: comfyui-start PROGRAM [ARGUMENT ...]
+"""Starts ComfyUI with flags that depend on the machine: comfyui-start PROGRAM [ARGUMENT ...]
 
-Looks at the GPU, the memory and the folders, adds flags where the arguments leave them open, and then becomes the
-program (exec: same process, so that signals reach it). What the arguments already say is never changed.
+Checks the GPU, the memory and the folders, adds flags that the arguments do not set, and then executes the program in
+the same process, so that signals reach it. Arguments that are given are never changed.
 
-    no GPU and no --cpu      refused; a server that silently computes on the CPU looks healthy and is useless
+    no GPU and no --cpu      error: a server that silently computes on the CPU looks healthy and is useless
     image without CUDA       --cpu
-    driver or GPU too old    refused, with the version; torch would only say so at the first job
-    VRAM >= memory           --fast-disk: what leaves the GPU fits into no memory either, so it is read from disk again
-    temp, user not writable  a folder of the scratch space; an output folder that is not writable is refused
+    driver or GPU too old    error with the version: torch would report it only at the first job
+    VRAM >= memory           --fast-disk: weights that leave the GPU do not fit into memory and are read from disk again
+    temp, user not writable  a folder of the scratch space; an output folder that is not writable is an error
 
-Nothing else depends on the VRAM: ComfyUI moves weights by what is free; flags that fix a strategy turn that off.
+Nothing else depends on the VRAM: ComfyUI moves weights by what is free, and flags that fix a strategy disable that.
 
 Environment: COMFYUI_ROOT (/app/ComfyUI), COMFYUI_TORCH_BACKEND (cpu: no CUDA), COMFYUI_MIN_DRIVER (major version),
 TMPDIR.
-Exit codes: 2 for wrong usage, 1 if ComfyUI could not run, else the program's own.
+Exit codes: 2 for wrong usage, 1 if ComfyUI cannot run, otherwise that of the program.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of ComfyUI's mutually exclusive group: whoever gives one has decided.
+# ComfyUI's mutually exclusive group: if one is given, nothing is added.
 DEVICE_FLAGS = ("--gpu-only", "--highvram", "--lowvram", "--novram", "--cpu")
 DISK_FLAGS = ("--fast-disk", "--disable-fast-disk", "--disable-dynamic-vram")
-# Every flag that this program may add. The image's build asks ComfyUI whether it knows them.
+# Every flag that this program may add. The build of the image checks that ComfyUI supports them.
 ADDED_FLAGS = ("--cpu", "--fast-disk", "--temp-directory", "--user-directory")
 
-# The oldest that CUDA 13 has code for (T4). Older ones start, and fail at the first kernel.
+# The oldest that CUDA 13 supports (T4). Older GPUs start and fail at the first kernel.
 MIN_COMPUTE_CAPABILITY = (7, 5)
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MEMINFO = Path("/proc/meminfo")
@@ -41,12 +41,12 @@ QUERY = ("name", "memory.total", "driver_version", "compute_cap")
 
 
 class StartError(Exception):
-    """ComfyUI cannot run here; one line for the person who reads the pod's log."""
+    """ComfyUI cannot run here; the message is one line for the pod's log."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as nvidia-smi reports it; memory in MiB, None where the driver does not know it."""
+    """One GPU as nvidia-smi reports it; memory in MiB, None where the driver does not report it."""
 
     name: str
     memory_mib: int | None
@@ -62,18 +62,18 @@ def _version(text: str) -> tuple[int, ...] | None:
 def gpus(timeout: float = 60) -> list[Gpu]:
     """The GPUs of this container, in the driver's order. The first call after a boot can take seconds.
 
-    Raises StartError if there is none, or the driver does not answer.
+    Raises StartError if there is none, or the driver does not respond.
     """
     command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except FileNotFoundError:
         raise StartError(
-            "no nvidia-smi here, so no GPU was given to this container: request nvidia.com/gpu, or pass --cpu"
+            "nvidia-smi not found, so this container has no GPU: request nvidia.com/gpu, or pass --cpu"
         ) from None
     except subprocess.TimeoutExpired:
         raise StartError(
-            f"nvidia-smi did not answer within {timeout:.0f} s: the driver hangs, replace the node"
+            f"nvidia-smi did not respond within {timeout:.0f} s: the driver hangs, replace the node"
         ) from None
     if answer.returncode != 0:
         words = " ".join((answer.stdout + answer.stderr).split()) or "no message"
@@ -82,7 +82,7 @@ def gpus(timeout: float = 60) -> list[Gpu]:
     for line in filter(None, map(str.strip, answer.stdout.splitlines())):
         fields = [field.strip() for field in line.rsplit(",", len(QUERY) - 1)]
         if len(fields) != len(QUERY):
-            raise StartError(f"nvidia-smi answered {line!r}, not {len(QUERY)} fields")
+            raise StartError(f"nvidia-smi printed {line!r} instead of {len(QUERY)} fields")
         name, memory, driver, capability = fields
         found.append(Gpu(name, int(memory) if memory.isdigit() else None, driver, _version(capability)))
     if not found:
@@ -91,7 +91,7 @@ def gpus(timeout: float = 60) -> list[Gpu]:
 
 
 def memory_mib(limit: Path = CGROUP_LIMIT, meminfo: Path = MEMINFO) -> int | None:
-    """Memory that this container may use, in MiB: its limit, at most the machine's. None if neither can be read."""
+    """Memory that this container may use, in MiB: its limit or that of the machine. None if neither can be read."""
     known = []
     try:
         text = limit.read_text().strip()
@@ -113,7 +113,7 @@ def given(arguments: Sequence[str], option: str) -> bool:
 def device_flags(
     arguments: Sequence[str], found: Sequence[Gpu], memory: int | None, min_driver: int | None
 ) -> list[str]:
-    """Flags for these GPUs (of several, the weakest decides) and that much memory. Raises StartError if too old."""
+    """Flags for these GPUs (of several, the smallest decides) and this memory. Raises StartError if one is too old."""
     for gpu in found:
         driver = _version(gpu.driver)
         if min_driver and driver and driver[0] < min_driver:
@@ -133,7 +133,7 @@ def device_flags(
 
 
 def folder_flags(arguments: Sequence[str], root: Path) -> list[str]:
-    """Other places for folders that ComfyUI must write to and cannot. Raises StartError where there is none."""
+    """Flags for other folders in place of those that are not writable. Raises StartError if there is none."""
 
     def writable(folder: Path) -> bool:
         return os.access(folder, os.W_OK | os.X_OK)
@@ -152,7 +152,7 @@ def folder_flags(arguments: Sequence[str], root: Path) -> list[str]:
             scratch = Path(tempfile.gettempdir())
         except FileNotFoundError:
             raise StartError(f"{root / name} is not writable for {who}, nor is /tmp: mount a volume at /tmp") from None
-        # ComfyUI itself appends temp to the one, and needs the other to exist.
+        # ComfyUI appends `temp` itself, and needs the user folder to exist.
         place = scratch / "comfyui" if name == "temp" else scratch / "comfyui" / name
         place.mkdir(parents=True, exist_ok=True)
         flags.append(f"{option}={place}")
@@ -160,12 +160,12 @@ def folder_flags(arguments: Sequence[str], root: Path) -> list[str]:
 
 
 def decide(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The flags to add to these arguments of ComfyUI, with one line on stderr that says why."""
+    """The flags to add to these arguments of ComfyUI; logs the reason in one line on stderr."""
     flags: list[str] = []
     if environment.get("COMFYUI_TORCH_BACKEND") == "cpu" and not any(given(arguments, flag) for flag in DEVICE_FLAGS):
         flags, reason = ["--cpu"], "this image has no CUDA"
     elif given(arguments, "--cpu"):
-        reason = "on the CPU, as asked"
+        reason = "on the CPU, because of --cpu"
     else:
         found, memory = gpus(), memory_mib()
         driver = environment.get("COMFYUI_MIN_DRIVER", "")
@@ -183,7 +183,7 @@ def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
         return 2
     try:
         command = [*argv, *decide(argv[1:], environment)]
-        os.execvp(command[0], command)  # noqa: S606  (becoming the program is the point)
+        os.execvp(command[0], command)  # noqa: S606  (exec by intention)
     except StartError as error:
         print(f"comfyui-start: {error}", file=sys.stderr)
     except OSError as error:

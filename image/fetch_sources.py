@@ -1,7 +1,7 @@
-"""Clone what custom-nodes.lock.yaml names, each at its commit: fetch_sources.py LOCK_FILE COMFYUI_FOLDER
+"""Clones the repositories in custom-nodes.lock.yaml, each at its commit: fetch_sources.py LOCK_FILE COMFYUI_FOLDER
 
-Runs while the image is built. A commit that the repository does not have, or an unexpected file where a folder must go,
-ends the build. Submodules come along, because their commits are part of the commit; histories do not.
+Runs during the build of the image. The build fails if a repository does not have the commit, or if a file exists where
+a folder is needed. Submodules are included, because their commits are part of the commit; histories are not.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def fetch(source: dict[str, Any], folder: Path) -> None:
     git("init", "--quiet", folder=folder)
     git("fetch", "--quiet", "--depth=1", source["repository"], source["commit"], folder=folder)
     git("checkout", "--quiet", "FETCH_HEAD", folder=folder)
-    # A branch would have been fetched as well, and be something else tomorrow.
+    # `git fetch` also accepts a branch, which would be another commit tomorrow.
     if (head := git("rev-parse", "HEAD", folder=folder)) != source["commit"]:
-        raise SystemExit(f"fetch_sources: {source['repository']} gave {head} for {source['commit']}")
+        raise SystemExit(f"fetch_sources: {source['repository']} returned {head} for {source['commit']}")
     if (folder / ".gitmodules").exists():
         git("remote", "add", "origin", source["repository"], folder=folder)  # relative submodule URLs start from it
         git("submodule", "update", "--quiet", "--init", "--recursive", "--depth=1", folder=folder)
@@ -46,8 +46,8 @@ def main(lock_file: Path, root: Path) -> None:
     for node in lock["nodes"]:
         fetch(node, root / "custom_nodes" / node["name"])
         print(f"fetch_sources: {node['name']} at {node['commit']}", flush=True)
-    # Compiled now, because nothing can be written later; by hash, because a copy may change the times. Files that do
-    # not compile (templates, other versions' syntax) are their owners' business.
+    # Compiled now, because the image is read-only later; with hashes, because copying may change the times. Files that
+    # do not compile (templates, syntax of other versions) are ignored.
     compileall.compile_dir(root, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 
 

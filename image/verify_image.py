@@ -1,7 +1,7 @@
-"""Does the image hold what its lock files say, and does ComfyUI start from it? verify_image.py
+"""Checks that the image has what its lock files list, and that ComfyUI starts: verify_image.py
 
-The last step of the build, run in the image itself, as its user and without a network. Each line that fails names what
-to change; the build then ends with exit code 1.
+The last step of the build, run in the image itself, as its user and without a network. Each problem is one line that
+says what to change; the build then fails with exit code 1.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def machine() -> Iterator[str]:
 def sources(lock: dict[str, Any]) -> Iterator[str]:
     version = re.search(r'__version__ = "([^"]+)"', (ROOT / "comfyui_version.py").read_text())
     if not version or f"v{version[1]}" != lock["comfyui"]["ref"]:
-        yield f"ComfyUI calls itself {version and version[1]}, the lock file {lock['comfyui']['ref']}"
+        yield f"ComfyUI reports version {version and version[1]}, the lock file has {lock['comfyui']['ref']}"
     folders = {"comfyui": (ROOT, lock["comfyui"])}
     folders |= {node["name"]: (ROOT / "custom_nodes" / node["name"], node) for node in lock["nodes"]}
     for name, (folder, source) in folders.items():
         file = folder / "requirements.txt"
         if file.exists() and requirement_lines(file.read_text()) != source["requirements"]:
-            yield f"{name} asks for other packages than the lock file says: run comfyeks custom-nodes update {name}"
+            yield f"{name} requires other packages than the lock file lists: run comfyeks custom-nodes update {name}"
 
 
 def packages() -> Iterator[str]:
@@ -63,7 +63,7 @@ def packages() -> Iterator[str]:
         except importlib.metadata.PackageNotFoundError:
             installed = "absent"
         if installed != version:
-            yield f"{name} is {installed}, the lock file says {version}"
+            yield f"{name} is {installed}, the lock file has {version}"
     import torch  # type: ignore[import-not-found]
 
     built = f"cu{torch.version.cuda.replace('.', '')}" if torch.version.cuda else "cpu"
@@ -76,13 +76,13 @@ def packages() -> Iterator[str]:
 
 
 def flags() -> Iterator[str]:
-    """Every flag that comfyui-start may add is one of this ComfyUI's."""
+    """Checks that this ComfyUI supports every flag that comfyui-start may add."""
     sys.path.insert(0, str(ROOT))
     from comfy import cli_args  # type: ignore[import-not-found]
 
     for flag in load(START).ADDED_FLAGS:
         if flag not in cli_args.parser._option_string_actions:
-            yield f"this ComfyUI does not know {flag}, which comfyui-start may add"
+            yield f"this ComfyUI does not support {flag}, which comfyui-start may add"
 
 
 def load(path: Path) -> ModuleType:
@@ -96,7 +96,7 @@ def load(path: Path) -> ModuleType:
 
 
 def start(timeout: float = 900) -> Iterator[str]:
-    """ComfyUI imports all its nodes on the CPU, writing nothing outside the scratch space, and ends by itself."""
+    """Checks that ComfyUI loads all custom nodes on the CPU, writes only to scratch folders, and exits with 0."""
     with tempfile.TemporaryDirectory() as scratch:
         writable = [f"--{kind}-directory={scratch}" for kind in ("output", "input", "temp", "user")]
         command = [str(START), sys.executable, str(ROOT / "main.py"), "--cpu", "--quick-test-for-ci", *writable]
@@ -106,7 +106,7 @@ def start(timeout: float = 900) -> Iterator[str]:
         yield f"ComfyUI ended with exit code {done.returncode}:\n" + "\n".join(log.splitlines()[-30:])
     for line in log.splitlines():
         if "IMPORT FAILED" in line:
-            yield f"a node does not load: {line.strip()}"
+            yield f"a custom node does not load: {line.strip()}"
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Triggers of the Chalice app `comfyui-models`. What they do lives in chalicelib."""
+"""Triggers of the Chalice app `comfyui-models`; the logic is in chalicelib."""
 
 import os
 
@@ -12,8 +12,8 @@ app = Chalice(app_name="comfyui-models", configure_logs=False)
 
 
 # The only setting that packaging needs: Chalice subscribes the function to this queue.
-# One S3 event makes one message. The window collects a burst into few batches, a batch becomes at most one command;
-# two concurrent batches are plenty, and the fewest that SQS accepts.
+# Each S3 event is one message. The window collects a burst into few batches, and a batch becomes at most one command;
+# two concurrent batches are enough, and the smallest number that SQS accepts.
 @app.on_sqs_message(
     queue_arn=required(os.environ, "MODEL_EVENTS_QUEUE_ARN"),
     batch_size=1000,
@@ -21,11 +21,11 @@ app = Chalice(app_name="comfyui-models", configure_logs=False)
     maximum_concurrency=2,
 )
 def sync(event: SQSEvent) -> None:
-    """Ask the GPU nodes to sync when a model has changed; an exception returns the whole batch to the queue."""
+    """Requests a sync of the GPU nodes when a model has changed; an exception returns the whole batch to the queue."""
     handle(
         event.to_dict()["Records"],
         settings=Settings.from_environment(os.environ),
         ssm=aws.ssm(),
         sqs=aws.sqs(),
-        request_id=getattr(event.context, "aws_request_id", ""),  # typed as a dict, is Lambda's context object
+        request_id=getattr(event.context, "aws_request_id", ""),  # typed as a dict, but it is Lambda's context object
     )

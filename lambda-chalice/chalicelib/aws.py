@@ -1,4 +1,4 @@
-"""AWS clients: made on first use (importing needs no region or credentials), kept while the function is warm."""
+"""AWS clients: created on first use (importing needs no region or credentials), kept while the function is warm."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_ssm import SSMClient
 
-# Throttling is normal for SendCommand, and a batch that fails comes back only after the queue's visibility timeout:
-# so try hard here first. Five pauses of at most 1, 2, 4, 8 and 16 s fit into the function's 60 s, with answers that
-# take their usual fraction of a second.
+# Throttling is normal for SendCommand, and a failed batch is delivered again only after the queue's visibility timeout:
+# hence the retries here. Five pauses of at most 1, 2, 4, 8 and 16 s fit into the function's timeout of 60 s, because
+# responses take a fraction of a second.
 CONFIG = Config(retries={"mode": "adaptive", "total_max_attempts": 6}, connect_timeout=2, read_timeout=5)
 
 

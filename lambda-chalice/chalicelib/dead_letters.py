@@ -1,7 +1,7 @@
-"""Moving messages that nobody can read to the dead letters, with the reason.
+"""Moves unreadable messages to the dead-letter queue, with the reason.
 
-Left alone, such a message would be acknowledged and forgotten, or fail its whole batch until SQS moves all of it
-without saying why (`chalice deploy` cannot switch on partial batch responses).
+Otherwise such a message would be lost, or fail its whole batch until SQS moves all of it without a reason
+(`chalice deploy` cannot enable partial batch responses).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageAttributeValueTypeDef
 
 MESSAGES_PER_CALL = 10  # limit of SendMessageBatch
-BYTES_PER_CALL = 192 * 1024  # below the smallest limit that SQS ever had for one call (256 KiB, attributes included)
+BYTES_PER_CALL = 192 * 1024  # below the lowest limit that SQS has had per call (256 KiB, including attributes)
 LINES_PER_BATCH = 20
 
 
 class DeadLettersError(Exception):
-    """SQS did not take some of the messages."""
+    """SQS did not accept some of the messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class DeadLetter:
 
 
 def move(letters: list[DeadLetter], *, sqs: SQSClient, dead_letters_url: str, queue_arn: str, request_id: str) -> None:
-    """Send each letter to the dead letters; the caller then acknowledges it by returning normally.
+    """Sends each message to the dead-letter queue; the caller then acknowledges it by returning normally.
 
-    The queue's ARN goes with it, because SQS can redrive only what it moved itself to where it came from.
-    At most LINES_PER_BATCH are named in the log; all of them carry their reason in the queue.
-    Raises DeadLettersError or botocore's errors; a letter may then be in the dead letters twice after the retry.
+    The ARN of the source queue is an attribute, because SQS knows it only for messages that SQS itself has moved.
+    At most LINES_PER_BATCH messages are logged; all of them have their reason in the queue.
+    Raises DeadLettersError or botocore's errors; after the retry a message may be in the queue twice.
     """
     refused: list[str] = []
     moved = 0
@@ -72,7 +72,7 @@ def move(letters: list[DeadLetter], *, sqs: SQSClient, dead_letters_url: str, qu
                     reason=letter.reason,
                 )
     if refused:
-        raise DeadLettersError(f"{dead_letters_url} did not take {len(refused)} messages: {', '.join(refused[:5])}")
+        raise DeadLettersError(f"{dead_letters_url} did not accept {len(refused)} messages: {', '.join(refused[:5])}")
 
 
 def _text(value: str) -> MessageAttributeValueTypeDef:

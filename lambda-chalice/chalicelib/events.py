@@ -1,11 +1,11 @@
-"""What S3 writes into the queue.
+"""The messages that S3 sends to the queue.
 
 The bucket notifies the queue directly, so a message body is S3's own document: `{"Records": [...]}`, or the test event
-sent when the notification is set up. SNS and EventBridge wrap it differently; neither is in the path, so their messages
-are unreadable here on purpose.
+that S3 sends when the notification is configured. SNS and EventBridge wrap it differently; neither is in between, so
+their messages are unreadable here, by intention.
 
-An event is only a hint that a key has changed. Its name, size, version or order decide nothing, which makes unknown
-names, future fields, deletes (no size) and delete markers ordinary.
+An event is only a hint that a key has changed. Its name, size, version and order are not used, so unknown names, future
+fields, deletes (without size) and delete markers need no special case.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Change = Literal["created", "removed", "other"]
 
 @dataclass(frozen=True, slots=True)
 class ObjectEvent:
-    """A change of one object. `key` is decoded, `change` is for the log only."""
+    """A change of one object. `key` is decoded; `change` is only logged."""
 
     key: str
     change: Change
@@ -28,10 +28,10 @@ class ObjectEvent:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a message body says.
+    """The content of a message body.
 
-    `unreadable` is the reason why (a part of) it cannot be read: ASCII, under 300 characters. What can be read is in
-    `events` all the same.
+    `unreadable` is the reason why it, or a part of it, cannot be read: ASCII, under 300 characters. `events` has the
+    readable part.
     """
 
     events: tuple[ObjectEvent, ...] = ()
@@ -40,10 +40,10 @@ class Message:
 
 
 def read_message(body: str) -> Message:
-    """The events in one message body. Never raises: whatever cannot be read is named in `unreadable`."""
+    """The events in one message body. Never raises: `unreadable` has the reason for what cannot be read."""
     try:
         document = json.loads(body)
-    except (ValueError, RecursionError) as error:  # a deep nest of brackets exhausts the parser's stack
+    except (ValueError, RecursionError) as error:  # deeply nested brackets exhaust the parser's stack
         return Message(unreadable=f"not JSON: {_excerpt(str(error))}")
     if not isinstance(document, dict):
         return Message(unreadable=f"not an S3 event: {type(document).__name__} instead of an object")
@@ -70,7 +70,7 @@ def _read_record(record: Any) -> ObjectEvent:
         raise ValueError("no s3.object.key") from None
     if not isinstance(encoded, str):
         raise ValueError(f"s3.object.key is {type(encoded).__name__}, not text")
-    # Form encoding, exactly once: a space arrives as +, a plus as %2B, and a %25 left over is part of the key.
+    # Form-decoded exactly once: a space arrives as +, a plus as %2B, and what is then left of %25 is part of the key.
     return ObjectEvent(key=unquote_plus(encoded, errors="strict"), change=_change(record.get("eventName")))
 
 
@@ -82,6 +82,6 @@ def _change(name: Any) -> Change:
 
 
 def _excerpt(text: str, limit: int = 200) -> str:
-    """Foreign text for a log line or an SQS attribute: ASCII, no control characters, bounded."""
+    """Untrusted text for a log line or an SQS attribute: ASCII, without control characters, of limited length."""
     safe = ascii(text)[1:-1]
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."

@@ -19,23 +19,22 @@ if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
 
 KEYS_IN_LOG = 10
-DELIVERY_TIMEOUT_SECONDS = 600  # a node that is away longer than this syncs by itself when it is back
+DELIVERY_TIMEOUT_SECONDS = 600  # a node that is offline for longer syncs by its own timer
 
 
 def handle(
     records: Sequence[Mapping[str, Any]], *, settings: Settings, ssm: SSMClient, sqs: SQSClient, request_id: str
 ) -> None:
-    """Handle one batch: SQS records as Lambda delivers them.
+    """Handles one batch: SQS records as Lambda delivers them.
 
-    One SendCommand when any message is about a model, none otherwise. No key is ever sent: the command says "sync", and
-    each node compares itself with the bucket. Unreadable messages go to the dead letters after the command, so that a
-    failing SSM does not copy them there once per retry.
+    One SendCommand if any message is about a model, none otherwise. No key is ever sent: the command says "sync", and
+    each node compares its disk with the bucket. Unreadable messages are moved to the dead-letter queue after the
+    command, so that a failing SSM does not move them once per retry.
 
-    Log: one line for the batch (its decision, counts, a few keys) and one for each dead letter up to a limit, however
-    large the batch is.
+    Logs one line for the batch (decision, counts, a few keys) and, up to a limit, one for each dead letter.
 
-    Raises whatever SSM or SQS raise after their retries, so that the whole batch returns to the queue; doing it again
-    is harmless.
+    Raises the errors of SSM and SQS after their retries, so that the whole batch returns to the queue; handling it
+    again is harmless.
     """
     models: list[str] = []
     changes: Counter[str] = Counter()
@@ -92,13 +91,13 @@ def handle(
 
 
 def _send_sync(ssm: SSMClient, settings: Settings) -> str:
-    """Tell every node with our tag to sync; the command id. A tag needs no list of nodes and has no limit of 50."""
+    """Sends the sync command to all nodes with our tag; returns its id. By tag: a list is limited to 50 ids."""
     response = ssm.send_command(
         DocumentName=settings.document,
         Targets=[{"Key": f"tag:{settings.tag_key}", "Values": [settings.tag_value]}],
         Parameters={"action": ["sync"]},
         MaxConcurrency="100%",
-        MaxErrors="100%",  # one node that fails must not keep the others from hearing of it
+        MaxErrors="100%",  # a failing node must not keep the command from the others
         TimeoutSeconds=DELIVERY_TIMEOUT_SECONDS,
     )
     return response["Command"]["CommandId"]

@@ -8,9 +8,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode category Cc
 
 
 def why_ignored(key: str) -> str | None:
-    """Why this (decoded) key is no model, None if it is one.
+    """Why this (decoded) key is not a model; None if it is one.
 
-    A model's key is `<folder>/<path...>`. The node has the same rule in its own words: it decides, this saves commands.
+    A model's key is `<folder>/<path...>`. The node program has the same rule and decides; this one avoids needless
+    commands.
     """
     segments = key.split("/")
     if not segments[-1]:

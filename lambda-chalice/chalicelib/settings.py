@@ -1,4 +1,4 @@
-"""Settings of the function: environment variables, written into .chalice/config.json from Terraform's outputs."""
+"""Settings of the function: environment variables, written to .chalice/config.json from Terraform's outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def required(environ: Mapping[str, str], name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """SQS queue and dead letters, SSM document (its name), EC2 tag of the nodes that sync."""
+    """SQS queue and dead-letter queue, name of the SSM document, EC2 tag of the nodes that sync."""
 
     queue_arn: str
     dead_letters_url: str

@@ -57,7 +57,11 @@ def models(source: str, gate: str = "none", **values: Any) -> Values:
 _OWN = "which the chart sets itself"
 COMFYUI = [
     *[
-        Refusal({section: {key: ""}}, f"comfyui: not set: {section}.{key}. `make infra` writes them all: add -f", {})
+        Refusal(
+            {section: {key: ""}},
+            f"comfyui: required values are not set: {section}.{key}. Set them, or in this project add -f",
+            {},
+        )
         for section, key in (
             ("aws", "region"),
             ("image", "repository"),
@@ -66,7 +70,7 @@ COMFYUI = [
         )
     ],
     *[
-        Refusal({}, f"the release's name {wrong} becomes names of objects", {}, wrong, legal)
+        Refusal({}, f"the release's name {wrong} is used in the names of objects", {}, wrong, legal)
         for wrong, legal in (("0zero", "z"), ("a.b", "a-b"), ("a" * 46, "a" * 45))
     ],
     *[
@@ -112,12 +116,12 @@ COMFYUI = [
     # Ways in
     Refusal(
         {**ingress(), "loadBalancer": {"targetGroupArn": TARGET_GROUP}},
-        "ingress.enabled=true and loadBalancer.targetGroupArn are two ways in",
+        "ingress.enabled=true and loadBalancer.targetGroupArn exclude each other",
         {"loadBalancer": {"targetGroupArn": TARGET_GROUP}},
     ),
     Refusal(
         {"ingress": {"signIn": {"type": "cognito", "cognito": COGNITO}, "certificateArn": CERTIFICATE}},
-        "ingress.signIn.type=cognito without ingress.enabled=true: nobody would be asked to sign in",
+        "ingress.signIn.type=cognito has no effect without ingress.enabled=true: nobody would be asked to sign in",
         sign_in("cognito", COGNITO),
     ),
     Refusal(
@@ -128,7 +132,7 @@ COMFYUI = [
     *[
         Refusal(
             ingress(scheme="internet-facing", allowCidrs=cidrs),
-            "ingress.scheme=internet-facing would let everybody run code here",
+            "ingress.scheme=internet-facing would let everybody run code in the pods",
             legal,
         )
         for cidrs, legal in (
@@ -160,19 +164,19 @@ COMFYUI = [
     *[
         Refusal(
             {**way, "networkPolicy": VPC},
-            "would keep the load balancer out. Set networkPolicy.loadBalancerCidrs",
+            "would block the load balancer. Set networkPolicy.loadBalancerCidrs",
             {**way, "networkPolicy": {**VPC, "loadBalancerCidrs": ["10.0.1.0/24"]}},
         )
         for way in (ingress(), {"loadBalancer": {"targetGroupArn": TARGET_GROUP}})
     ],
     Refusal(
         {"monitoring": {"enabled": True}, "networkPolicy": VPC},
-        "would keep Prometheus out. Name it in networkPolicy.metricsFrom",
+        "would block Prometheus. Set networkPolicy.metricsFrom",
         {"monitoring": {"enabled": True}, "networkPolicy": {**VPC, "metricsFrom": PEERS}},
     ),
     Refusal(
         {"networkPolicy": {**VPC, "metricsFrom": PEERS}},
-        "networkPolicy.metricsFrom names a way to metrics that do not exist",
+        "networkPolicy.metricsFrom has no effect with monitoring.enabled=false",
         {"monitoring": {"enabled": True}, "networkPolicy": {**VPC, "metricsFrom": PEERS}},
     ),
     # Models
@@ -189,7 +193,7 @@ COMFYUI = [
     Refusal(models("hostPath", "keys"), "models.gate=keys needs models.keys", models("hostPath", "keys", keys=["a/b"])),
     Refusal(
         models("hostPath", "all", keys=["loras/a"]),
-        "models.keys is not looked at with models.gate=all",
+        "models.keys has no effect with models.gate=all",
         models("hostPath", "keys", keys=["loras/a"]),
     ),
     Refusal(
@@ -208,7 +212,7 @@ COMFYUI = [
     ],
     # The user's own parts
     *[
-        Refusal(wrong, f"{where} holds the name {name}, which the chart uses itself. Choose another one.", legal)
+        Refusal(wrong, f"{where} holds the name {name}, which the chart uses itself. Choose another name.", legal)
         for where, name, wrong, legal in (
             (
                 "extraVolumes",
@@ -240,22 +244,22 @@ COMFYUI = [
     *[
         Refusal(
             {"replicas": count, **windows(DAY)},
-            f"replicas={count} and schedule.windows both say how many",
+            f"replicas={count} and schedule.windows both set the number of pods",
             windows(DAY),
         )
         for count in (0, 3)
     ],
     Refusal(
         {"schedule": {"outside": 1}},
-        "schedule.outside=1 without schedule.windows decides nothing",
+        "schedule.outside=1 has no effect without schedule.windows",
         windows(DAY, outside=1),
     ),
-    Refusal(windows({**DAY, "start": "8:00"}), "schedule.windows[0].start=8:00 is no cron", windows(DAY)),
-    Refusal(windows(DAY, {**DAY, "end": None}), "schedule.windows[1].end=<nil> is no cron", windows(DAY, DAY)),
+    Refusal(windows({**DAY, "start": "8:00"}), "schedule.windows[0].start=8:00 is not a cron", windows(DAY)),
+    Refusal(windows(DAY, {**DAY, "end": None}), "schedule.windows[1].end=<nil> is not a cron", windows(DAY, DAY)),
     Refusal(windows({**DAY, "end": DAY["start"]}), "schedule.windows[0] starts and ends at", windows(DAY)),
     Refusal(
         windows({**DAY, "replicas": 0}),
-        "schedule.windows[0].replicas=0 is no number of pods",
+        "schedule.windows[0].replicas=0 is not a number of pods",
         windows({**DAY, "replicas": 1}),
     ),
     Refusal(windows({**DAY, "timezone": "UTC"}), "has the unknown key timezone", windows(DAY, timezone="UTC")),
@@ -293,7 +297,7 @@ def part(size: int) -> Values:
 
 KARPENTER_GPU = [
     *[
-        Refusal(wrong, f"karpenter-gpu: not set: {path}. `make infra` writes them all: add -f", {})
+        Refusal(wrong, f"karpenter-gpu: required values are not set: {path}. Set them, or in this project add -f", {})
         for path, wrong in (
             ("cluster.name", {"cluster": {"name": ""}}),
             ("nodeRole", {"nodeRole": ""}),
@@ -340,18 +344,18 @@ KARPENTER_GPU = [
     ),
     Refusal(
         pool(instanceTypes=["g5.xlarge"], instanceFamilies=["g6"]),
-        "pools.default has instanceTypes and instanceFamilies, which both say what its nodes are.",
+        "pools.default has instanceTypes and instanceFamilies, which exclude each other.",
         {"poolDefaults": {"instanceTypes": ["g5.xlarge"]}, **pool(instanceFamilies=["g6"])},
     ),
     Refusal(
         {"nodeInstanceProfile": "profile"},
-        "nodeRole=comfyui-node and nodeInstanceProfile=profile are two ways to say who the nodes are.",
+        "nodeRole=comfyui-node and nodeInstanceProfile=profile exclude each other: both set the IAM role of the nodes.",
         {"nodeInstanceProfile": "profile", "nodeRole": ""},
     ),
     Refusal({"pools": {"default": None}}, "pools is empty", {"pools": {"default": None, "video": {}}}),
     Refusal(
         pool(nodeClass="big"),
-        "pools.default.nodeClass=big is no key of nodeClasses (default)",
+        "pools.default.nodeClass=big is not a key of nodeClasses (default)",
         {**pool(nodeClass="big"), "nodeClasses": {"big": {}}},
     ),
     *[
@@ -364,7 +368,7 @@ KARPENTER_GPU = [
     ],
     Refusal(
         {"pools": {"p" * 32: {}}},
-        "64 characters; its nodes carry that as a label, which takes 63",
+        "64 characters; it is a label of its nodes, which can have 63",
         {"pools": {"p" * 32: {}}},
         "r" * 31,
         "r" * 30,

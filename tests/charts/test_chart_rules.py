@@ -314,18 +314,18 @@ NOTES = {
     ("comfyui", "minimal"): [
         "1 pod(s) with 1 GPU(s) each",
         "-c wait-for-models -f",
-        "No load balancer leads here",
+        "No load balancer is configured",
         "port-forward svc/comfyui 8848",
         "<pod>-<start>/",
     ],
     ("comfyui", "efs"): ["2 pod(s)", "-c wait-for-models -f"],
     ("comfyui", "everything"): ["describe targetgroupbinding comfyui", "localhost:80 "],
-    ("comfyui", "ingress"): ["open https://comfyui.example.com", "get ingress comfyui", "must lead there"],
+    ("comfyui", "ingress"): ["open https://comfyui.example.com", "get ingress comfyui", "must resolve to it"],
     ("comfyui", "mount"): ["/renders/<pod>/", "mount_outputs = true"],
     ("comfyui", "mountpoint"): ["rollout restart deploy/comfyui"],
     ("comfyui", "schedule"): ["1 to 4 pods by schedule (Europe/Berlin)"],
     ("karpenter-gpu", "changed-defaults"): ["NodePool karpenter-gpu-default", "tolerate example.com/gpu"],
-    ("karpenter-gpu", "minimal"): ["comfyui-on-eks/pool=default", "Next: the comfyui chart"],
+    ("karpenter-gpu", "minimal"): ["comfyui-on-eks/pool=default", "Next: install the comfyui chart"],
     ("karpenter-gpu", "everything"): ["NodePool karpenter-gpu-video", "example.com/pool=video"],
 }
 
@@ -356,8 +356,8 @@ def test_the_notes_tell_the_next_step(chart: str, scenario: str) -> None:
 
 
 def test_the_notes_tell_that_no_monitor_could_be_made() -> None:
-    assert "No PodMonitor was made" in notes("comfyui", "minimal", "--set", "monitoring.enabled=true")
-    assert "No PodMonitor was made" not in notes("comfyui", "minimal")
+    assert "No PodMonitor was created" in notes("comfyui", "minimal", "--set", "monitoring.enabled=true")
+    assert "No PodMonitor was created" not in notes("comfyui", "minimal")
 
 
 def test_the_same_inputs_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class Models:
     def __init__(self, folder: Path, *later: dict[str, Any] | None, pause: float = 2.0):
         self.folder = folder
         self.later = list(later)
-        self.messages: list[str] = []
+        self.said: list[str] = []
         self.now, self.pause = 1000.0, pause
 
     def write(self, status: dict[str, Any]) -> None:
@@ -70,19 +70,19 @@ class Models:
         file.write_text(json.dumps(status))
 
     def sleep(self, _: float) -> None:
-        assert self.later, f"still waiting after {self.messages}"
+        assert self.later, f"still waiting after {self.said}"
         self.now += self.pause
         if (status := self.later.pop(0)) is not None:
             self.write(status)
 
     def wait(self, kind: str = "all", *keys: str) -> list[str]:
-        gate.wait(self.folder, kind, keys, self.messages.append, self.sleep, lambda: self.now)
-        return self.messages
+        gate.wait(self.folder, kind, keys, self.said.append, self.sleep, lambda: self.now)
+        return self.said
 
 
 def test_the_gate_opens_once_the_node_is_ready_and_says_how_it_got_there(tmp_path: Path) -> None:
     assert Models(tmp_path, SYNCING, SYNCING, READY).wait() == [
-        "waiting for the model-sync service of this node to begin",
+        "waiting for the model-sync service of this node to start",
         "syncing; 3 files missing (14.2 GiB)",
         "models ready: 10 files, 30.0 GiB; idle",
     ]
@@ -139,8 +139,8 @@ def test_with_keys_the_gate_opens_when_these_are_whole_whatever_else_is_missing(
     gate.wait(tmp_path, "keys", keys, said.append, arrive)
     node = "syncing; 3 files missing (14.2 GiB)"
     assert said == [
-        f"2 wanted models missing: checkpoints/base.safetensors, loras/a b.safetensors; {node}",
-        f"1 wanted models missing: loras/a b.safetensors; {node}",
+        f"2 required models missing: checkpoints/base.safetensors, loras/a b.safetensors; {node}",
+        f"1 required models missing: loras/a b.safetensors; {node}",
         f"models ready: 10 files, 30.0 GiB; {node}",
     ]
 
@@ -160,7 +160,7 @@ def test_a_folder_in_the_place_of_a_wanted_model_is_no_model(tmp_path: Path) -> 
 
     said: list[str] = []
     gate.wait(tmp_path, "keys", ["loras/a"], said.append, sleep)
-    assert said == ["1 wanted models missing: loras/a", "models ready"]
+    assert said == ["1 required models missing: loras/a", "models ready"]
 
 
 def test_a_failed_run_is_told_and_waited_out(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ LEFT_OUT = {
 def test_models_that_the_disk_has_no_room_for_are_named_with_the_way_out(tmp_path: Path) -> None:
     [_, line] = Models(tmp_path, {**READY, **LEFT_OUT}).wait()
     assert "no room on the disk for 7 models (7.0 GiB): unet/0, unet/1, unet/2, unet/3, unet/4 and 2 more" in line
-    for way_out in ("a larger instance type", "PREFIXES", "models.source efs or mountpoint"):
+    for way_out in ("a larger instance type", "modelSync.settings.prefixes", "models.source to efs or mountpoint"):
         assert way_out in line
 
 
@@ -188,15 +188,16 @@ def test_a_wanted_model_that_will_never_come_is_said_at_once(tmp_path: Path) -> 
     models = Models(tmp_path, {**SYNCING, **LEFT_OUT}, pause=0)
     with pytest.raises(AssertionError, match="still waiting"):
         models.wait("keys", "unet/3", "vae/x")
-    assert models.messages[-1].startswith(
-        "2 wanted models missing: unet/3, vae/x; never on this node, whose disk has no room: unet/3; syncing"
+    assert models.said[-1].startswith(
+        "2 required models missing: unet/3, vae/x; "
+        "will not arrive, because the disk of this node has no room: unet/3; syncing"
     )
 
 
 def test_keys_that_are_no_models_are_named(tmp_path: Path) -> None:
     skipped = {"skipped": [{"key": "../x", "reason": "leaves the folder"}], "skipped_count": 1}
     [line] = Models(tmp_path, {**READY, **skipped}).wait()[1:]
-    assert "1 keys are no models: ../x (leaves the folder)" in line
+    assert "1 keys are not models: ../x (leaves the folder)" in line
 
 
 def test_the_status_of_the_node_program_has_all_that_the_gate_reads() -> None:
@@ -208,7 +209,7 @@ def test_the_status_of_the_node_program_has_all_that_the_gate_reads() -> None:
 def test_a_status_of_a_newer_service_ends_the_gate_with_the_way_out(tmp_path: Path) -> None:
     models = Models(tmp_path)
     models.write({**SYNCING, "schema": 2})
-    with pytest.raises(SystemExit, match="has schema 2, this chart knows 1: upgrade the chart"):
+    with pytest.raises(SystemExit, match="has schema 2, this chart supports 1: upgrade the chart"):
         models.wait()
 
 

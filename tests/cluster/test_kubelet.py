@@ -143,7 +143,7 @@ def test_a_pod_that_comes_before_the_models_never_sees_an_empty_folder(
             return ""
 
     eventually("the gate's word, by way of the API server", lambda: gate_says() != "", events)
-    assert "waiting for the model-sync service of this node to begin" in gate_says()
+    assert "waiting for the model-sync service of this node to start" in gate_says()
     assert "comfyui" not in node.begun(pod())
 
     # The models come: ComfyUI starts, and what it sees first has them.

@@ -159,7 +159,7 @@ def test_a_driver_that_hangs_ends_the_start(place: Path, monkeypatch: pytest.Mon
     smi = nvidia_smi(place / "smi")
     (smi / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 30\n")
     monkeypatch.setenv("PATH", f"{smi}:{os.environ['PATH']}")
-    with pytest.raises(start.StartError, match="did not answer within 0 s: the driver hangs"):
+    with pytest.raises(start.StartError, match="did not respond within 0 s: the driver hangs"):
         start.gpus(timeout=0.2)
 
 

@@ -74,7 +74,7 @@ def test_a_branch_in_the_place_of_a_commit_ends_the_build(tmp_path: Path, host: 
     commit = host.commit("comfyui", {"main.py": ""})
     done = fetch(tmp_path, host, entry("comfyui", "main"))
     assert done.returncode == 1
-    assert f"gave {commit} for main" in done.stderr
+    assert f"returned {commit} for main" in done.stderr
 
 
 def test_a_branch_named_like_a_commit_is_none(tmp_path: Path, host: GitHost) -> None:

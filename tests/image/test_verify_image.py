@@ -104,10 +104,10 @@ def test_so_has_the_one_without_cuda(image: Image) -> None:
 
 
 CHANGES: dict[str, Callable[[Image], object]] = {
-    "ComfyUI calls itself 1.2.4, the lock file v1.2.3": lambda image: (image.root / "comfyui_version.py").write_text(
-        '__version__ = "1.2.4"\n'
-    ),
-    "comfyui asks for other packages": lambda image: (image.root / "requirements.txt").write_text("pyyaml>=6\n"),
+    "ComfyUI reports version 1.2.4, the lock file has v1.2.3": lambda image: (
+        image.root / "comfyui_version.py"
+    ).write_text('__version__ = "1.2.4"\n'),
+    "comfyui requires other packages": lambda image: (image.root / "requirements.txt").write_text("pyyaml>=6\n"),
     "run comfyeks custom-nodes update demo": lambda image: (
         image.root / "custom_nodes/demo/requirements.txt"
     ).write_text("numpy\n"),
@@ -116,13 +116,13 @@ CHANGES: dict[str, Callable[[Image], object]] = {
     "no package in": lambda image: image.packages.clear(),
     "torch is built for cu126, the image for cu130": lambda image: setattr(image, "torch_cuda", "12.6"),
     "torch is built for cpu, the image for cu130": lambda image: setattr(image, "torch_cuda", None),
-    "does not know --fast-disk": lambda image: (image.root / "comfy/cli_args.py").write_text(
+    "does not support --fast-disk": lambda image: (image.root / "comfy/cli_args.py").write_text(
         ARGUMENTS.replace('"--fast-disk", ', "")
     ),
     "has no boto3: Command": lambda image: image.client("exit 1"),
     "has no boto3: [Errno 2]": lambda image: (image.uploader / "bin" / "python").unlink(),
     "ComfyUI ended with exit code 5": lambda image: (image.root / "main.py").write_text("raise SystemExit(5)\n"),
-    "a node does not load": lambda image: (image.root / "main.py").write_text(
+    "a custom node does not load": lambda image: (image.root / "main.py").write_text(
         "print('   0.0 seconds (IMPORT FAILED): /app/ComfyUI/custom_nodes/demo')\n"
     ),
 }

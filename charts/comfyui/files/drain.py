@@ -1,6 +1,6 @@
-"""preStop of the ComfyUI container: holds back SIGTERM until its jobs are done, or DRAIN_SECONDS have gone.
+"""preStop hook of the ComfyUI container: delays SIGTERM until its jobs are done, or DRAIN_SECONDS have passed.
 
-Environment: COMFYUI_URL, DRAIN_SECONDS. Always ends with status 0: a failed hook would end the jobs at once.
+Environment: COMFYUI_URL, DRAIN_SECONDS. Always exits with 0: after a failed hook the jobs would be killed at once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable
 from http.client import HTTPException
 
 POLL_SECONDS = 1.0
-# Load balancers and kube-proxy learn that the pod goes while this already runs: a prompt may still come.
+# This runs before load balancers and kube-proxy have removed the pod: a prompt may still arrive.
 ROUTING_SECONDS = 5.0
 
 
 def queue_remaining(url: str) -> int | None:
-    """Running and waiting jobs; None when the server does not answer (it may be busy, it may be gone)."""
+    """Number of running and pending jobs; None when the server does not respond (it may be busy, or gone)."""
     try:
         with urllib.request.urlopen(f"{url}/prompt", timeout=10) as answer:  # noqa: S310 - http to this pod
             return int(json.load(answer)["exec_info"]["queue_remaining"])
@@ -29,7 +29,7 @@ def queue_remaining(url: str) -> int | None:
 
 
 def drain(remaining: Callable[[], int | None], seconds: float, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Was the queue empty before the time was up? It must be so for as long as a late prompt may take to arrive."""
+    """Waits for an empty queue; False on timeout. It must stay empty for as long as a late prompt may take."""
     began = time.monotonic()
     idle_since: float | None = None
     while (now := time.monotonic()) - began < seconds:

@@ -1,7 +1,7 @@
-"""Metrics of one pod for Prometheus: ComfyUI's jobs, the models of its node, what the uploader still holds.
+"""Prometheus metrics of one pod: ComfyUI's jobs, the models of its node, the files of the uploader.
 
-Everything is asked for at the moment of a scrape. A part that does not answer leaves its metrics out, and only
-comfyui_up says so for the server: a value that is not known is no zero.
+All values are read when Prometheus scrapes. The metrics of a source that does not respond are left out, because an
+unknown value is not zero; comfyui_up shows whether the server responds.
 
 Environment: COMFYUI_URL, MODELS_DIR, UPLOADER_STATE (optional), METRICS_PORT.
 """
@@ -23,18 +23,18 @@ from typing import Any
 
 BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600)
 PAGE = 100
-# ComfyUI keeps this many jobs; what it has forgotten need not be remembered here.
-REMEMBERED = 20_000
+# ComfyUI keeps at most this many jobs in its history, so more need not be kept here.
+MAX_JOBS = 20_000
 FINISHED = ("completed", "failed", "cancelled")
 MODELS_STATUS = ".comfyui-model-sync/status.json"
-# A proxy in the environment is for custom nodes, not for this pod's own address.
+# A proxy in the environment is for custom nodes, not for the address of this pod.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Sample = tuple[str, Mapping[str, str], float]
 
 
 class Jobs:
-    """Counts each finished job once, although the server repeats it for as long as it remembers it."""
+    """Counts each finished job once, although the server returns it as long as it is in its history."""
 
     def __init__(self, url: str):
         self._url = url
@@ -43,7 +43,7 @@ class Jobs:
         self._seconds = dict.fromkeys(FINISHED, 0.0)
 
     def samples(self) -> list[Sample]:
-        """Raises OSError, HTTPException, ValueError or KeyError when the server does not answer as it should."""
+        """Raises OSError, HTTPException, ValueError or KeyError when the server does not respond as expected."""
         found: list[Sample] = [
             ("comfyui_jobs", {"status": status}, self._get(f"status={status}&limit=1")["pagination"]["total"])
             for status in ("pending", "in_progress")
@@ -61,8 +61,8 @@ class Jobs:
             return json.load(answer)
 
     def _count(self) -> None:
-        """Newest first, until a whole page is known."""
-        for page in range(REMEMBERED // PAGE):
+        """Newest first, until a page has only jobs that are counted already."""
+        for page in range(MAX_JOBS // PAGE):
             query = f"status={','.join(FINISHED)}&sort_by=created_at&sort_order=desc&limit={PAGE}&offset={page * PAGE}"
             answer = self._get(query)
             fresh = [job for job in answer["jobs"] if job["id"] not in self._seen]
@@ -70,12 +70,12 @@ class Jobs:
                 self._add(job)
             if not fresh or not answer["pagination"]["has_more"]:
                 break
-        while len(self._seen) > REMEMBERED:
+        while len(self._seen) > MAX_JOBS:
             del self._seen[next(iter(self._seen))]
 
     def _add(self, job: Mapping[str, Any]) -> None:
         self._seen[job["id"]] = None
-        # In milliseconds; a job that was cancelled before its turn has none.
+        # In milliseconds; a job that was cancelled before it started has none.
         began, ended = job.get("execution_start_time"), job.get("execution_end_time")
         seconds = max(0.0, (ended - began) / 1000) if began and ended else 0.0
         self._seconds[job["status"]] += seconds
@@ -85,7 +85,7 @@ class Jobs:
 
 
 def models_samples(models: Path) -> list[Sample]:
-    """What the node's model-sync service says; nothing where there is none."""
+    """The status of the node's model-sync service; nothing where there is none."""
     try:
         status = json.loads((models / MODELS_STATUS).read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -108,7 +108,7 @@ def models_samples(models: Path) -> list[Sample]:
 
 
 def uploader_samples(state: Path) -> list[Sample]:
-    """What the uploader has written about itself."""
+    """The status that the uploader has written."""
     try:
         status = json.loads((state / "status.json").read_text())
     except FileNotFoundError:
@@ -123,24 +123,24 @@ def uploader_samples(state: Path) -> list[Sample]:
 
 
 HELP = {
-    "comfyui_up": ("gauge", "Did ComfyUI answer?"),
-    "comfyui_jobs": ("gauge", "Jobs that wait or run."),
+    "comfyui_up": ("gauge", "1 if ComfyUI responds."),
+    "comfyui_jobs": ("gauge", "Pending and running jobs."),
     "comfyui_job_seconds": ("histogram", "Execution time of finished jobs."),
-    "comfyui_models_ready": ("gauge", "Has one whole sync of this node succeeded?"),
-    "comfyui_models_first_ready": ("gauge", "Is the first set of this node there?"),
-    "comfyui_models_sync_failed": ("gauge", "Did the last sync of this node fail?"),
+    "comfyui_models_ready": ("gauge", "1 once a complete sync of this node has succeeded."),
+    "comfyui_models_first_ready": ("gauge", "1 while the first set is on this node."),
+    "comfyui_models_sync_failed": ("gauge", "1 if the last sync of this node failed."),
     "comfyui_models_files": ("gauge", "Models on this node."),
-    "comfyui_models_missing_files": ("gauge", "Models that the bucket has and this node not yet."),
-    "comfyui_models_missing_bytes": ("gauge", "Their bytes."),
-    "comfyui_models_left_out_files": ("gauge", "Models for which this node's disk has no room."),
-    "comfyui_models_left_out_bytes": ("gauge", "Their bytes."),
-    "comfyui_models_skipped": ("gauge", "Keys of the bucket that cannot be a model."),
+    "comfyui_models_missing_files": ("gauge", "Models that are not on this node yet."),
+    "comfyui_models_missing_bytes": ("gauge", "Size of the models that are not on this node yet."),
+    "comfyui_models_left_out_files": ("gauge", "Models left out because they do not fit on this node's disk."),
+    "comfyui_models_left_out_bytes": ("gauge", "Size of the models that do not fit on this node's disk."),
+    "comfyui_models_skipped": ("gauge", "Keys of the bucket that cannot be models."),
     "comfyui_models_synced_timestamp_seconds": ("gauge", "When this node's models last equalled the bucket."),
-    "comfyui_uploader_waiting_files": ("gauge", "Results that are not in the bucket yet."),
-    "comfyui_uploader_retrying_files": ("gauge", "Results whose upload has failed and is tried again."),
-    "comfyui_uploader_truncated_files": ("gauge", "Files whose end is missing, which stay here."),
-    "comfyui_uploader_failed_attempts_total": ("counter", "Uploads that failed; each is tried again."),
-    "comfyui_uploader_uploads_total": ("counter", "Results that were put into the bucket."),
+    "comfyui_uploader_waiting_files": ("gauge", "Results that are not uploaded yet."),
+    "comfyui_uploader_retrying_files": ("gauge", "Results whose upload failed and will be retried."),
+    "comfyui_uploader_truncated_files": ("gauge", "Truncated files, which are not uploaded."),
+    "comfyui_uploader_failed_attempts_total": ("counter", "Failed attempts to upload a result."),
+    "comfyui_uploader_uploads_total": ("counter", "Uploaded results."),
 }
 
 
@@ -154,7 +154,7 @@ class Exporter:
         self._lock = threading.Lock()
 
     def text(self) -> str:
-        """In the text format of Prometheus, version 0.0.4."""
+        """The samples in the text format of Prometheus, version 0.0.4."""
         with self._lock:
             return "".join(f"{line}\n" for line in _lines(list(self._samples())))
 
@@ -162,7 +162,7 @@ class Exporter:
         try:
             jobs = self._jobs.samples()
         except (OSError, HTTPException, ValueError, KeyError) as error:
-            print(f"ComfyUI does not answer: {error}", file=sys.stderr)
+            print(f"ComfyUI does not respond: {error}", file=sys.stderr)
             yield "comfyui_up", {}, 0
         else:
             yield "comfyui_up", {}, 1
@@ -206,13 +206,13 @@ def server(exporter: Exporter, port: int) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class says so
-            """A line for each scrape would be all there is to read."""
+            """No line for each scrape: they would hide everything else."""
 
     return ThreadingHTTPServer(("", port), Handler)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    held = os.environ.get("UPLOADER_STATE")
-    made = Exporter(os.environ["COMFYUI_URL"], Path(os.environ["MODELS_DIR"]), Path(held) if held else None)
-    server(made, int(os.environ["METRICS_PORT"])).serve_forever()
+    state = os.environ.get("UPLOADER_STATE")
+    exporter = Exporter(os.environ["COMFYUI_URL"], Path(os.environ["MODELS_DIR"]), Path(state) if state else None)
+    server(exporter, int(os.environ["METRICS_PORT"])).serve_forever()

@@ -1,14 +1,13 @@
-"""Puts every finished file of ComfyUI's output folder into a bucket: once, and under a key that nothing else produces.
+"""Uploads every finished file of ComfyUI's output folder to a bucket: once, and to a key that nothing else produces.
 
-A file is finished when nobody has it open for writing, it has not changed for a moment, and its format does not say
-that its end is missing (a killed writer leaves such files). What changes while it is read is never published: small
-files go out as one snapshot, large ones as parts that are put together only if the file is still the same. Keys are
-`<prefix><pod>-<start>/<path>`; `IfNoneMatch` guards them, and a file that is written again after its upload goes
-beside it as `<name>~2`. Hidden files and links are left alone.
+A file is finished when no process has it open for writing, it has not changed for a moment, and its format does not
+show that it is truncated (a killed writer leaves such files). A file that changes while it is read is never published:
+small files are uploaded as one snapshot, large ones in parts that are completed only if the file is still the same.
+Keys are `<prefix><pod>-<start>/<path>`, protected by `IfNoneMatch`; a file that is written again after its upload is
+uploaded as `<name>~2`. Hidden files and links are ignored.
 
-A failed upload is tried again for as long as the pod lives. On SIGTERM, when ComfyUI has ended, everything left is
-uploaded, and then this ends. What was uploaded is remembered in STATE_DIR, so that a restart of this container repeats
-nothing.
+A failed upload is retried as long as the pod lives. On SIGTERM, when ComfyUI has ended, the remaining files are
+uploaded before this program ends. Uploads are recorded in STATE_DIR, so that a restart of this container repeats none.
 
 Environment: AWS_REGION, OUTPUTS_BUCKET, OUTPUTS_PREFIX, OUTPUT_DIR, STATE_DIR, POD_NAME, KEEP_LOCAL_GIB.
 Logs one line of JSON per event to stdout.
@@ -47,13 +46,13 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 POLL_SECONDS = 0.5
-# Long enough for a writer that closes a file and opens it again to add to it.
+# Long enough for a writer that closes a file and opens it again to append to it.
 QUIET_SECONDS = 2.0
-# Where the kernel does not tell who writes, only time can.
+# Where the kernel does not report writers, only a longer time without changes shows that a file is finished.
 QUIET_SECONDS_BLIND = 10.0
-# Files at a time, and requests of large ones.
+# Concurrent files, and concurrent requests for parts of large files.
 WORKERS = 10
-# What has been read and is not sent yet, of all files together.
+# Bytes of all files that have been read and not sent yet.
 MEMORY_BYTES = 160 * MIB
 SNAPSHOT_BYTES = 32 * MIB
 PART_BYTES = 8 * MIB
@@ -61,10 +60,10 @@ MAX_PARTS = 10_000
 MAX_KEY_BYTES = 1024
 RETRY_SECONDS = 30.0
 RETRY_SECONDS_DRAINING = 2.0
-# A client that has just been told about a result comes and gets it.
+# A client that was just notified of a result will download it from here.
 KEEP_SECONDS = 600.0
 
-# What mimetypes does not know everywhere.
+# Types that mimetypes does not know on every system.
 _TYPES = {
     ".flac": "audio/flac",
     ".glb": "model/gltf-binary",
@@ -80,7 +79,7 @@ _TYPES = {
 
 
 class Stamp(NamedTuple):
-    """Tells two states of a file apart. ctime and not mtime: a program can set that one back."""
+    """Identifies the state of a file. By ctime, because a program can set mtime back."""
 
     inode: int
     size: int
@@ -95,7 +94,7 @@ class Stamp(NamedTuple):
 
 
 class Memory:
-    """Lets threads hold so many bytes together, or one of them more when nobody else holds any."""
+    """Limits the bytes that all threads hold together; a thread alone may hold more."""
 
     def __init__(self, limit: int):
         self._limit, self._held, self._changed = limit, 0, threading.Condition()
@@ -112,7 +111,7 @@ class Memory:
 
 
 class FileChangedError(Exception):
-    """The file was written while it was read: it is not finished, and nothing of it was published."""
+    """The file changed while it was read: it is not finished, and nothing was published."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +137,12 @@ class Settings:
                 keep_bytes=int(environment["KEEP_LOCAL_GIB"]) * 2**30,
             )
         except KeyError as error:
-            raise SystemExit(f"uploader: the variable {error.args[0]} is not set") from None
+            raise SystemExit(f"uploader: the environment variable {error.args[0]} is not set") from None
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The newest upload of one path. `digest` is what `_digest` says of its bytes."""
+    """The newest upload of one path. `digest` is that of `_digest`."""
 
     stamp: Stamp
     digest: str
@@ -153,7 +152,7 @@ class Upload:
 
 @dataclass
 class Journal:
-    """What was uploaded since the pod began, kept over a restart of the container. Not thread-safe."""
+    """The uploads since the pod started, kept across restarts of the container. Not thread-safe."""
 
     folder: Path
     start: str = ""
@@ -165,13 +164,13 @@ class Journal:
         self.start = self._start_id()
         if self._lines.exists():
             for line in self._lines.read_text().splitlines():
-                # The last line is half a line when the container was killed while writing it; S3 then says 412.
+                # The last line is incomplete if the container was killed while writing it; S3 then responds with 412.
                 with suppress(ValueError):
                     path, stamp, digest, version, at = json.loads(line)
                     self.uploads[path] = Upload(Stamp(*stamp), digest, version, at)
 
     def _start_id(self) -> str:
-        """When this pod's volume was made, and a few random letters for two that were made at once."""
+        """When this pod's volume was created, and random letters in case two were created in the same second."""
         file = self.folder / "start-id"
         if not file.exists():
             new = file.with_suffix(".new")
@@ -186,9 +185,9 @@ class Journal:
 
 
 def object_key(prefix: str, path: str, version: int) -> str:
-    """Key of a version of a file: the path as it is, `~2` and so on before the suffix of later versions.
+    """Key of a version of a file: its path, with `~2` and so on before the suffix of later versions.
 
-    Bytes that are no UTF-8 are replaced, and a path too long for S3 becomes a hash with the file's suffix.
+    Bytes that are not UTF-8 are replaced, and a path too long for S3 becomes a hash with the file's suffix.
     """
     name = PurePosixPath(os.fsencode(path).decode("utf-8", "replace"))
     if version > 1:
@@ -206,9 +205,9 @@ def content_type(path: str) -> str:
 
 
 def has_writer(descriptor: int) -> bool | None:
-    """Does any process, in any container, have this file open for writing? None where the kernel does not tell.
+    """Whether a process in any container has this file open for writing; None where the kernel does not report it.
 
-    A read lease is granted only while nobody writes. It is given back at once, for a writer that comes would wait.
+    A read lease is granted only while there is no writer. It is released at once, because it would block a new writer.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
@@ -221,7 +220,7 @@ def has_writer(descriptor: int) -> bool | None:
 
 
 def finished(file: BinaryIO, now: float, draining: bool) -> bool:
-    """May this open file leave? While draining there is nobody left to write to it again."""
+    """Whether this open file can be uploaded. While draining, no process is left that could write to it again."""
     writer = has_writer(file.fileno())
     if writer:
         return False
@@ -230,7 +229,7 @@ def finished(file: BinaryIO, now: float, draining: bool) -> bool:
 
 
 def truncated(file: BinaryIO, size: int) -> bool:
-    """Does the file's own format say that its end is missing? False for formats that do not tell."""
+    """Whether the file's format shows that its end is missing. False for formats that cannot show it."""
     file.seek(0)
     head = file.read(32)
     file.seek(max(0, size - 65536))
@@ -252,7 +251,7 @@ def truncated(file: BinaryIO, size: int) -> bool:
 
 
 def _mp4_truncated(file: BinaryIO, size: int) -> bool:
-    """mp4, mov and their relatives are boxes of (size, type); without `moov` nobody can play them."""
+    """mp4, mov and similar files are boxes of (size, type); without `moov` they cannot be played."""
     kinds = set()
     offset = 0
     while offset + 8 <= size:
@@ -264,17 +263,17 @@ def _mp4_truncated(file: BinaryIO, size: int) -> bool:
         elif length == 0:  # to the end of the file
             length = size - offset
         if kind not in (b"ftyp", b"free", b"mdat", b"moof", b"moov", b"meta") and b"moov" in kinds:
-            break  # something that was added after the end
+            break  # data appended after the end
         if length < 8 or offset + length > size:
             return True
         kinds.add(kind)
         offset += length
-    # Pictures (avif, heic) have `meta` in its place.
+    # Images (avif, heic) have `meta` instead.
     return not kinds & {b"moov", b"meta"}
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """(path relative to the folder, status) of every regular file that is not hidden; links are not followed."""
+    """(relative path, status) of every regular file that is not hidden; links are not followed."""
     waiting = deque([folder])
     while waiting:
         try:
@@ -296,8 +295,8 @@ def files_below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 def log(event: str, **facts: Any) -> None:
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
-    # One write for the whole line, so that lines of two threads do not mix. Non-ASCII stays escaped: a file's name may
-    # hold bytes that are no text.
+    # One write for the whole line, so that lines of two threads do not mix. Non-ASCII stays escaped, because file names
+    # can contain bytes that are not text.
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
@@ -313,14 +312,14 @@ class Uploader:
         self._draining = draining
         self._lock = threading.Lock()
         self._busy: set[str] = set()
-        # Set when the last one of what was handed out is done: then it is worth while to look again.
+        # Set when all submitted files are done: time to list the folder again.
         self._idle = threading.Event()
         # Path → attempts so far, and the monotonic time of the next one.
         self._failures: dict[str, tuple[int, float]] = {}
         self._truncated: dict[str, Stamp] = {}
         self._failed_attempts = 0
-        self._told: dict[str, int] = {}
-        self._told_at = 0.0
+        self._written_status: dict[str, int] = {}
+        self._status_written_at = 0.0
         self._memory = Memory(MEMORY_BYTES)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="file")
         self._parts = ThreadPoolExecutor(WORKERS, thread_name_prefix="part")
@@ -331,15 +330,15 @@ class Uploader:
             draining = self._draining.is_set()
             files = list(files_below(self._settings.output))
             left = self._submit_due(files, draining)
-            if not left or time.monotonic() - self._told_at >= POLL_SECONDS:
-                self._tell(left)
+            if not left or time.monotonic() - self._status_written_at >= POLL_SECONDS:
+                self._write_status(left)
             if draining and not left:
                 break
             self._make_room(files)
             if draining:
                 self._idle.wait(POLL_SECONDS)
                 self._idle.clear()
-                time.sleep(POLL_SECONDS / 5)  # for a file whose writer is still there
+                time.sleep(POLL_SECONDS / 5)  # for files that still have a writer
             else:
                 self._draining.wait(POLL_SECONDS)
         self._workers.shutdown()
@@ -347,7 +346,7 @@ class Uploader:
         log("drained", uploads=len(self._journal.uploads))
 
     def _submit_due(self, files: Iterable[tuple[str, os.stat_result]], draining: bool) -> int:
-        """Hand every file that may be due to a worker; how many files are not in the bucket yet."""
+        """Submits every file that may be finished to a worker; returns how many files are not uploaded yet."""
         now = time.time()
         waiting = []
         with self._lock:
@@ -356,7 +355,7 @@ class Uploader:
                 known = upload.stamp if upload else self._truncated.get(path)
                 if Stamp.of(status) != known:
                     waiting.append((status.st_mtime, path, status))
-            # Oldest first, as people wait for them.
+            # Oldest first, because people wait for them.
             for _, path, status in sorted(waiting, key=lambda item: item[:2]):
                 _, not_before = self._failures.get(path, (0, 0.0))
                 is_quiet = now - status.st_ctime >= QUIET_SECONDS
@@ -365,8 +364,8 @@ class Uploader:
                     self._workers.submit(self._attempt, path)
         return len(waiting)
 
-    def _tell(self, waiting: int) -> None:
-        """Write what is still here, for whoever looks from outside, whenever that changes."""
+    def _write_status(self, waiting: int) -> None:
+        """Writes the status for the exporter whenever it changes."""
         facts = {
             "waiting": waiting,
             "retrying": len(self._failures),
@@ -374,22 +373,22 @@ class Uploader:
             "failed_attempts": self._failed_attempts,
             "uploads": len(self._journal.uploads),
         }
-        self._told_at = time.monotonic()
-        if facts == self._told:
+        self._status_written_at = time.monotonic()
+        if facts == self._written_status:
             return
         file = self._settings.state / "status.json"
         part = file.with_suffix(".part")
         try:
             part.write_text(json.dumps(facts))
             part.replace(file)
-        except OSError as error:  # a full disk must not end the uploads that would make room
+        except OSError as error:  # a full disk must not end the uploads that would free space
             log("status", error=str(error))
         else:
-            self._told = facts
+            self._written_status = facts
 
     def _attempt(self, path: str) -> None:
         attempts, not_before = self._failures.get(path, (0, 0.0))
-        # While draining, a file comes here again at once and waits here for its turn: there is nothing else to do.
+        # While draining, a failed file is submitted again at once and waits here: there is nothing else to do.
         time.sleep(min(RETRY_SECONDS_DRAINING, max(0.0, not_before - time.monotonic())))
         try:
             self._upload(path, attempts + 1)
@@ -399,7 +398,7 @@ class Uploader:
             pass
         except (BotoCoreError, ClientError, OSError) as error:
             self._failed(path, attempts + 1, str(error))
-        except Exception as error:  # a fault of ours must not lose a result
+        except Exception as error:  # a bug must not lose a result
             self._failed(path, attempts + 1, repr(error))
         else:
             self._failures.pop(path, None)
@@ -419,7 +418,7 @@ class Uploader:
 
     def _upload(self, path: str, attempt: int) -> None:
         began = time.monotonic()
-        # Without O_NOFOLLOW a link could name any file of this container, its credentials included.
+        # Without O_NOFOLLOW a link could point to any file of this container, including its credentials.
         descriptor = os.open(self._settings.output / path, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb", buffering=0) as raw:
             file: BinaryIO = raw
@@ -428,7 +427,12 @@ class Uploader:
             stamp = Stamp.of(os.fstat(descriptor))
             if truncated(file, stamp.size):
                 self._truncated[path] = stamp
-                log("truncated", file=path, bytes=stamp.size, error="its writer has gone and its end is missing")
+                log(
+                    "truncated",
+                    file=path,
+                    bytes=stamp.size,
+                    error="the end of the file is missing, and no process is writing it",
+                )
                 return
             before = self._journal.uploads.get(path)
             version = before.version if before else 0
@@ -445,7 +449,7 @@ class Uploader:
             self._journal.add(path, upload)
 
     def _put(self, file: BinaryIO, path: str, stamp: Stamp, version: int) -> tuple[str, int, str]:
-        """Digest, version and key of what was put; the first version from the given one whose key is free."""
+        """Uploads to the first free key from this version on; returns digest, version and key."""
         put = self._put_snapshot if stamp.size <= SNAPSHOT_BYTES else self._put_parts
         while True:
             key = object_key(self._prefix, path, version)
@@ -463,7 +467,7 @@ class Uploader:
                     raise
             found = self._client.head_object(Bucket=self._settings.bucket, Key=key)
             if found["Metadata"].get("source") == str(stamp):
-                # An earlier attempt came through and only its answer was lost.
+                # An earlier attempt succeeded and only its response was lost.
                 return _digest(file, stamp), version, key
             version += 1
 
@@ -490,10 +494,10 @@ class Uploader:
                 digest = hashlib.sha256(body)
                 whole.update(digest.digest())
                 part = self._parts.submit(self._put_part, where, upload_id, len(sending) + 1, body, _base64(digest))
-                # Also of one that is cancelled before it began.
+                # Also called for a part that is cancelled before it started.
                 part.add_done_callback(lambda _: self._memory.release(size))
                 sending.append(part)
-                # No more than these can be under way.
+                # No more than these can be in flight.
                 if any(part.done() and part.exception() for part in sending[-MEMORY_BYTES // PART_BYTES :]):
                     break
             parts = [part.result() for part in sending]
@@ -504,15 +508,15 @@ class Uploader:
         except BaseException:
             for part in sending:
                 part.cancel()
-            wait(sending)  # a part that arrives after the abort would stay
-            # What this leaves behind, the bucket's lifecycle rule for incomplete uploads removes.
+            wait(sending)  # a part that arrives after the abort would not be deleted
+            # If this fails, the bucket's lifecycle rule removes the incomplete upload.
             with suppress(BotoCoreError, ClientError):
                 self._client.abort_multipart_upload(**where, UploadId=upload_id)
             raise
         return whole.hexdigest()
 
     def _read(self, file: BinaryIO, size: int) -> bytes:
-        """The next bytes of a file, which hold `size` of the memory until somebody releases it; none at its end."""
+        """The next bytes of a file, for which `size` of the memory stays acquired; empty at the end of the file."""
         self._memory.acquire(size)
         body = b""
         try:
@@ -536,7 +540,7 @@ class Uploader:
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     def _make_room(self, files: Iterable[tuple[str, os.stat_result]]) -> None:
-        """Remove the oldest uploaded files while all of them hold more than the pod may keep."""
+        """Removes the oldest uploaded files while their total size exceeds what the pod may keep."""
         uploaded = []
         with self._lock:
             for path, status in files:
@@ -562,7 +566,7 @@ def _base64(digest: hashlib._Hash) -> str:
 
 
 def _digest(file: BinaryIO, stamp: Stamp) -> str:
-    """SHA-256 of a small file; of a large one the SHA-256 of those of its parts, as S3 keeps it."""
+    """SHA-256 of a small file; of a large one the SHA-256 of the SHA-256 of its parts, as S3 stores it."""
     file.seek(0)
     total = 0
     whole = hashlib.sha256()
@@ -587,10 +591,10 @@ def _check_unchanged(file: BinaryIO, stamp: Stamp, read: int) -> None:
 def main() -> None:
     settings = Settings.from_environment(os.environ)
     draining = threading.Event()
-    # Before anything slow, the import of boto3 included: until then SIGTERM would end this with files still here.
+    # Before anything slow, including the import of boto3: until then SIGTERM would end this program without uploads.
     signal.signal(signal.SIGTERM, lambda *_: draining.set())
     signal.signal(signal.SIGINT, lambda *_: draining.set())
-    # The kernel sends it when a writer comes while a lease is held; unhandled it would end this process.
+    # The kernel sends SIGIO when a writer opens a file during a lease; unhandled it would end this process.
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     Uploader(s3_client(settings.region), settings, draining).run()
 

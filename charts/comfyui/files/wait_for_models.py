@@ -1,9 +1,9 @@
-"""Waits until the node holds the models that must be there, and tells how far it is. The pod's first init container.
+"""Waits until the node has the required models, and logs the progress. An init container of the pod.
 
-The node's model-sync service writes its state beside the models. `ready` means that one whole run has succeeded,
-`first_ready` that its FIRST_SET is there. With MODEL_KEYS only those must be there: the service gives a model its name
-once it is whole. What the node's disk has no room for never comes, so it is named with the way out.
-There is no time limit: a pod that started without models would refuse every workflow that names one.
+The node's model-sync service writes its status into the models folder. `ready` means that a complete run has succeeded,
+`first_ready` that its first set is on the disk. With MODEL_KEYS this waits for those files only: a model has its name
+once it is complete. Models that do not fit on the node's disk will never arrive, so they are named together with what
+to do. There is no timeout: a pod that starts without models would refuse every workflow that uses one.
 
 Environment: MODELS_DIR; MODELS_GATE: all, first or keys; MODEL_KEYS, a JSON list of <folder>/<path>, for keys.
 """
@@ -19,23 +19,23 @@ from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 2.0
-# Progress is said this often; that it still waits, even when nothing changes.
+# Changed progress is logged this often, and unchanged progress at least every REPEAT_SECONDS.
 PROGRESS_SECONDS = 10.0
 REPEAT_SECONDS = 60.0
 NAMED = 5
 STATUS = ".comfyui-model-sync/status.json"
 SCHEMA = 1
-# What can be done about models that the disk has no room for.
+# What to do about models that do not fit on the disk.
 MORE_ROOM = (
-    "take a larger instance type; or give the pool PREFIXES, so that it takes fewer models; "
-    "or serve them all with models.source efs or mountpoint"
+    "use a larger instance type; or set modelSync.settings.prefixes in the pool's node class (chart karpenter-gpu), so "
+    "that it needs fewer models; or set models.source to efs or mountpoint"
 )
 
 Status = dict[str, Any]
 
 
 def read_status(models: Path) -> Status | None:
-    """The service's last word, None before its first one.
+    """The last status of the service; None before its first one.
 
     Raises:
         SystemExit: the service is newer than this script.
@@ -45,19 +45,19 @@ def read_status(models: Path) -> Status | None:
     except FileNotFoundError:
         return None
     if status["schema"] != SCHEMA:
-        raise SystemExit(f"{STATUS} has schema {status['schema']}, this chart knows {SCHEMA}: upgrade the chart")
+        raise SystemExit(f"{STATUS} has schema {status['schema']}, this chart supports {SCHEMA}: upgrade the chart")
     return dict(status)
 
 
 class Pace:
-    """How fast bytes arrive, from what was missing at the first look and is missing now."""
+    """The speed of the sync, from the bytes that were missing first and are missing now."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._first: tuple[float, float] | None = None
 
     def left(self, status: Status, missing: float) -> str:
-        """How long `missing` bytes will take, as words to put behind them; empty before anything has arrived."""
+        """The estimated time for `missing` bytes, as text to append; empty before anything has arrived."""
         now, total = self._clock(), status["missing_bytes"]
         if self._first is None or total > self._first[1]:
             self._first = now, total
@@ -67,9 +67,9 @@ class Pace:
 
 
 def describe(status: Status | None, gate: str, pace: Pace) -> str:
-    """One line on what is missing, how long it will take, and what will never come."""
+    """One line: what is missing, how long it will take, and what will never arrive."""
     if status is None:
-        return "waiting for the model-sync service of this node to begin"
+        return "waiting for the model-sync service of this node to start"
     parts = [status["state"].replace("_", " ")]
     if gate == "first" and status["first_missing_files"]:
         missing = status["first_missing_bytes"]
@@ -83,17 +83,17 @@ def describe(status: Status | None, gate: str, pace: Pace) -> str:
         parts.append(f"no room on the disk for {status['left_out_count']} models ({size}): {named}; {MORE_ROOM}")
     if status["skipped_count"]:
         reasons = [f"{item['key']} ({item['reason']})" for item in status["skipped"]]
-        parts.append(f"{status['skipped_count']} keys are no models: {_listed(reasons, status['skipped_count'])}")
+        parts.append(f"{status['skipped_count']} keys are not models: {_listed(reasons, status['skipped_count'])}")
     if status["error"]:
         parts.append(f"error: {status['error']}")
     return "; ".join(parts)
 
 
 def describe_keys(missing: Sequence[str], status: Status | None) -> str:
-    """Which of the wanted models are not there, and which of them this node will never have."""
+    """Which of the required models are missing, and which of them will never be on this node."""
     lost = [item["key"] for item in (status or {}).get("left_out", []) if item["key"] in missing]
-    never = f"; never on this node, whose disk has no room: {_listed(lost, len(lost))}" if lost else ""
-    return f"{len(missing)} wanted models missing: {_listed(missing, len(missing))}{never}"
+    never = f"; will not arrive, because the disk of this node has no room: {_listed(lost, len(lost))}" if lost else ""
+    return f"{len(missing)} required models missing: {_listed(missing, len(missing))}{never}"
 
 
 def _files(count: int, size: float) -> str:
@@ -117,8 +117,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def opened(status: Status | None, gate: str, missing: Sequence[str]) -> bool:
-    """Is everything there that the gate waits for?"""
+def is_ready(status: Status | None, gate: str, missing: Sequence[str]) -> bool:
+    """Whether the node has all models that the pod waits for."""
     if gate == "keys":
         return not missing
     return bool(status and status["first_ready" if gate == "first" else "ready"])
@@ -128,30 +128,30 @@ def wait(
     models: Path,
     gate: str,
     keys: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Return once the gate is open; meanwhile say what is missing."""
+    """Returns once the node has the models; logs what is missing."""
     pace = Pace(clock)
-    said, said_state, said_at = "", "", 0.0
+    logged, logged_state, logged_at = "", "", 0.0
     while True:
         status = read_status(models)
         missing = [key for key in keys if not (models / key).is_file()]
         parts = [describe_keys(missing, status)] if missing else []
-        # Other sources than the node's disk have no service that would say anything.
+        # Sources other than the node's disk have no service that would write a status.
         if status or gate != "keys":
             parts.append(describe(status, gate, pace))
-        if opened(status, gate, missing):
-            held = f": {status['files']} files, {_size(status['bytes'])}" if status else ""
-            say("; ".join([f"models ready{held}", *parts]))
+        if is_ready(status, gate, missing):
+            total = f": {status['files']} files, {_size(status['bytes'])}" if status else ""
+            log("; ".join([f"models ready{total}", *parts]))
             return
         line = "; ".join(parts)
         state = f"{len(missing)} {status and (status['state'], status['error'], status['left_out_count'])}"
-        quiet = clock() - said_at
-        if state != said_state or (line != said and quiet >= PROGRESS_SECONDS) or quiet >= REPEAT_SECONDS:
-            say(line)
-            said, said_state, said_at = line, state, clock()
+        quiet = clock() - logged_at
+        if state != logged_state or (line != logged and quiet >= PROGRESS_SECONDS) or quiet >= REPEAT_SECONDS:
+            log(line)
+            logged, logged_state, logged_at = line, state, clock()
         sleep(POLL_SECONDS)
 
 
@@ -159,7 +159,7 @@ def main() -> None:
     try:
         models, gate = Path(os.environ["MODELS_DIR"]), os.environ["MODELS_GATE"]
     except KeyError as error:
-        sys.exit(f"wait_for_models: the variable {error.args[0]} is not set")
+        sys.exit(f"wait_for_models: the environment variable {error.args[0]} is not set")
     wait(models, gate, json.loads(os.environ.get("MODEL_KEYS", "[]")))
 
 

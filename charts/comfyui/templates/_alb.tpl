@@ -1,11 +1,11 @@
 {{/*
-Annotations by which the load balancer controller makes the load balancer, as a map.
+Annotations for the AWS Load Balancer Controller, as a map.
 Usage: include "comfyui.albAnnotations" $ | fromYaml
 */}}
 {{- define "comfyui.albAnnotations" -}}
 {{- $ingress := .Values.ingress -}}
 alb.ingress.kubernetes.io/scheme: {{ $ingress.scheme }}
-# Pods and not nodes: a node would choose any pod, and stickiness end there.
+# Pods, not nodes: a node would forward to any pod, which would break stickiness.
 alb.ingress.kubernetes.io/target-type: ip
 alb.ingress.kubernetes.io/load-balancer-attributes: idle_timeout.timeout_seconds={{ int $ingress.idleSeconds }},routing.http.drop_invalid_header_fields.enabled=true
 # A pod that ends keeps its connections until its jobs are done.

@@ -1,4 +1,4 @@
-{{/* Name of Deployment, Service and, unless told otherwise, ServiceAccount. Usage: include "comfyui.name" $ */}}
+{{/* Name of Deployment and Service, and default name of the ServiceAccount. Usage: include "comfyui.name" $ */}}
 {{- define "comfyui.name" -}}
 {{- .Release.Name -}}
 {{- end }}
@@ -19,7 +19,7 @@
 {{- end }}
 
 {{/*
-Name of a PersistentVolume, and its volume handle: unique in the cluster, because a namespace holds no dot.
+Name of a PersistentVolume, and its volume handle: unique in the cluster, because namespaces cannot contain dots.
 Usage: include "comfyui.volumeName" (list $ "models")
 */}}
 {{- define "comfyui.volumeName" -}}
@@ -27,8 +27,8 @@ Usage: include "comfyui.volumeName" (list $ "models")
 {{- end }}
 
 {{/*
-What the models' volume is called. The source is a part of it, because a volume cannot change what it is made of: another
-source is another volume. Usage: include "comfyui.modelsVolume" $
+Name of the models' volume. The source is part of it, because the source of a volume is immutable: another source is another
+volume. Usage: include "comfyui.modelsVolume" $
 */}}
 {{- define "comfyui.modelsVolume" -}}
 {{- ternary "models" (printf "models-%s" .Values.models.source) (eq .Values.models.source "hostPath") -}}

@@ -8,12 +8,12 @@
 9848
 {{- end }}
 
-{{/* User and group of every container, owner of what they write and of what Mountpoint shows them. No user of the node has it. */}}
+{{/* User and group of every container, owner of the files they write and of those that Mountpoint shows. No user of the node. */}}
 {{- define "comfyui.uid" -}}
 10001
 {{- end }}
 
-{{/* How long a pod may take to end, in seconds: its jobs, then its uploads. */}}
+{{/* Termination grace period in seconds: for jobs, then for uploads. */}}
 {{- define "comfyui.graceSeconds" -}}
 {{ add .Values.drain.jobSeconds .Values.drain.uploadSeconds }}
 {{- end }}
@@ -34,7 +34,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* What the pods need of a node, as a map. Usage: include "comfyui.nodeSelector" $ | fromYaml */}}
+{{/* Node selector of the pods, as a map. Usage: include "comfyui.nodeSelector" $ | fromYaml */}}
 {{- define "comfyui.nodeSelector" -}}
 {{- $selector := deepCopy .Values.nodeSelector -}}
 {{- if and .Values.gpu.count .Values.pool.name -}}
@@ -43,7 +43,7 @@
 {{- toYaml $selector -}}
 {{- end }}
 
-{{/* Security context of every container: restricted Pod Security and a root file system that nobody writes to. */}}
+{{/* Security context of every container: restricted Pod Security and a read-only root file system. */}}
 {{- define "comfyui.containerSecurityContext" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -51,7 +51,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* Environment of every Python script of ours. */}}
+{{/* Environment of every Python script of the chart. */}}
 {{- define "comfyui.pythonEnv" -}}
 - name: PYTHONUNBUFFERED
   value: "1"
@@ -59,7 +59,7 @@ capabilities:
   value: "1"
 {{- end }}
 
-{{/* How many pods there may be at once. */}}
+{{/* Largest number of pods. */}}
 {{- define "comfyui.mostReplicas" -}}
 {{- $most := ternary .Values.schedule.outside .Values.replicas (gt (len .Values.schedule.windows) 0) | int -}}
 {{- range .Values.schedule.windows -}}
@@ -69,7 +69,7 @@ capabilities:
 {{- end }}
 
 {{/*
-Names that the chart gives to volumes, to containers, or to variables of ComfyUI.
+Names that the chart uses for volumes, containers, or environment variables of ComfyUI.
 Usage: include "comfyui.ownNames" "volumes" | fromJsonArray
 */}}
 {{- define "comfyui.ownNames" -}}
@@ -79,7 +79,7 @@ Usage: include "comfyui.ownNames" "volumes" | fromJsonArray
       "variables" (list "POD_NAME" "HOME" "DRAIN_SECONDS" "COMFYUI_URL" "PYTHONUNBUFFERED" "PYTHONDONTWRITEBYTECODE")) . | toJson -}}
 {{- end }}
 
-{{/* Are objects of this monitoring.coreos.com/v1 kind made? Usage: include "comfyui.monitors" (list $ "PodMonitor") */}}
+{{/* true if objects of this monitoring.coreos.com/v1 kind are created. Usage: include "comfyui.monitors" (list $ "PodMonitor") */}}
 {{- define "comfyui.monitors" -}}
 {{- $root := first . -}}
 {{- $monitoring := $root.Values.monitoring -}}

@@ -13,7 +13,7 @@ metadata:
   labels:
     {{- include "comfyui.labels" $root | nindent 4 }}
 spec:
-  # Required by the API, read by nobody.
+  # Required by the API, but ignored.
   capacity:
     storage: 1Ti
   accessModes: [{{ $mode }}]
@@ -50,12 +50,12 @@ Usage: include "comfyui.bucket" (list $ "inputs" $.Values.inputs (list "allow-de
 {{- $root := index . 0 -}}
 {{- $bucket := index . 2 -}}
 mountOptions:
-  # The region cannot be asked of the instance: pods have no way to its metadata.
+  # Mountpoint cannot ask the instance for its region: pods cannot reach the metadata service.
   - region {{ $root.Values.aws.region }}
   {{- with $bucket.prefix }}
   - prefix {{ . }}
   {{- end }}
-  # Files belong to the user of the pods, who is not the one that mounts.
+  # Files belong to the user of the pods, which is not the user that mounts.
   - allow-other
   - uid={{ include "comfyui.uid" $root }}
   - gid={{ include "comfyui.uid" $root }}
@@ -64,7 +64,7 @@ mountOptions:
   {{- end }}
 csi:
   driver: s3.csi.aws.com
-  # Two volumes with one handle would be one mount with the first one's options.
+  # Two volumes with the same handle would share one mount, with the options of the first.
   volumeHandle: {{ include "comfyui.volumeName" (list $root (index . 1)) }}
   volumeAttributes:
     bucketName: {{ $bucket.bucket }}

@@ -1,5 +1,5 @@
 {{/*
-An entry of a map over its defaults, as JSON. By key, not by truth: false, 0 and null of an entry count.
+An entry of a map merged over its defaults, as JSON. Keys of the entry override, even if they are false, 0 or null.
 Usage: include "karpenter-gpu.entry" (list $.Values.poolDefaults $entry) | fromJson
 */}}
 {{- define "karpenter-gpu.entry" -}}
@@ -11,8 +11,9 @@ Usage: include "karpenter-gpu.entry" (list $.Values.poolDefaults $entry) | fromJ
 {{- end }}
 
 {{/*
-A node class as JSON: an entry over the defaults, and in `modelSync.settings` its settings over those of the defaults over
-those of all nodes. There a key that is null is not set. Usage: include "karpenter-gpu.nodeClass" (list $ $entry) | fromJson
+A node class as JSON: an entry merged over its defaults. `modelSync.settings` has the entry's settings merged over those of
+nodeClassDefaults, merged over those of all nodes; null is not set.
+Usage: include "karpenter-gpu.nodeClass" (list $ $entry) | fromJson
 */}}
 {{- define "karpenter-gpu.nodeClass" -}}
 {{- $values := (first .).Values -}}

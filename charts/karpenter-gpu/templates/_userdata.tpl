@@ -4,8 +4,8 @@
 {{- end }}
 
 {{/*
-What the installing script reads, as assignments. MODEL_SYNC_SETTINGS is the node program's settings file: one line NAME=value
-each, lists as JSON (docs/reference/model-sync.md). Usage: include "karpenter-gpu.settings" (list $ $nodeClass)
+Variables of install-model-sync.sh, as shell assignments. MODEL_SYNC_SETTINGS is the settings file of the node program: lines
+NAME=value, lists as JSON (docs/reference/model-sync.md). Usage: include "karpenter-gpu.settings" (list $ $nodeClass)
 */}}
 {{- define "karpenter-gpu.settings" -}}
 {{- $sync := (first .).Values.modelSync -}}
@@ -31,7 +31,7 @@ MODEL_SYNC_SETTINGS={{ include "karpenter-gpu.quoted" (join "\n" $lines) }}
 {{- end }}
 
 {{/*
-User data of a node class, always explicit MIME: Karpenter takes other text that happens to be YAML for a NodeConfig.
+User data of a node class, always as MIME: Karpenter would take other text that is valid YAML for a NodeConfig.
 Usage: include "karpenter-gpu.userData" (list $ $nodeClass)
 */}}
 {{- define "karpenter-gpu.userData" -}}
