@@ -394,7 +394,7 @@ def test_files_that_stay_keep_their_folders_and_what_collides_with_them_is_skipp
     selection = selected(sync, "loras/mine/x", "loras/y", "vae/deep", "vae/z")
     on_disk = settled(sync, "loras/mine", "loras/old", "vae/deep/er", "clip/c")[1]
     on_disk.others.add("loras/link")
-    sync.give_way(selection, on_disk, sync.Names(("loras/mine", "loras/link", "vae/deep/")))
+    sync.exclude_kept(selection, on_disk, sync.Names(("loras/mine", "loras/link", "vae/deep/")))
     plan = sync.make_plan(selection.wanted, on_disk, {})
     assert plan.remove_files == ["clip/c", "loras/old"]
     assert plan.remove_folders == ["clip"]
@@ -405,7 +405,7 @@ def test_files_that_stay_keep_their_folders_and_what_collides_with_them_is_skipp
 def test_a_key_of_the_bucket_is_never_a_file_that_stays(sync: ModuleType) -> None:
     selection = selected(sync, "loras/a")
     on_disk = settled(sync, "loras/a")[1]
-    sync.give_way(selection, on_disk, sync.Names(("loras/",)))
+    sync.exclude_kept(selection, on_disk, sync.Names(("loras/",)))
     assert [item.key for item in sync.make_plan(selection.wanted, on_disk, {}).fetch] == ["loras/a"]
 
 

@@ -27,8 +27,8 @@ STATUS = ".comfyui-model-sync/status.json"
 SCHEMA = 1
 # What to do about models that do not fit on the disk.
 MORE_ROOM = (
-    "use a larger instance type; or set modelSync.settings.prefixes in the pool's node class (chart karpenter-gpu), so "
-    "that it needs fewer models; or set models.source to efs or mountpoint"
+    "use a larger instance type; or set modelSync.settings.prefixes in the pool's node class, so that it needs fewer "
+    "models; or set models.source to efs or mountpoint"
 )
 
 Status = dict[str, Any]
