@@ -20,9 +20,9 @@ from rich.text import Text
 from comfyeks.aws_account import find_cluster
 from comfyeks.console import out, plain
 from comfyeks.cost import prices as price_table
-from comfyeks.cost.model import dollars
-from comfyeks.cost.prices import Key
-from comfyeks.cost.running import Running, hourly
+from comfyeks.cost.model import HOURS_PER_MONTH, add, dollars
+from comfyeks.cost.platform import standing_lines
+from comfyeks.cost.running import Running, hourly, hours_this_month
 from comfyeks.deployment import Deployment, current
 from comfyeks.doctor.pods import explained
 from comfyeks.errors import ComfyeksError, OperationError
@@ -111,7 +111,7 @@ def collect(deployment: Deployment, context: str | None) -> Status:
         queues = pool.submit(answer, "queues", lambda: _queues(deployment), (None, None))
         address = pool.submit(answer, "address", lambda: outputs.platform(deployment).get("url"), None)
         shown, running = nodes.result()
-        money = pool.submit(answer, "cost", lambda: _money(deployment, running), (None, None))
+        money = pool.submit(answer, "cost", lambda: cost_so_far(deployment, running), (None, None))
         month, hour = money.result()
         waiting, dead = queues.result()
         return Status(
@@ -196,23 +196,19 @@ def _queues(deployment: Deployment) -> tuple[int, int]:
     return count(deployment.model_events_queue), count(deployment.dead_letter_queue)
 
 
-def _money(deployment: Deployment, nodes: list[Running]) -> tuple[str, str]:
+def cost_so_far(deployment: Deployment, nodes: list[Running]) -> tuple[str, str]:
     """USD of this month so far, and of an hour as it is now. Raises UserError naming a price that is not known."""
     cluster = find_cluster(deployment)
     if cluster is None:
         raise OperationError(f"{deployment.name} has no EKS cluster")
-    since = cluster["createdAt"]
-    variables = deployment.settings().platform
-    kind = variables.get("system_node_types", ["t3a.xlarge"])[0]
-    always = [Running(kind, "on-demand", since)] * int(variables.get("system_node_count", 2))
     prices = price_table.load(deployment.region)
     now = datetime.now(UTC)
-    fixed = sum((prices.of(Key(name, "hour")) for name in ("eks.cluster", "nat.gateway", "ipv4.address")), Decimal(0))
-    hour, month = fixed, fixed * Running("", "", since).hours_this_month(now)
-    for node in (*always, *nodes):
+    always = add(standing_lines(deployment.settings()), prices) / HOURS_PER_MONTH
+    hour, month = always, always * hours_this_month(cluster["createdAt"], now)
+    for node in nodes:
         price = hourly(node, prices)
         hour += price
-        month += price * node.hours_this_month(now)
+        month += price * hours_this_month(node.since, now)
     return dollars(month.quantize(Decimal("0.01"))), dollars(hour.quantize(Decimal("0.001")))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -18,10 +19,13 @@ from typer.testing import CliRunner
 from comfyeks.charts.instance_types import read_table
 from comfyeks.cli import app
 from comfyeks.cost import prices as price_table
-from comfyeks.cost.model import HOURS_PER_MONTH, Usage, dollars, estimate, plans
+from comfyeks.cost.model import HOURS_PER_MONTH, Usage, add, dollars, estimate, plans
+from comfyeks.cost.platform import standing_lines
 from comfyeks.cost.prices import Key, Prices, load
+from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.settings import DeploymentSettings
+from comfyeks.status import cost_so_far
 from comfyeks.up.cli import cost_lines
 
 REFERENCE = {
@@ -46,14 +50,14 @@ def table() -> Prices:
 
 
 @pytest.mark.parametrize(
-    ("entrance", "transfer", "total"),
+    ("exposure", "transfer", "total"),
     [
         ("alb", ("transfer by ALB", "9.00"), "442.378"),
         ("cloudfront", ("transfer by CloudFront", "8.50"), "441.878"),
     ],
 )
-def test_the_reference_scenario_is_reproduced_to_the_cent(entrance: str, transfer: tuple[str, str], total: str) -> None:
-    month = estimate(Usage(entrance=entrance))
+def test_the_reference_scenario_is_reproduced_to_the_cent(exposure: str, transfer: tuple[str, str], total: str) -> None:
+    month = estimate(Usage(exposure=exposure))
     prices = load("us-west-2")
     assert {line.what: dollars(line.amount(prices)) for line in month.lines} == {**REFERENCE, transfer[0]: transfer[1]}
     assert month.total(prices) == Decimal(total)
@@ -65,10 +69,10 @@ def test_every_price_of_the_table_says_where_it_is_from_and_is_used(region: str)
     assert set(prices.sources) == set(prices.amounts)
     assert all(re.fullmatch(r"20\d\d-\d\d-\d\d", source.day) and source.what for source in prices.sources.values())
     usages = [
-        Usage(instance_type=kind, system_capacity=system, entrance=entrance, interface_endpoints=1)
+        Usage(instance_type=kind, system_capacity=system, exposure=exposure, interface_endpoints=1)
         for kind in read_table()
         for system in ("reserved", "on-demand")
-        for entrance in ("alb", "cloudfront")
+        for exposure in ("alb", "cloudfront")
     ]
     assert set(prices.amounts) <= set().union(*(estimate(usage).keys() for usage in usages))
 
@@ -96,7 +100,7 @@ usages = st.builds(
     days=st.integers(0, 31).map(Decimal),
     images=st.integers(0, 10**6),
     models_gb=st.integers(0, 10**5).map(Decimal),
-    entrance=st.sampled_from(["alb", "cloudfront", "none"]),
+    exposure=st.sampled_from(["alb", "cloudfront", "none"]),
     seconds_per_image=st.one_of(st.none(), st.integers(0, 600).map(Decimal)),
     starts=st.integers(0, 300),
 )
@@ -157,7 +161,7 @@ def test_images_that_do_not_fit_the_hours_have_no_price_per_thousand() -> None:
         (["--hours-per-day", "25"], "a day has 24"),
         (["--days", "32"], "at most 31"),
         (["--nodes=-1"], "--nodes -1"),
-        (["--entrance", "door"], "alb, cloudfront, none"),
+        (["--exposure", "door"], "alb, cloudfront, none"),
         (["--price", "g6"], "NAME=USD/UNIT"),
         (["--price", "ec2.g6.xlarge=1/day"], "hour, month, gb, million"),
         (["--images", "1", "--image-mb", "many"], "'many'"),
@@ -194,12 +198,27 @@ def monthly(**variables: Any) -> Decimal:
 def test_the_plan_counts_what_is_paid_for_whatever_is_used() -> None:
     gateway = HOURS_PER_MONTH * (Decimal("0.045") + Decimal("0.005"))  # and its public address
     keys_cluster_nodes = 2 + 73 + 2 * HOURS_PER_MONTH * Decimal("0.1504")
-    assert monthly(nat="none") == monthly(private_subnet_ids=["subnet-1"]) == keys_cluster_nodes
+    disks, balancer = 2 * 50 * Decimal("0.08"), Decimal("16.43") + HOURS_PER_MONTH * Decimal("0.008")
+    always = keys_cluster_nodes + disks + balancer
+    assert monthly(nat="none") == monthly(private_subnet_ids=["subnet-1"]) == always
+    assert monthly(nat="none", load_balancer=False) == always - balancer
     assert monthly() - monthly(nat="none") == gateway
     assert monthly(nat="per_az") - monthly() == 2 * gateway
     assert monthly(nat="per_az", zones=["us-west-2a", "us-west-2b"]) - monthly() == gateway
     with_endpoints = cost_lines(DeploymentSettings(platform={"interface_endpoints": True}), "us-west-2")
     assert "0.01 USD an hour more for each service in each of 3 zones" in with_endpoints[1]
+
+
+def test_status_and_the_plan_of_up_have_the_same_price_of_an_hour(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path)
+    monkeypatch.setattr("comfyeks.status.find_cluster", lambda _: {"createdAt": datetime.now(UTC)})
+    _, hour = cost_so_far(Deployment(None, "us-west-2", "111122223333"), [])
+    [of_plan] = re.findall(r"\(([\d.]+) an hour\)", cost_lines(DeploymentSettings(), "us-west-2")[0])
+    assert hour == of_plan
+    standing = add(standing_lines(DeploymentSettings()), load("us-west-2")) / HOURS_PER_MONTH
+    assert Decimal(hour) == standing.quantize(Decimal("0.001"))
 
 
 def test_an_answer_is_kept_and_wins_over_the_table(tmp_path: Path) -> None:

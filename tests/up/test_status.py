@@ -8,7 +8,7 @@ from decimal import Decimal
 from rich.console import Console
 
 from comfyeks.cost.prices import Key, Prices
-from comfyeks.cost.running import Running, hourly
+from comfyeks.cost.running import Running, hourly, hours_this_month
 from comfyeks.dev.pictures import STATUS
 from comfyeks.status import Status, screen
 
@@ -36,9 +36,9 @@ def test_what_nobody_answered_is_named_and_the_rest_is_shown() -> None:
 
 
 def test_hours_of_this_month_begin_with_the_month() -> None:
-    assert Running("x", "on-demand", datetime(2026, 10, 1, tzinfo=UTC)).hours_this_month(NOW) == 20 * 24 + 12
-    assert Running("x", "on-demand", datetime(2026, 11, 21, 10, 30, tzinfo=UTC)).hours_this_month(NOW) == Decimal("1.5")
-    assert Running("x", "on-demand", datetime(2026, 11, 22, tzinfo=UTC)).hours_this_month(NOW) == 0
+    assert hours_this_month(datetime(2026, 10, 1, tzinfo=UTC), NOW) == 20 * 24 + 12
+    assert hours_this_month(datetime(2026, 11, 21, 10, 30, tzinfo=UTC), NOW) == Decimal("1.5")
+    assert hours_this_month(datetime(2026, 11, 22, tzinfo=UTC), NOW) == 0
 
 
 def test_spot_without_a_price_counts_as_on_demand() -> None:

@@ -14,7 +14,7 @@ from comfyeks.console import note, out
 from comfyeks.cost import prices as price_table
 from comfyeks.cost.model import (
     CAPACITIES,
-    ENTRANCES,
+    EXPOSURES,
     SYSTEM_CAPACITIES,
     Estimate,
     Plan,
@@ -59,7 +59,7 @@ def run(
     registry_gb: Annotated[str, typer.Option("--registry-gb", help="GB of container images.")] = str(
         REFERENCE.registry_gb
     ),
-    entrance: Annotated[str, typer.Option(help=f"How people come in: {', '.join(ENTRANCES)}.")] = REFERENCE.entrance,
+    exposure: Annotated[str, typer.Option(help=f"How people come in: {', '.join(EXPOSURES)}.")] = REFERENCE.exposure,
     transfer_gb: Annotated[str, typer.Option("--transfer-gb", help="GB out to the internet.")] = str(
         REFERENCE.transfer_gb
     ),
@@ -98,7 +98,7 @@ def run(
         images=images,
         image_mb=_decimal(image_mb),
         registry_gb=_decimal(registry_gb),
-        entrance=entrance,
+        exposure=exposure,
         transfer_gb=_decimal(transfer_gb),
         nat_gateways=nat_gateways,
         nat_gb=_decimal(nat_gb),

@@ -13,7 +13,7 @@ from comfyeks.cost.prices import Key, Prices
 from comfyeks.errors import UserError
 
 HOURS_PER_MONTH = Decimal(730)
-ENTRANCES = ("alb", "cloudfront", "none")
+EXPOSURES = ("alb", "cloudfront", "none")
 CAPACITIES = ("on-demand", "spot")
 SYSTEM_CAPACITIES = ("reserved", "on-demand")
 
@@ -34,7 +34,7 @@ class Usage:
     images: int = 64_000
     image_mb: Decimal = Decimal("1.5")
     registry_gb: Decimal = Decimal(20)
-    entrance: str = "alb"
+    exposure: str = "alb"
     transfer_gb: Decimal = Decimal(100)
     # What tables like the reference leave out.
     nat_gateways: int = 1
@@ -57,7 +57,7 @@ class Usage:
         if self.days > 31:
             raise UserError(f"--days {self.days}: a month has at most 31")
         for name, value, allowed in (
-            ("entrance", self.entrance, ENTRANCES),
+            ("exposure", self.exposure, EXPOSURES),
             ("capacity", self.capacity, CAPACITIES),
             ("system-capacity", self.system_capacity, SYSTEM_CAPACITIES),
         ):
@@ -153,12 +153,12 @@ def estimate(usage: Usage, gpu_hours: Decimal | None = None) -> Estimate:
         ),
         Line("images in ECR", (Term(Key("ecr.storage", "gb"), ((usage.registry_gb, "GB"),)),)),
     ]
-    if usage.entrance != "none":
+    if usage.exposure != "none":
         balancer = (Term(Key("alb", "month")), Term(Key("alb.capacity-unit", "hour"), ((HOURS_PER_MONTH, "h"),)))
-        transfer = Term(Key(f"transfer.{usage.entrance}", "gb"), ((usage.transfer_gb, "GB"),))
+        transfer = Term(Key(f"transfer.{usage.exposure}", "gb"), ((usage.transfer_gb, "GB"),))
         lines += [
-            Line("load balancer", balancer),
-            Line(f"transfer by {'CloudFront' if usage.entrance == 'cloudfront' else 'ALB'}", (transfer,)),
+            Line("load balancer", balancer, fixed=True),
+            Line(f"transfer by {'CloudFront' if usage.exposure == 'cloudfront' else 'ALB'}", (transfer,)),
         ]
     return Estimate(tuple(lines), tuple(_left_out(usage, gpu_hours)))
 
@@ -175,10 +175,8 @@ def _system(usage: Usage) -> Term:
 
 def _left_out(usage: Usage, gpu_hours: Decimal) -> list[Line]:
     gp3 = Key("ebs.gp3", "gb")
-    disks = (
-        Term(gp3, ((usage.system_nodes, ""), (usage.disk_gib, "GB"))),
-        Term(gp3, ((usage.disk_gib, "GB"), (gpu_hours / HOURS_PER_MONTH, "months"))),
-    )
+    system_disks = Term(gp3, ((usage.system_nodes, ""), (usage.disk_gib, "GB")))
+    gpu_disks = Term(gp3, ((usage.disk_gib, "GB"), (gpu_hours / HOURS_PER_MONTH, "months")))
     puts = Decimal(usage.images) / 10**6
     endpoints = Line("interface endpoints", (_hourly("endpoint.interface", usage.interface_endpoints),), fixed=True)
     return [
@@ -186,7 +184,8 @@ def _left_out(usage: Usage, gpu_hours: Decimal) -> list[Line]:
         Line("data through NAT", (Term(Key("nat.data", "gb"), ((usage.nat_gb, "GB"),)),)),
         Line("public IPv4 of NAT", (_hourly("ipv4.address", usage.nat_gateways),), fixed=True),
         *([endpoints] if usage.interface_endpoints else []),
-        Line("root disks", disks),
+        Line("root disks of system nodes", (system_disks,), fixed=True),
+        Line("root disks of GPU nodes", (gpu_disks,)),
         Line("KMS keys of cluster and messages", (Term(Key("kms.key", "month"), ((2, "keys"),)),), fixed=True),
         Line("logs", (Term(Key("logs.ingested", "gb"), ((usage.logs_gb, "GB"),)),)),
         Line("S3 requests, one PUT an image", (Term(Key("s3.put", "million"), ((puts, "million"),)),)),

@@ -17,10 +17,11 @@ class Running:
     capacity: str
     since: datetime
 
-    def hours_this_month(self, now: datetime) -> Decimal:
-        """Never before the month's first day, never negative."""
-        begin = max(self.since, now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
-        return Decimal(max(0, int((now - begin).total_seconds()))) / 3600
+
+def hours_this_month(since: datetime, now: datetime) -> Decimal:
+    """Hours from a moment, but not from before the month began, until now; never negative."""
+    begin = max(since, now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+    return Decimal(max(0, int((now - begin).total_seconds()))) / 3600
 
 
 def hourly(node: Running, prices: Prices) -> Decimal:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table
@@ -11,7 +11,8 @@ from rich.table import Table
 from comfyeks.aws_account import find_cluster
 from comfyeks.console import log_file, note, out, plain
 from comfyeks.cost import prices as price_table
-from comfyeks.cost.model import HOURS_PER_MONTH, Usage, add, dollars, estimate
+from comfyeks.cost.model import HOURS_PER_MONTH, add, dollars
+from comfyeks.cost.platform import standing_lines, zone_count
 from comfyeks.cost.prices import Key
 from comfyeks.deployment import Deployment, current
 from comfyeks.errors import UserError
@@ -29,8 +30,6 @@ from comfyeks.up.steps import UP
 from comfyeks.up.work import Work
 
 AnyWork = TypeVar("AnyWork", bound=Work)
-
-ZONES = 3  # what the platform takes of a region, unless its variable `zones` says otherwise
 
 Context = Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")]
 
@@ -150,43 +149,24 @@ def plan_table(steps: Sequence[Step[AnyWork]], work: AnyWork) -> Table:
 
 def cost_lines(settings: DeploymentSettings, region: str) -> list[str]:
     """The estimate of a deployment as its settings are: what runs always, and an hour of a GPU node."""
-    variables = settings.platform
-    zones = len(variables.get("zones", [])) or ZONES
-    usage = Usage(
-        instance_type=settings.instance_type,
-        system_type=variables.get("system_node_types", ["t3a.xlarge"])[0],
-        system_capacity="on-demand",
-        system_nodes=variables.get("system_node_count", 2),
-        entrance="none",
-        nat_gateways=_nat_gateways(variables, zones),
-        disk_gib=variables.get("system_node_disk_gib", 50),
-    )
-    month = estimate(usage)
     prices = price_table.load(region)
-    fixed = [line for line in (*month.lines, *month.left_out) if line.fixed]
-    gpu = next(line for line in month.lines if line.what.startswith("GPU"))
-    if missing := prices.missing({term.price for line in (*fixed, gpu) for term in line.terms}):
+    standing, gpu = standing_lines(settings), Key(f"ec2.{settings.instance_type}", "hour")
+    if missing := prices.missing({gpu, *(term.price for line in standing for term in line.terms)}):
         wanted = " ".join(f"--price {key.name}=USD/{key.unit}" for key in missing)
         return [f"cost: not known for {region} without `comfyeks cost {wanted}`"]
-    always = add(fixed, prices)
+    always = add(standing, prices)
     endpoint = Key("endpoint.interface", "hour")
     extra: list[str] = []
-    if variables.get("interface_endpoints") and not prices.missing([endpoint]):
+    if settings.platform.get("interface_endpoints") and not prices.missing([endpoint]):
+        zones = zone_count(settings.platform)
         hour = prices.of(endpoint)
         extra = [f"interface endpoints: {hour} USD an hour more for each service in each of {zones} zones"]
     return [
         f"cost: about {dollars(always)} USD a month ({dollars(always / HOURS_PER_MONTH)} an hour) while it is up, and "
-        f"{dollars(prices.of(gpu.terms[0].price))} USD for each hour of a {settings.instance_type}, on-demand",
+        f"{dollars(prices.of(gpu))} USD for each hour of a {settings.instance_type}, on-demand",
         *extra,
-        "`comfyeks cost` has every line, and what comes with use: storage, transfer, logs, load balancer",
+        "`comfyeks cost` has every line, and what comes with use: storage, transfer, logs",
     ]
-
-
-def _nat_gateways(variables: Mapping[str, Any], zones: int) -> int:
-    """Those that are ours: in a network that is there already, the way out is its owner's."""
-    if variables.get("private_subnet_ids"):
-        return 0
-    return {"none": 0, "per_az": zones}.get(variables.get("nat", "one"), 1)
 
 
 def summarise(done: Sequence[Done]) -> None:

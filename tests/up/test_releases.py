@@ -1,0 +1,65 @@
+"""The Helm releases that `comfyeks up` installs: which values reach which chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyeks.charts import CHARTS_ROOT
+from comfyeks.charts.render import render
+from comfyeks.deployment import Deployment
+from comfyeks.platform import preflight
+from comfyeks.settings import DeploymentSettings
+from comfyeks.terraform.variables import Settings
+from comfyeks.up.work import Work
+
+DEPLOYMENT = Deployment(None, "us-west-2", "111122223333")
+
+
+@pytest.fixture(autouse=True)
+def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values that `comfyeks infra apply` writes."""
+    monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path)
+    path = DEPLOYMENT.chart_values("karpenter-gpu")
+    path.parent.mkdir(parents=True)
+    path.write_text((CHARTS_ROOT / "karpenter-gpu" / "ci" / "minimal-values.yaml").read_text())
+
+
+def pool_types(settings: DeploymentSettings) -> list[list[str]]:
+    """Instance types of each node pool that `up` installs with these settings."""
+    work = Work(DEPLOYMENT, settings, Settings(), Path("log"), None)
+    pools = render("karpenter-gpu", files=work.pools().values).of_kind("NodePool")
+    return [_types(pool) for pool in pools]
+
+
+def _types(pool: dict[str, Any]) -> list[str]:
+    requirements = pool["spec"]["template"]["spec"]["requirements"]
+    [types] = [each["values"] for each in requirements if each["key"] == "node.kubernetes.io/instance-type"]
+    return sorted(types)
+
+
+def test_the_instance_type_of_the_settings_is_the_node_pools() -> None:
+    assert pool_types(DeploymentSettings(instance_type="g6.4xlarge")) == [["g6.4xlarge"]]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"poolDefaults": {"instanceTypes": ["g5.xlarge", "g6.xlarge"]}},
+        {"pools": {"default": {"instanceTypes": ["g5.xlarge", "g6.xlarge"]}}},
+    ],
+)
+def test_pools_of_the_settings_win_over_the_instance_type(own: dict[str, Any]) -> None:
+    assert pool_types(DeploymentSettings(karpenter_gpu=own)) == [["g5.xlarge", "g6.xlarge"]]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{}, {"poolDefaults": {"instanceTypes": ["g6e.xlarge"]}}, {"pools": {"large": {"instanceTypes": ["g5.16xlarge"]}}}],
+)
+def test_the_preflight_asks_about_the_pools_that_are_installed(own: dict[str, Any]) -> None:
+    settings = DeploymentSettings(karpenter_gpu=own)
+    asked = [sorted(pool["instanceTypes"]) for pool in preflight.gpu_pools(settings)]
+    assert sorted(asked) == sorted(pool_types(settings))
