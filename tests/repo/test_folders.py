@@ -1,4 +1,4 @@
-"""Who may know whom (docs/architecture.md): checked by reading imports and references, so a room can change alone."""
+"""Who may know whom (docs/architecture.md): checked by reading imports and references, so that a folder can change alone."""
 
 import ast
 import re
@@ -44,18 +44,18 @@ def test_the_node_program_needs_only_the_standard_library() -> None:
 
 
 @pytest.mark.parametrize("chart", ["comfyui", "karpenter-gpu"])
-def test_a_chart_refers_to_no_other_room(chart: str) -> None:
+def test_a_chart_refers_to_no_other_folder(chart: str) -> None:
     other = {"comfyui": "karpenter-gpu", "karpenter-gpu": "charts/comfyui"}[chart]
     for path in tracked(f"charts/{chart}/*"):
         text = path.read_text()
-        for room in (other, "infra/terraform", "lambda-chalice", "scripts/comfyeks"):
+        for folder in (other, "infra/terraform", "lambda-chalice", "src/comfyeks"):
             if path.name == "README.md":
                 continue
-            assert room not in text, f"{path} names {room}"
+            assert folder not in text, f"{path} names {folder}"
 
 
 def test_nothing_outside_tests_imports_tests() -> None:
-    for pattern in ("scripts/*.py", "lambda-chalice/*.py"):
+    for pattern in ("src/*.py", "local/*.py", "lambda-chalice/*.py"):
         for path in tracked(pattern):
             assert "tests" not in imports(path), path
 
