@@ -1,4 +1,4 @@
-"""For every room: how tests are spread over workers, what costs them less, and how they say what they measured."""
+"""For every folder: how tests are spread over workers, what costs them less, and how they say what they measured."""
 
 import functools
 import gc
@@ -6,12 +6,17 @@ import json
 import marshal
 from collections.abc import Callable, Generator, Iterator
 
+import hypothesis
 import pytest
 from botocore.loaders import JSONFileLoader
 
 # Service models and plans are large trees, made and dropped: looking for cycles after every 700 objects takes a third
 # of the processor time of the tests that call AWS.
 gc.set_threshold(50_000)
+
+# Nothing here is a timed test: on a busy machine any example can take longer than Hypothesis' 200 ms.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

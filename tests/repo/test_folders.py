@@ -1,4 +1,4 @@
-"""Who may know whom (docs/architecture.md): checked by reading imports and references, so that a folder can change alone."""
+"""Which folder may know which (docs/architecture.md), read from imports and references."""
 
 import ast
 import re
