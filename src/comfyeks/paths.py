@@ -11,7 +11,7 @@ def find_checkout(*starts: Path) -> Path | None:
     return next((folder for folder in folders if (folder / MARKER).is_file()), None)
 
 
-# An editable install lies in its checkout; an installed wheel uses the checkout that the command is run in. Without one,
+# An editable install lies in its checkout, an installed wheel uses the one that the command is run in. Without one,
 # commands that need no checkout keep their state in the current folder.
 REPO_ROOT = find_checkout(Path(__file__).resolve(), Path.cwd()) or Path.cwd()
 STATE = REPO_ROOT / ".comfyeks"

@@ -210,7 +210,7 @@ class LocalAws:
             env = _client_env(endpoints)
             for name, bound in sockets.items():
                 self._processes[name].start(
-                    [sys.executable, "-m", f"comfyeks_local.{name}_server", "--fd", str(bound.fileno())],
+                    [sys.executable, "-m", f"comfyeks_local.emulators.{name}_server", "--fd", str(bound.fileno())],
                     self._server_env(env, endpoints),
                     pass_fds=(bound.fileno(),),
                 )
