@@ -1,4 +1,4 @@
-"""Options that several commands have: which deployment they are about."""
+"""Options that several commands share: which deployment they act on."""
 
 from typing import Annotated
 
@@ -6,6 +6,8 @@ import typer
 
 Project = Annotated[
     str | None,
-    typer.Option("--project", envvar="COMFYEKS_PROJECT", help="Tells deployments in one account and region apart."),
+    typer.Option(
+        "--project", envvar="COMFYEKS_PROJECT", help="Name that tells deployments in one account and region apart."
+    ),
 ]
 Region = Annotated[str | None, typer.Option("--region", envvar="AWS_REGION", help="AWS region.")]

@@ -78,4 +78,4 @@ def test_what_took_too_long_once_is_waited_for_again(
         helm.upgrade(release)
     with nodes_that_work(cluster, namespace):
         helm.upgrade(release)
-    assert helm.left(release) is None
+    assert helm.pending_change(release) is None

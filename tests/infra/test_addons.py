@@ -1,4 +1,4 @@
-"""The pinned helm installs, and the check that they go to the right cluster."""
+"""The add-ons at pinned versions, and the check that they go to the right cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARN = f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/comfyui"
 
 @pytest.fixture
 def ready(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    """A deployment whose values files are there, a kubeconfig that leads to it, and a helm that notes its calls."""
+    """Return a deployment with its values files, a kubeconfig that leads to it, and a helm that records its calls."""
     for addon in addons.ADDONS:
         if addon.has_values:
             deployment.addon_values(addon.release).parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def test_install_runs_helm_against_the_checked_context(ready: Deployment, tmp_pa
     assert all(call.endswith("--kube-context prod") for call in calls)
 
 
-def test_first_failing_add_on_ends_it(ready: Deployment, tmp_path: Path) -> None:
+def test_the_first_failing_add_on_ends_the_command(ready: Deployment, tmp_path: Path) -> None:
     (tmp_path / "failing").write_text("karpenter\n")
     answer = install()
     assert isinstance(answer.exception, OperationError)
@@ -122,7 +122,7 @@ def test_unknown_context_is_refused_with_the_known_ones(ready: Deployment) -> No
     assert "no kubectl context 'nope' (there are: other, prod)" in str(answer.exception)
 
 
-def test_missing_kubeconfig_is_refused_with_the_way_to_make_one(
+def test_missing_kubeconfig_is_refused_with_the_command_that_creates_one(
     ready: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(ready.dir / "missing"))
@@ -135,7 +135,7 @@ def test_missing_values_file_is_refused_with_the_command_that_writes_it(ready: D
     ready.addon_values("karpenter").unlink()
     answer = install()
     assert isinstance(answer.exception, UserError)
-    assert "make infra" in str(answer.exception)
+    assert "comfyeks infra apply" in str(answer.exception)
     assert not (tmp_path / "calls").exists()  # not even the first, which needs no values
 
 
@@ -154,7 +154,7 @@ def test_missing_values_file_is_refused_with_the_command_that_writes_it(ready: D
         ("comfyui.eu-west-1.eksctl.io", False),
     ],
 )
-def test_cluster_is_known_by_region_account_and_name(deployment: Deployment, cluster: str, leads: bool) -> None:
+def test_a_cluster_is_recognized_by_region_account_and_name(deployment: Deployment, cluster: str, leads: bool) -> None:
     assert leads_to(cluster, deployment) is leads
 
 
@@ -165,7 +165,7 @@ def test_first_kubeconfig_wins(tmp_path: Path) -> None:
     assert merged == {"current-context": "a", "contexts": {"a": "one", "b": "three"}}
 
 
-def test_file_that_is_no_kubeconfig_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_kubeconfig_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken"
     path.write_text("contexts: [{name: a}]\n")
     with pytest.raises(UserError, match=f"{path} is not a kubeconfig"):

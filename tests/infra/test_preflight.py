@@ -1,4 +1,4 @@
-"""What an account or a network lacks is said before anything is made."""
+"""What an account or a network lacks is reported before anything is created."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def quotas(aws: None, monkeypatch: pytest.MonkeyPatch) -> Quotas:
     return allow
 
 
-def given(deployment: Deployment, text: str) -> None:
+def write_settings(deployment: Deployment, text: str) -> None:
     path = deployment.settings_file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -45,7 +45,7 @@ def check(deployment: Deployment) -> None:
     preflight.require(deployment, deployment.settings())
 
 
-def test_enough_of_both_says_nothing_but_that_the_spot_role_was_created(
+def test_enough_of_both_reports_nothing_but_the_creation_of_the_spot_role(
     quotas: Quotas, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quotas(8, 8)
@@ -74,7 +74,7 @@ def test_quota_of_one_kind_is_enough_and_the_other_is_named(
 def test_pools_without_spot_need_the_on_demand_quota_and_no_role(
     quotas: Quotas, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given(deployment, "karpenter-gpu: {poolDefaults: {capacityTypes: [on-demand]}}")
+    write_settings(deployment, "karpenter-gpu: {poolDefaults: {capacityTypes: [on-demand]}}")
     quotas(0, 64)
     with pytest.raises(UserError, match="On-Demand"):
         check(deployment)
@@ -83,15 +83,15 @@ def test_pools_without_spot_need_the_on_demand_quota_and_no_role(
     assert capsys.readouterr().err == ""
 
 
-def test_quota_is_held_against_the_chosen_types(quotas: Quotas, deployment: Deployment) -> None:
-    given(deployment, "karpenter-gpu: {poolDefaults: {instanceTypes: [g5.8xlarge]}}")
+def test_quota_is_compared_with_the_chosen_types(quotas: Quotas, deployment: Deployment) -> None:
+    write_settings(deployment, "karpenter-gpu: {poolDefaults: {instanceTypes: [g5.8xlarge]}}")
     quotas(31, 31)
     with pytest.raises(UserError, match="needs 32"):
         check(deployment)
 
 
 def test_types_that_no_zone_offers_are_refused_by_name(quotas: Quotas, deployment: Deployment) -> None:
-    given(deployment, "karpenter-gpu: {poolDefaults: {instanceTypes: [g99.xlarge]}}")
+    write_settings(deployment, "karpenter-gpu: {poolDefaults: {instanceTypes: [g99.xlarge]}}")
     quotas(64, 64)
     with pytest.raises(UserError, match=rf"no zone of {REGION} offers g99.xlarge"):
         check(deployment)
@@ -100,13 +100,13 @@ def test_types_that_no_zone_offers_are_refused_by_name(quotas: Quotas, deploymen
 def test_a_type_that_is_not_offered_beside_others_is_named(
     quotas: Quotas, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given(deployment, "karpenter-gpu: {pools: {default: {instanceTypes: [g99.xlarge, g5.xlarge]}}}")
+    write_settings(deployment, "karpenter-gpu: {pools: {default: {instanceTypes: [g99.xlarge, g5.xlarge]}}}")
     quotas(64, 64)
     check(deployment)
     assert f"{REGION} does not offer g99.xlarge" in capsys.readouterr().err
 
 
-def test_spot_role_that_is_there_is_left_alone(
+def test_an_existing_spot_role_is_not_changed(
     quotas: Quotas, deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     boto3.client("iam").create_role(RoleName=SPOT_ROLE, AssumeRolePolicyDocument="{}", Path="/")
@@ -122,11 +122,11 @@ def test_network_without_s3_endpoint_or_internet_route_is_named(
     ec2 = boto3.client("ec2", region_name=REGION)
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
-    given(deployment, f"platform: {{private_subnet_ids: [{subnet}]}}")
+    write_settings(deployment, f"platform: {{private_subnet_ids: [{subnet}]}}")
     check(deployment)
-    said = capsys.readouterr().err
-    assert f"{subnet} has no S3 gateway endpoint" in said
-    assert f"{subnet} has no route to the internet" in said
+    printed = capsys.readouterr().err
+    assert f"{subnet} has no S3 gateway endpoint" in printed
+    assert f"{subnet} has no route to the internet" in printed
     [table] = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)

@@ -1,4 +1,4 @@
-"""A plan of steps: what is done, what is left alone, what a run that was stopped leaves."""
+"""A plan of steps: what is done, what is left unchanged, and how an interrupted run is resumed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ THEIRS = "comfyeks up --project film"
 
 
 def step(name: str, fails: type[BaseException] | None = None) -> Step[Things]:
-    """Makes a thing that bears its name, unless it is there."""
+    """Return a step that adds its own name to the things, unless it is there."""
 
     def do(things: Things) -> None:
         if fails is not None:
             raise fails(f"{name} broke")
         things.add(name)
 
-    return Step(name, name, lambda things: None if name in things else f"make {name}", do)
+    return Step(name, name, lambda things: None if name in things else f"create {name}", do)
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "up.log"
 
 
-def test_everything_left_is_done_in_order(log: Path) -> None:
+def test_everything_pending_is_done_in_order(log: Path) -> None:
     things: Things = set()
     done = run([step("a"), step("b")], things, log)
     assert things == {"a", "b"}
-    assert [(d.name, d.did) for d in done] == [("a", "make a"), ("b", "make b")]
+    assert [(d.name, d.did) for d in done] == [("a", "create a"), ("b", "create b")]
 
 
 def test_a_second_run_finds_nothing_to_do(log: Path) -> None:
@@ -48,13 +48,13 @@ def test_a_second_run_finds_nothing_to_do(log: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OperationError, KeyboardInterrupt])
-def test_a_run_that_stopped_is_continued_where_it_stopped(log: Path, error: type[BaseException]) -> None:
+def test_a_run_that_stopped_is_resumed_where_it_stopped(log: Path, error: type[BaseException]) -> None:
     things: Things = set()
     with pytest.raises(error):
         run([step("a"), step("b", error), step("c")], things, log)
     assert things == {"a"}
     done = run([step("a"), step("b"), step("c")], things, log)
-    assert [d.did for d in done] == [None, "make b", "make c"]
+    assert [d.did for d in done] == [None, "create b", "create c"]
 
 
 def test_the_log_has_every_step_with_its_seconds(log: Path) -> None:
@@ -72,17 +72,19 @@ def test_two_runs_in_one_checkout_are_refused_in_one_line(tmp_path: Path) -> Non
         try:
             assert process.stdout
             assert process.stdout.readline() == "in\n"
-            refusal = pytest.raises(UserError, match=r"`comfyeks up --project film` is at work.*another clone")
+            refusal = pytest.raises(
+                UserError, match=r"`comfyeks up --project film` is running in this checkout.*another clone"
+            )
             with refusal as refused, alone("comfyeks up", tmp_path):
                 pass
             assert "\n" not in str(refused.value)
         finally:
             process.kill()
-    with alone("comfyeks up", tmp_path):  # a killed run keeps nobody out
+    with alone("comfyeks up", tmp_path):  # a killed run leaves no lock
         pass
 
 
-def test_what_a_killed_run_had_started_is_waited_for(tmp_path: Path) -> None:
+def test_a_process_that_a_killed_run_started_is_waited_for(tmp_path: Path) -> None:
     """A helm that outlives its `comfyeks up` holds the lock."""
     with alone("first", tmp_path) as lock:
         child = subprocess.Popen(["sleep", "30"], pass_fds=[lock])

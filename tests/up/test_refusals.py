@@ -31,9 +31,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path
 
 
-def refused(*words: str) -> str:
-    """The one line that `comfyeks up` ends with."""
-    answer = CliRunner().invoke(app, ["up", "--api-allowed-cidrs", CIDR, *words])
+def refused(*arguments: str) -> str:
+    """Return the one line that `comfyeks up` ends with."""
+    answer = CliRunner().invoke(app, ["up", "--api-allowed-cidrs", CIDR, *arguments])
     assert isinstance(answer.exception, ComfyeksError), answer.output
     assert "\n" not in str(answer.exception)
     return str(answer.exception)
@@ -91,12 +91,12 @@ def test_a_context_that_leads_to_another_cluster(checkout: Path) -> None:
     assert "kubectl context 'now' leads to cluster 'payroll', not to comfyui" in refused()
 
 
-def test_a_chosen_context_that_leads_to_another_cluster_even_before_there_is_ours(checkout: Path) -> None:
+def test_a_chosen_context_that_leads_to_another_cluster_even_before_ours_exists(checkout: Path) -> None:
     context(checkout, "payroll")
     assert "leads to cluster 'payroll'" in refused("--context", "now")
 
 
-def test_a_current_context_elsewhere_is_no_matter_before_there_is_a_cluster(
+def test_a_current_context_elsewhere_is_allowed_before_there_is_a_cluster(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context(checkout, "payroll")
@@ -105,7 +105,7 @@ def test_a_current_context_elsewhere_is_no_matter_before_there_is_a_cluster(
     assert answer.exit_code == 0, answer.output
 
 
-def test_nobody_who_may_reach_the_cluster() -> None:
+def test_no_range_that_may_reach_the_cluster() -> None:
     answer = CliRunner().invoke(app, ["up"])
     assert "nobody may reach the Kubernetes API" in str(answer.exception)
 
@@ -117,7 +117,7 @@ def test_two_projects_and_none_named(checkout: Path) -> None:
 
 def test_two_projects_at_once_in_one_checkout(checkout: Path) -> None:
     with engine.alone("comfyeks up --project film"):
-        assert "`comfyeks up --project film` is at work in this checkout" in refused("--project", "ads")
+        assert "`comfyeks up --project film` is running in this checkout" in refused("--project", "ads")
 
 
 def test_down_asks_for_the_name(checkout: Path) -> None:
@@ -134,6 +134,6 @@ def test_plan_changes_nothing_and_names_steps_resources_and_cost(checkout: Path)
     answer = CliRunner().invoke(app, ["up", "--api-allowed-cidrs", CIDR, "--plan"])
     assert answer.exit_code == 0, answer.output
     printed = " ".join(answer.output.split())
-    for word in ("preflight", "add-ons", "kinds", "USD a month", "1.212 USD for each hour"):
+    for word in ("preflight", "add-ons", "blocks", "USD a month", "1.212 USD for each hour"):
         assert word in printed
     assert boto3.client("s3").list_buckets()["Buckets"] == []

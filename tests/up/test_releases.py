@@ -13,14 +13,14 @@ from comfyeks.deployment import Deployment
 from comfyeks.platform import preflight
 from comfyeks.settings import DeploymentSettings
 from comfyeks.terraform.variables import Settings
-from comfyeks.up.work import Work
+from comfyeks.up.run_context import RunContext
 
 DEPLOYMENT = Deployment(None, "us-west-2", "111122223333")
 
 
 @pytest.fixture(autouse=True)
 def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The values that `comfyeks infra apply` writes."""
+    """Write the values file that `comfyeks infra apply` writes."""
     monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path)
     path = DEPLOYMENT.chart_values("karpenter-gpu")
     path.parent.mkdir(parents=True)
@@ -28,9 +28,9 @@ def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pool_types(settings: DeploymentSettings) -> list[list[str]]:
-    """Instance types of each node pool that `up` installs with these settings."""
-    work = Work(DEPLOYMENT, settings, Settings(), Path("log"), None)
-    pools = render("karpenter-gpu", files=work.pools().values).of_kind("NodePool")
+    """Return the instance types of each node pool that `up` installs with these settings."""
+    run = RunContext(DEPLOYMENT, settings, Settings(), Path("log"), None)
+    pools = render("karpenter-gpu", files=run.pools().values).of_kind("NodePool")
     return [_types(pool) for pool in pools]
 
 
@@ -59,7 +59,7 @@ def test_pools_of_the_settings_win_over_the_instance_type(own: dict[str, Any]) -
     "own",
     [{}, {"poolDefaults": {"instanceTypes": ["g6e.xlarge"]}}, {"pools": {"large": {"instanceTypes": ["g5.16xlarge"]}}}],
 )
-def test_the_preflight_asks_about_the_pools_that_are_installed(own: dict[str, Any]) -> None:
+def test_the_preflight_checks_the_pools_that_are_installed(own: dict[str, Any]) -> None:
     settings = DeploymentSettings(karpenter_gpu=own)
     asked = [sorted(pool["instanceTypes"]) for pool in preflight.gpu_pools(settings)]
     assert sorted(asked) == sorted(pool_types(settings))

@@ -1,4 +1,4 @@
-"""One screen about a deployment, of what AWS and the cluster say."""
+"""The screen of `comfyeks status`, from the answers of AWS and the cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_screen_has_nodes_pods_queues_address_and_cost() -> None:
         assert word in printed
 
 
-def test_what_nobody_answered_is_named_and_the_rest_is_shown() -> None:
+def test_what_is_not_known_is_named_and_the_rest_is_shown() -> None:
     printed = shown(Status("comfyui", "1", "us-west-2", problems=["pods: no kubectl context is chosen"]))
     assert "not known: pods: no kubectl context is chosen" in printed
     assert "no GPU node runs" in printed

@@ -1,1 +1,1 @@
-"""The cluster: kubeconfig, API, Helm releases, add-ons."""
+"""Access to the cluster: kubeconfig, API, Helm releases, add-ons."""

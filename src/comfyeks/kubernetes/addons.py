@@ -1,4 +1,4 @@
-"""`comfyeks addons`: what the charts need in the cluster, installed by Helm at pinned versions."""
+"""`comfyeks addons`: the Helm releases that the charts need in the cluster, at pinned versions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from comfyeks.versions import VERSIONS
 
 app = typer.Typer(help="Karpenter, load balancer controller, GPU device plugin.", no_args_is_help=True)
 
-# A folder of chart packages, for a machine that reaches no repository: <release>-<version>.tgz.
+# A folder of chart packages (<release>-<version>.tgz), for a machine that cannot reach the chart repositories.
 MIRROR_VARIABLE = "COMFYEKS_CHART_MIRROR"
 
 
 @dataclass(frozen=True)
 class Addon:
-    """A Helm release. `repository` is None for a chart that is named by its whole OCI address."""
+    """A Helm release. `repository` is None if `chart` is a whole OCI address."""
 
     release: str
     chart: str
@@ -70,10 +70,12 @@ def install(
     project: Project = None,
     region: Region = None,
     context: Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")] = None,
-    keda: Annotated[bool, typer.Option("--keda", help="Also KEDA, which scaling by schedule needs.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Print the commands and change nothing.")] = False,
+    keda: Annotated[
+        bool, typer.Option("--keda", help="Also install KEDA, which scheduled and queue-based autoscaling need.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the commands, and change nothing.")] = False,
 ) -> None:
-    """Install or upgrade the add-ons, in order, each waited for; safe to repeat."""
+    """Install or upgrade the add-ons in order, waiting until each is ready; safe to repeat."""
     deployment = current(project, region)
     releases = [release(addon, deployment) for addon in chosen(keda)]
     if plan:
@@ -88,21 +90,23 @@ def install(
 
 
 def chosen(keda: bool) -> list[Addon]:
-    """In the order of installation."""
+    """Return the add-ons in the order of installation, KEDA only if asked for."""
     return [addon for addon in ADDONS if keda or not addon.optional]
 
 
 def release(addon: Addon, deployment: Deployment) -> Release:
-    """The helm release of an add-on. Raises UserError when the values file that `make infra` writes is missing."""
+    """Return the Helm release of an add-on. Raises UserError if its values file or its mirrored chart is missing."""
     values = deployment.addon_values(addon.release)
     if addon.has_values and not values.exists():
-        raise UserError(f"{values} is missing: run `make infra`, which writes it from Terraform's outputs")
+        raise UserError(f"{values} is missing: run `comfyeks infra apply`, which writes it from Terraform's outputs")
     version = str(VERSIONS["helm_charts"][addon.release])
     chart, repository = addon.chart, addon.repository
     if folder := os.environ.get(MIRROR_VARIABLE):
         package = Path(folder).expanduser() / f"{addon.release}-{version}.tgz"
         if not package.is_file():
-            raise UserError(f"{MIRROR_VARIABLE}={folder} has no {package.name}: `helm pull` makes it, or unset it")
+            raise UserError(
+                f"{MIRROR_VARIABLE}={folder} has no {package.name}: get it with `helm pull`, or unset the variable"
+            )
         chart, repository = str(package), None
     return Release(
         name=addon.release,

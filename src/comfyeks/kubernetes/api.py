@@ -42,11 +42,11 @@ _GROUPS = {
 
 
 class UnreachableError(OperationError):
-    """The API server is not there, or does not answer in time."""
+    """The API server cannot be reached, or does not answer in time."""
 
 
 class RefusedError(OperationError):
-    """The API server refused. `message` is its own."""
+    """The API server refused the request. `message` is its own text."""
 
     def __init__(self, text: str, message: str) -> None:
         super().__init__(text)
@@ -54,11 +54,11 @@ class RefusedError(OperationError):
 
 
 class NotFoundError(RefusedError):
-    """There is no such object, or no such kind."""
+    """The object does not exist, or the cluster does not know its kind."""
 
 
 class ConflictError(RefusedError):
-    """It is there already, or somebody has changed it."""
+    """The object exists already, or was changed in the meantime."""
 
 
 _REFUSALS = {404: NotFoundError, 409: ConflictError}
@@ -83,18 +83,18 @@ class Cluster:
             self._client.rest_client = type(self._client.rest_client)(self._client.configuration)
 
     def get(self, path: str) -> Object | None:
-        """The object or list at an API path such as /api/v1/nodes; None when there is none, or no such kind."""
+        """Return the object or list at an API path such as /api/v1/nodes; None if it or its kind does not exist."""
         try:
             return dict(json.loads(self.request("GET", path)))
         except NotFoundError:
             return None
 
     def list(self, path: str) -> list[Object]:
-        """The objects of a list; empty when the cluster does not know the kind."""
+        """Return the objects of a list; empty if the cluster does not know the kind."""
         return list((self.get(path) or {}).get("items", []))
 
     def post(self, path: str, body: Object) -> Object:
-        """Make an object. Raises ConflictError when it is there already."""
+        """Create an object. Raises ConflictError if it exists already."""
         return dict(json.loads(self.request("POST", path, body)))
 
     def patch(self, path: str, body: Mapping[str, Any], kind: str = MERGE) -> Object:
@@ -102,7 +102,7 @@ class Cluster:
         return dict(json.loads(self.request("PATCH", path, body, kind)))
 
     def delete(self, path: str, grace_seconds: int | None = None) -> bool:
-        """Ask for the end of an object, its finalizers first, or of a list; whether there was one."""
+        """Request the deletion of an object or list, which ends after its finalizers; return whether it existed."""
         grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         try:
             self.request("DELETE", path, {"propagationPolicy": "Background", **grace})
@@ -111,26 +111,26 @@ class Cluster:
         return True
 
     def log(self, namespace: str, pod: str, container: str, lines: int) -> str:
-        """The last lines that a container wrote. Raises RefusedError also when its node does not hand them out."""
+        """Return the last lines that a container wrote. Raises RefusedError also if its node does not return them."""
         path = f"{path_of('Pod', namespace, pod)}/log?container={container}&tailLines={lines}"
         return self.request("GET", path)
 
     def version(self) -> str:
-        """Kubernetes version, such as 1.36."""
+        """Return the Kubernetes version, such as 1.36."""
         found = self.get("/version") or {}
         return f"{found.get('major', '?')}.{str(found.get('minor', '?')).rstrip('+')}"
 
     def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, content_type: str = "application/json"
     ) -> str:
-        """The text of an answer."""
+        """Send a request and return the text of the answer."""
         resource, _, query = path.partition("?")
         request = self._client.param_serialize(
             method=method,
             resource_path=resource,
             query_params=[tuple(pair.split("=", 1)) for pair in query.split("&") if pair],
-            header_params={"Accept": "application/json, */*", "Content-Type": content_type},  # a log is no JSON
-            # The library knows JSON only by its name.
+            header_params={"Accept": "application/json, */*", "Content-Type": content_type},  # a log is not JSON
+            # The library serializes a body only if its content type names JSON.
             body=dict(body) if body is not None and content_type != APPLY else json.dumps(body) if body else None,
             auth_settings=["BearerToken"],
         )
@@ -138,7 +138,7 @@ class Cluster:
             answer = self._client.call_api(*request, _request_timeout=(CONNECT_SECONDS, READ_SECONDS))
             content: bytes = answer.read()
         except (HTTPError, OSError) as error:
-            why = getattr(error, "reason", None) or error  # without the request that was tried again
+            why = getattr(error, "reason", None) or error  # without the text about retries
             raise UnreachableError(f"the Kubernetes API of {self.where} does not answer: {why}") from error
         except ApiException as error:  # credentials plugins fail like this
             raise UnreachableError(f"the Kubernetes API of {self.where}: {error.reason}") from error
@@ -150,28 +150,28 @@ class Cluster:
 
 
 class Api:
-    """Objects of a cluster by kind and name. A kind that is not in v1 nor in the list above comes with its version."""
+    """Objects of a cluster by kind and name. A kind that is neither in v1 nor in `_GROUPS` needs its `apiVersion`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object | None:
-        """The object, None when there is none."""
+        """Return the object, None if it does not exist."""
         return self.cluster.get(path_of(kind, namespace, name))
 
     def list(self, kind: str, namespace: str | None = None, **selectors: str) -> list[Object]:
-        """All objects of a kind (`labelSelector`, `fieldSelector`); none when the cluster does not know the kind."""
+        """Return all objects of a kind (`labelSelector`, `fieldSelector`); none if the cluster does not know it."""
         query = "&".join(f"{name}={value}" for name, value in selectors.items())
         return self.cluster.list(f"{path_of(kind, namespace)}?{query}")
 
     def create(self, item: Object) -> Object:
-        """Raises ConflictError when it is there already."""
+        """Create an object. Raises ConflictError if it exists already."""
         return self.cluster.post(
             path_of(item["kind"], item["metadata"].get("namespace"), None, item["apiVersion"]), item
         )
 
     def apply(self, item: Object, *, dry_run: bool = False) -> Object:
-        """Server-side apply; with `dry_run` only what the API server says of it."""
+        """Apply an object on the server's side; with `dry_run` only have the API server validate it."""
         metadata = item["metadata"]
         path = path_of(item["kind"], metadata.get("namespace"), metadata["name"], item["apiVersion"])
         query = f"?fieldManager={FIELD_MANAGER}&force=true" + ("&dryRun=All" if dry_run else "")
@@ -180,16 +180,16 @@ class Api:
     def patch(
         self, kind: str, namespace: str | None, name: str, body: Mapping[str, Any], subresource: str | None = None
     ) -> Object:
-        """Merge patch. Raises NotFoundError."""
+        """Change an object by a merge patch. Raises NotFoundError."""
         return self.cluster.patch(path_of(kind, namespace, name) + (f"/{subresource}" if subresource else ""), body)
 
     def delete(self, kind: str, namespace: str | None, name: str, grace_seconds: int | None = None) -> bool:
-        """Whether there was one."""
+        """Request the deletion of an object; return whether it existed."""
         return self.cluster.delete(path_of(kind, namespace, name), grace_seconds)
 
 
 def path_of(kind: str, namespace: str | None = None, name: str | None = None, api_version: str | None = None) -> str:
-    """Where a kind's objects are, or the one of that name; without `namespace` those of all, or of none.
+    """Return the API path of a kind's objects, or of that one; without `namespace` in all namespaces.
 
     >>> path_of("NodePool", name="gpu")
     '/apis/karpenter.sh/v1/nodepools/gpu'
@@ -200,7 +200,7 @@ def path_of(kind: str, namespace: str | None = None, name: str | None = None, ap
 
 
 def _plural(kind: str) -> str:
-    """As the API spells it: pods, policies, classes; Endpoints is one already."""
+    """Return the plural as the API spells it: pods, policies, classes; Endpoints is one already."""
     low = kind.lower()
     if low.endswith("y"):
         return low.removesuffix("y") + "ies"
@@ -214,12 +214,12 @@ def _message(content: bytes) -> str:
         return content.decode(errors="replace")[:200]
 
 
-def condition(thing: Mapping[str, Any], kind: str) -> Object:
-    """A condition of an object's status by its type; empty when it has none."""
-    conditions = thing.get("status", {}).get("conditions") or []
+def condition(item: Mapping[str, Any], kind: str) -> Object:
+    """Return a condition of an object's status by its type; empty if it has none."""
+    conditions = item.get("status", {}).get("conditions") or []
     return next((dict(entry) for entry in conditions if entry.get("type") == kind), {})
 
 
-def is_true(thing: Mapping[str, Any], kind: str) -> bool:
-    """Whether a condition of an object is true."""
-    return condition(thing, kind).get("status") == "True"
+def is_true(item: Mapping[str, Any], kind: str) -> bool:
+    """Return whether a condition of an object is true."""
+    return condition(item, kind).get("status") == "True"

@@ -1,4 +1,4 @@
-"""Helm releases: what is installed, whether it is what we would install, and how to get there and back."""
+"""Helm releases: their pending changes, install or upgrade, and uninstall."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from comfyeks.kubernetes.api import Api, Cluster, condition
 from comfyeks.paths import REPO_ROOT
 
 WAIT = ("--wait", "--timeout", "10m")
-# Longer than the wait: whoever began a change before has given it up.
-ABANDONED = timedelta(minutes=15)
+# Longer than the wait above: a change that began earlier is no longer running.
+ABANDONED_AFTER = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Release:
     wait: bool = True
 
     def argv(self) -> list[str]:
-        """`helm upgrade --install …`, to be run in the checkout's top folder."""
+        """Return `helm upgrade --install …`, to be run in the checkout's top folder."""
         argv = ["helm", "upgrade", "--install", self.name, self.chart]
         if self.repository:
             argv += ["--repo", self.repository]
@@ -53,15 +53,15 @@ class Release:
 
 
 class Helm:
-    """helm on one kubectl context. `log` gets what it prints. Methods raise OperationError with helm's own words."""
+    """helm on one kubectl context, with its output in `log`. Methods raise OperationError with helm's message."""
 
     def __init__(self, context: str, log: Path, pass_fds: Sequence[int] = ()) -> None:
         self._context = context
         self._log = log
         self._pass_fds = tuple(pass_fds)
 
-    def left(self, release: Release) -> str | None:
-        """What an upgrade would do, in words; None when the release is as it should be."""
+    def pending_change(self, release: Release) -> str | None:
+        """Describe what an upgrade would do; None if the release is up to date."""
         installed = self._installed(release)
         if installed is None:
             return "install"
@@ -75,20 +75,23 @@ class Helm:
                 wanted = _merge(wanted, yaml.safe_load(path.read_text()) or {})
             found = self._read("get", "values", release.name, "--namespace", release.namespace, "--output", "json")
             return None if (json.loads(found) or {}) == wanted else "upgrade: other values"
-        # A chart of this project changes without a new version: what it renders to is compared.
+        # A chart of this project changes without a new version: compare the rendered objects.
         dry = [*release.argv()[1:], "--dry-run=server", "--output", "json"]
         manifest = json.loads(self._read(*dry))["manifest"]
         found = self._read("get", "manifest", release.name, "--namespace", release.namespace)
         return None if _objects(manifest) == _objects(found) else "upgrade: chart or values changed"
 
     def upgrade(self, release: Release) -> None:
-        """Install or upgrade, and wait until it is ready. Picks up what a killed helm left behind."""
+        """Install or upgrade, and wait until the release is ready. An interrupted change is rolled back first.
+
+        Raises UserError while somebody else changes the release.
+        """
         self._recover(release)
-        self._begin_rollouts_again(release)
+        self._restart_failed_rollouts(release)
         self._write(release, *release.argv()[1:], *(WAIT if release.wait else ()))
 
     def uninstall(self, release: Release) -> bool:
-        """Remove a release and wait for it; whether there was one."""
+        """Uninstall a release and wait for its end; return whether it was installed."""
         if self._installed(release) is None:
             return False
         self._write(release, "uninstall", release.name, "--namespace", release.namespace, *WAIT)
@@ -98,62 +101,63 @@ class Helm:
         return self._installed(release) is not None
 
     def _installed(self, release: Release) -> dict[str, Any] | None:
-        words = ("--namespace", release.namespace, *_ALL, "--filter", f"^{release.name}$", "--output", "json")
-        listed = json.loads(self._read("list", *words))
+        arguments = ("--namespace", release.namespace, *_ALL, "--filter", f"^{release.name}$", "--output", "json")
+        listed = json.loads(self._read("list", *arguments))
         return dict(listed[0]) if listed else None
 
     def _recover(self, release: Release) -> None:
-        """A helm that was killed leaves a release that refuses every change; take that change back."""
+        """Roll back the change of a killed helm, because its release refuses every other change."""
         installed = self._installed(release)
         if installed is None or not installed["status"].startswith("pending"):
             return
         since = datetime.fromisoformat(_seconds(installed["updated"]))
-        if not self._mark(release).exists() and datetime.now(UTC) - since < ABANDONED:
+        if not self._marker(release).exists() and datetime.now(UTC) - since < ABANDONED_AFTER:
             raise UserError(
-                f"somebody is changing release {release.name} since {since:%H:%M:%S} UTC ({installed['status']}): wait "
-                f"for the end, or until {since + ABANDONED:%H:%M} UTC, when it counts as given up"
+                f"another process has been changing release {release.name} since {since:%H:%M:%S} UTC "
+                f"({installed['status']}): wait until it ends; after {since + ABANDONED_AFTER:%H:%M} UTC it counts as "
+                "abandoned, and the same command rolls it back"
             )
-        note(f"{release.name}: an earlier run was ended half-way ({installed['status']}); it is taken back first")
+        note(f"{release.name}: an earlier run was interrupted ({installed['status']}); rolling it back first")
         verb = "uninstall" if installed["status"] == "pending-install" else "rollback"
         self._write(release, verb, release.name, "--namespace", release.namespace, *WAIT)
 
-    def _begin_rollouts_again(self, release: Release) -> None:
+    def _restart_failed_rollouts(self, release: Release) -> None:
         """Restart the Deployments of a release whose rollout took too long.
 
-        Helm takes such a one for failed at its first look and waits no further, although what kept it (a role, a node
-        group) may be mended by now.
+        Helm reports such a rollout as failed at once and does not wait for it, although its cause (a missing role or
+        node group) may be fixed by now.
         """
         if (self._installed(release) or {}).get("status") != "failed":
             return
         api = Api(Cluster(self._context))
-        for deployment in api.list("Deployment", release.namespace):
-            metadata = deployment["metadata"]
+        for workload in api.list("Deployment", release.namespace):
+            metadata = workload["metadata"]
             ours = metadata.get("annotations", {}).get("meta.helm.sh/release-name") == release.name
-            if ours and condition(deployment, "Progressing").get("reason") == "ProgressDeadlineExceeded":
-                note(f"{release.name}: the rollout of {metadata['name']} took too long before; it begins again")
+            if ours and condition(workload, "Progressing").get("reason") == "ProgressDeadlineExceeded":
+                note(f"{release.name}: the rollout of {metadata['name']} took too long before; restarting it")
                 # What `kubectl rollout restart` does.
                 now = {"kubectl.kubernetes.io/restartedAt": datetime.now(UTC).isoformat(timespec="seconds")}
                 template = {"spec": {"template": {"metadata": {"annotations": now}}}}
                 api.patch("Deployment", release.namespace, metadata["name"], template)
 
-    def _mark(self, release: Release) -> Path:
-        """Exists while a helm that this checkout started is at work, or was killed."""
+    def _marker(self, release: Release) -> Path:
+        """Return the file that exists while a helm of this checkout runs, and after it was killed."""
         return self._log.parent / f"helm-{release.namespace}-{release.name}.running"
 
-    def _write(self, release: Release, *words: str) -> None:
-        mark = self._mark(release)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        self._read(*words)
-        mark.unlink()
+    def _write(self, release: Release, *arguments: str) -> None:
+        marker = self._marker(release)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        self._read(*arguments)
+        marker.unlink()
 
-    def _read(self, *words: str) -> str:
-        done = tools.run_helm(*words, "--kube-context", self._context, folder=REPO_ROOT, pass_fds=self._pass_fds)
+    def _read(self, *arguments: str) -> str:
+        done = tools.run_helm(*arguments, "--kube-context", self._context, folder=REPO_ROOT, pass_fds=self._pass_fds)
         with self._log.open("a") as log:
-            log.write(f"$ helm {shlex.join(words)}\n{done.stderr}\n")
+            log.write(f"$ helm {shlex.join(arguments)}\n{done.stderr}\n")
         if done.returncode:
-            said = " ".join((done.stderr.strip() or done.stdout.strip()).split())
-            raise OperationError(f"`helm {shlex.join(words[:3])}` failed: {said}")
+            message = " ".join((done.stderr.strip() or done.stdout.strip()).split())
+            raise OperationError(f"`helm {shlex.join(arguments[:3])}` failed: {message}; full log: {self._log}")
         return done.stdout
 
 
@@ -161,7 +165,7 @@ _ALL = ("--deployed", "--failed", "--pending", "--uninstalling")
 
 
 def _seconds(text: str) -> str:
-    """helm writes `2026-11-21 10:20:30.123456789 +0000 UTC`; Python reads `2026-11-21 10:20:30+0000`."""
+    """Convert helm's `2026-11-21 10:20:30.123456789 +0000 UTC` to `2026-11-21 10:20:30+0000`, which Python reads."""
     date, time, zone = text.split()[:3]
     return f"{date} {time.partition('.')[0]}{zone}"
 
@@ -171,7 +175,7 @@ def _objects(manifest: str) -> list[Any]:
 
 
 def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    """Values as helm merges files: maps key by key, everything else replaced."""
+    """Merge values as helm merges files: maps key by key, everything else replaced."""
     merged = dict(low)
     for key, value in high.items():
         below = merged.get(key)

@@ -16,7 +16,7 @@ from comfyeks.errors import OperationError, UserError
 
 
 def read(env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """`current-context` and context name → cluster name (`contexts`), merged as kubectl does: the first file wins."""
+    """Return `current-context` and `contexts` (name → cluster), merged as kubectl does: the first file wins."""
     env = os.environ if env is None else env
     paths = [Path(part) for part in env.get("KUBECONFIG", "").split(os.pathsep) if part]
     paths = paths or [Path(env.get("HOME", "~")).expanduser() / ".kube" / "config"]
@@ -35,9 +35,9 @@ def read(env: Mapping[str, str] | None = None) -> dict[str, Any]:
 
 
 def checked_context(context: str | None, deployment: Deployment, kubeconfig: dict[str, Any] | None = None) -> str:
-    """The context to use (None: the current one), which leads to the deployment's cluster. Raises UserError."""
+    """Return `context`, or the current one if it is None. Raises UserError if it leads to another cluster."""
     kubeconfig = read() if kubeconfig is None else kubeconfig
-    remedy = f"`aws eks update-kubeconfig --region {deployment.region} --name {deployment.name}` makes one that does"
+    remedy = f"`aws eks update-kubeconfig --region {deployment.region} --name {deployment.name}` creates the right one"
     chosen = context or kubeconfig["current-context"]
     if chosen is None:
         raise UserError(f"no kubectl context is chosen; {remedy}")
@@ -54,7 +54,7 @@ def checked_context(context: str | None, deployment: Deployment, kubeconfig: dic
 
 
 def leads_to(cluster: str, deployment: Deployment) -> bool:
-    """Whether a kubeconfig's cluster name is the deployment's: its ARN, NAME.REGION.eksctl.io, or the bare name."""
+    """Return whether a kubeconfig's cluster is the deployment's: by ARN, as NAME.REGION.eksctl.io, or by name alone."""
     if cluster.startswith("arn:"):
         region, account, resource = (cluster.split(":", 5) + [""] * 6)[3:6]
         return (region, account, resource) == (deployment.region, deployment.account, f"cluster/{deployment.name}")
@@ -62,9 +62,9 @@ def leads_to(cluster: str, deployment: Deployment) -> bool:
 
 
 def existing_context(deployment: Deployment, wanted: str | None) -> str | None:
-    """The kubectl context that leads to the cluster, None when one is yet to be made.
+    """Return the kubectl context that leads to the cluster, None if it has to be created.
 
-    Raises UserError when the one that is chosen, or current, leads elsewhere though the cluster exists.
+    Raises UserError if the `wanted` one leads elsewhere, or the current one does although the cluster exists.
     """
     kubeconfig = read()
     if wanted is not None:
@@ -78,12 +78,17 @@ def existing_context(deployment: Deployment, wanted: str | None) -> str | None:
 
 
 def add_context(deployment: Deployment) -> str:
-    """Add the cluster to the kubeconfig, as its current context. Raises OperationError with the AWS CLI's message."""
+    """Add the cluster to the kubeconfig as its current context, and return that context's name.
+
+    Raises OperationError with the AWS CLI's message.
+    """
     argv = ["aws", "eks", "update-kubeconfig", "--region", deployment.region, "--name", deployment.name]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise OperationError("aws is not on PATH: kubectl and helm ask it for the cluster's password") from error
+        raise OperationError(
+            "aws is not on PATH: install the AWS CLI, from which kubectl and helm get their credentials for the cluster"
+        ) from error
     if done.returncode:
         raise OperationError(f"`{' '.join(argv)}` failed: {' '.join(done.stderr.split())}")
     return checked_context(None, deployment)

@@ -1,1 +1,1 @@
-"""The AWS side of a deployment as one thing: Terraform's roots, the function, and the values for the charts."""
+"""The AWS resources of a deployment: Terraform's roots, the Lambda function, and the values files for the charts."""

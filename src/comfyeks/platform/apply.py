@@ -1,4 +1,4 @@
-"""The deployment's AWS side, up and down: state bucket, data root, platform root, generated files."""
+"""Apply and destroy a deployment's AWS resources: state bucket, data root, platform root, generated files."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def apply(
     allow_replacement: bool = False,
     skip_checks: bool = False,
 ) -> dict[str, Any]:
-    """Bring data root and platform up, or up to date, and write the generated files; the platform's outputs.
+    """Create or update data root and platform, write the generated files, and return the platform's outputs.
 
-    Idempotent: a run that was stopped half-way is finished by the next. What is not `given` is as in the last apply,
-    from whatever checkout. Raises UserError or OperationError.
+    Idempotent: the next run finishes one that was interrupted. Settings that are not in `given` are those of the last
+    apply, from whatever checkout. Raises UserError or OperationError.
     """
-    remembered = SettingsStore(deployment)
-    earlier = remembered.fetch(overwrite=overwrite_settings)
+    settings_store = SettingsStore(deployment)
+    earlier = settings_store.fetch(overwrite=overwrite_settings)
     settings = given.over(earlier)
     settings.check(deployment)
     for name in given.decided():
         if name in section(deployment, "platform"):
-            note(f"{deployment.settings_file} sets {name} too: the flag holds for this apply alone")
+            note(f"{deployment.settings_file} also sets {name}: the flag applies to this run only")
     if not skip_checks and find_cluster(deployment) is None:
         preflight.require(deployment, deployment.settings())
     progress = Progress()
@@ -56,13 +56,13 @@ def apply(
         if not allow_replacement:
             protected_resources.refuse(root.name, plan)
         if root is platform:
-            remembered.store(settings)
+            settings_store.store(settings)
 
     with ExitStack() as stack:
         data_arguments = arguments(deployment, "data", given)
         data_run = stack.enter_context(data.start("apply", data_arguments, progress, partial(accept, data)))
-        # S3 takes a minute to confirm lifecycle rules, which the platform does not need: it starts as soon as what it
-        # looks up is there.
+        # S3 takes a minute to confirm lifecycle rules, which the platform does not need: it starts as soon as the
+        # buckets and the registry that it looks up exist.
         _wait_for_data(deployment, data_run)
         platform_arguments = arguments(deployment, "platform", given, earlier)
         platform_run = stack.enter_context(
@@ -71,25 +71,27 @@ def apply(
         wait(data_run, platform_run)
     outputs = platform.outputs()
     progress.say("values", f"{write_generated(deployment, outputs)} values files written to {deployment.dir}")
-    progress.say("done", f"{deployment.name} is up in account {deployment.account}, {deployment.region}")
+    progress.say("done", f"{deployment.name} is up to date in account {deployment.account}, {deployment.region}")
     return outputs
 
 
 def write_generated(deployment: Deployment, outputs: dict[str, Any]) -> int:
-    """Write what other rooms read of the platform's outputs; how many values files."""
+    """Write the files that other components read of the platform's outputs; return the number of values files."""
     files = values_files.write(deployment, outputs)
     model_events.configure(deployment, outputs["chalice"])
     return len(files)
 
 
 def destroy(deployment: Deployment, *, with_data: bool = False) -> None:
-    """Take the platform down, Lambda function first; `with_data` also the buckets, images and Terraform's state.
+    """Destroy the platform, Lambda function first; `with_data` also the buckets, images and Terraform's state.
 
-    Raises UserError while GPU nodes are running or somebody else uses the network, OperationError when AWS refuses.
+    Raises UserError while GPU nodes run or foreign resources use the network, OperationError when AWS refuses.
     """
     progress = Progress()
     if not state_bucket.exists(deployment):
-        note(f"{deployment.name} is not there in account {deployment.account}, {deployment.region}: nothing to destroy")
+        note(
+            f"{deployment.name} does not exist in account {deployment.account}, {deployment.region}: nothing to destroy"
+        )
         return
     _refuse_running_nodes(deployment)
     earlier = SettingsStore(deployment).fetch(overwrite=True)
@@ -98,7 +100,7 @@ def destroy(deployment: Deployment, *, with_data: bool = False) -> None:
     _destroy_platform(platform, arguments(deployment, "platform", to_destroy(deployment, earlier), earlier), progress)
     values_files.remove(deployment)
     if not with_data:
-        progress.say("done", f"{deployment.name} is gone; its buckets and images stay")
+        progress.say("done", f"{deployment.name} is destroyed; its buckets and images are kept")
         return
     for kind in delete_data.DATA_BUCKETS:
         progress.say(
@@ -108,11 +110,11 @@ def destroy(deployment: Deployment, *, with_data: bool = False) -> None:
     _destroy(data, arguments(deployment, "data", Settings()), progress)
     delete_data.delete_state_bucket(deployment)
     shutil.rmtree(deployment.dir / "terraform", ignore_errors=True)
-    progress.say("done", f"{deployment.name} and its data are gone")
+    progress.say("done", f"{deployment.name} and its data are deleted")
 
 
 def exists(deployment: Deployment) -> bool:
-    """Whether there is, or may be, anything of the platform. Raises OperationError."""
+    """Return whether any resource of the platform exists, or may exist. Raises OperationError."""
     platform = Root("platform", deployment)
     platform.init()
     return not platform.is_empty() or platform.was_killed()
@@ -141,14 +143,14 @@ def _destroy_platform(root: Root, variables: list[str], progress: Progress) -> N
         held = {
             vpc: foreign_resources.left(vpc, region, plan) for plan in plans for vpc in foreign_resources.networks(plan)
         }
-        told = [f"still in the network {vpc}: {'; '.join(found)}" for vpc, found in held.items() if found]
-        raise OperationError("\n".join([str(failure), *told])) from failure
+        reasons = [f"still in the network {vpc}: {'; '.join(found)}" for vpc, found in held.items() if found]
+        raise OperationError("\n".join([str(failure), *reasons])) from failure
 
 
 def _destroy(
     root: Root, variables: list[str], progress: Progress, accept: Callable[[Plan], None] | None = None
 ) -> None:
-    root.recover(variables, progress)  # what a killed apply left would stay
+    root.recover(variables, progress)  # otherwise the resources of an interrupted apply stay
     if root.is_empty():
         progress.say(root.name, "nothing to destroy")
         return
@@ -157,12 +159,14 @@ def _destroy(
 
 
 def _wait_for_data(deployment: Deployment, run: Run) -> None:
-    """Return once buckets and registry exist; raise what went wrong when the data root failed to make them."""
+    """Return once buckets and registry exist; raise the error of the data root if it failed to create them."""
     while not _data_exists(deployment):
         if run.poll():
             run.check()
             if not _data_exists(deployment):
-                raise OperationError(f"the data root is applied, but its buckets do not answer; full log: {run.log}")
+                raise OperationError(
+                    f"the data root is applied, but its buckets or registry are not found; full log: {run.log}"
+                )
             return
         time.sleep(POLL_SECONDS)
 
@@ -179,12 +183,14 @@ def _data_exists(deployment: Deployment) -> bool:
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
             return False
-        raise OperationError(f"AWS did not tell whether the data root's buckets exist: {error}") from error
+        raise OperationError(
+            f"AWS did not answer whether the data root's buckets and registry exist: {error}"
+        ) from error
     return True
 
 
 def _refuse_running_nodes(deployment: Deployment) -> None:
-    """Karpenter's nodes are not Terraform's: without their cluster nobody would ever end and stop paying for them."""
+    """Raise UserError while Karpenter's nodes run: they are not Terraform's, and only the cluster ends them."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
     pages = ec2.get_paginator("describe_instances").paginate(
         Filters=[

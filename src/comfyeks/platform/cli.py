@@ -1,4 +1,4 @@
-"""`comfyeks infra`: Terraform for people who do not want to type its arguments."""
+"""`comfyeks infra`: apply and destroy the Terraform roots without typing Terraform's arguments."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Annotated
 
 import typer
 
-from comfyeks.console import note, out
-from comfyeks.deployment import Deployment, current
-from comfyeks.errors import UserError
+from comfyeks.console import confirm_name, note, out
+from comfyeks.deployment import current
 from comfyeks.options import Project, Region
 from comfyeks.platform import apply as platform_apply
 from comfyeks.terraform import outputs
 from comfyeks.terraform.variables import Settings, listed
 
-app = typer.Typer(help="The AWS side: buckets, network, cluster, queues.", no_args_is_help=True)
+app = typer.Typer(help="The AWS resources: buckets, network, cluster, queues.", no_args_is_help=True)
 
 Cidrs = Annotated[
     str | None,
     typer.Option(
-        envvar="COMFYEKS_API_ALLOWED_CIDRS", help="Who may reach the Kubernetes API: IPv4 ranges, separated by commas."
+        envvar="COMFYEKS_API_ALLOWED_CIDRS", help="IPv4 ranges that may reach the Kubernetes API, separated by commas."
     ),
 ]
 Private = Annotated[
@@ -28,14 +27,14 @@ Private = Annotated[
     typer.Option(
         "--private-api/--public-api",
         envvar="COMFYEKS_PRIVATE_API",
-        help="Kubernetes API from inside the VPC only, or also from the allowed ranges.",
+        help="Kubernetes API reachable from inside the VPC only, or also from the allowed ranges.",
     ),
 ]
 Admins = Annotated[
     str | None,
     typer.Option(
         envvar="COMFYEKS_CLUSTER_ADMIN_ARNS",
-        help="IAM roles or users that administer the cluster beside its creator, separated by commas.",
+        help="ARNs of IAM roles or users that administer the cluster in addition to its creator, separated by commas.",
     ),
 ]
 
@@ -48,17 +47,23 @@ def apply(
     private_api: Private = None,
     cluster_admin_arns: Admins = None,
     overwrite_settings: Annotated[
-        bool, typer.Option("--overwrite-settings", help="Keep this checkout's settings file over the deployment's.")
+        bool,
+        typer.Option(
+            "--overwrite-settings",
+            help="Apply this checkout's settings file, even if the one of the last apply differs.",
+        ),
     ] = False,
     allow_replacement: Annotated[
-        bool, typer.Option("--allow-replacement", help="Go on when the VPC, the cluster or a bucket would be replaced.")
+        bool, typer.Option("--allow-replacement", help="Continue even if the VPC, the cluster or a bucket is replaced.")
     ] = False,
     skip_checks: Annotated[
         bool,
-        typer.Option("--skip-checks", help="Do not ask for quotas, instance types and routes before the first apply."),
+        typer.Option(
+            "--skip-checks", help="Skip the checks of quotas, instance types and routes before the first apply."
+        ),
     ] = False,
 ) -> None:
-    """Bring everything up, or up to date, and write the generated values; safe to repeat.
+    """Create or update the AWS resources, and write the generated values; safe to repeat.
 
     Settings that are not given are those of the last apply, from whatever checkout.
     """
@@ -83,25 +88,15 @@ def destroy(
         bool, typer.Option("--delete-data", help="Also delete all models, inputs, outputs and images.")
     ] = False,
     confirm: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The deployment's name, instead of being asked for it.")
+        str | None, typer.Option(metavar="NAME", help="The deployment's name, which the command asks for otherwise.")
     ] = None,
 ) -> None:
-    """Take the platform down; models, inputs, outputs and images stay unless --delete-data is given."""
+    """Destroy the platform; models, inputs, outputs and images are kept unless --delete-data is given."""
     deployment = current(project, region)
     lost = "cluster, network and queues" + (", every model, input, output and image" if delete_data else "")
     note(f"This deletes {lost} of {deployment.name} in account {deployment.account}, {deployment.region}.")
-    typed = confirm if confirm is not None else _ask(deployment)
-    if typed != deployment.name:
-        raise UserError(f"{typed!r} is not the deployment's name {deployment.name!r}: nothing was deleted")
+    confirm_name("the deployment", deployment.name, confirm)
     platform_apply.destroy(deployment, with_data=delete_data)
-
-
-def _ask(deployment: Deployment) -> str:
-    try:
-        answer: str = typer.prompt("Type its name to go on", err=True)
-    except typer.Abort as error:
-        raise UserError(f"nobody typed the name; without a terminal, give --confirm {deployment.name}") from error
-    return answer
 
 
 @app.command("outputs")

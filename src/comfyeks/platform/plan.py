@@ -14,21 +14,21 @@ from comfyeks.terraform.runner import ROOTS, Root
 from comfyeks.terraform.settings_store import SettingsStore
 from comfyeks.terraform.variables import Settings, arguments
 
-# Nothing is left in the account, only here.
+# The only pending change: nothing in the account, only files here.
 GENERATED = "generated files of this checkout"
 
 
 def resources(root: str) -> int:
-    """Resource blocks of a root; with `count` and `for_each` there are more resources than that."""
+    """Return the number of resource blocks of a root; with `count` and `for_each` it has more resources than that."""
     return sum(len(re.findall(r'^resource "', path.read_text(), re.MULTILINE)) for path in ROOTS[root].glob("*.tf"))
 
 
 def pending(deployment: Deployment, given: Settings) -> dict[str, str]:
-    """Root → what an apply would do to it; only roots that it would change. Changes nothing in the account.
+    """Return what an apply would do, by root, for the roots that it would change. Changes nothing in the account.
 
     Raises UserError or OperationError.
     """
-    new = {root: f"{resources(root)} kinds of resources to add" for root in ROOTS}
+    new = {root: f"{resources(root)} resource blocks to create" for root in ROOTS}
     if not state_bucket.exists(deployment):
         return new
     earlier = SettingsStore(deployment).fetch(overwrite=False)
@@ -49,6 +49,6 @@ def pending(deployment: Deployment, given: Settings) -> dict[str, str]:
 
 
 def _written(deployment: Deployment, platform: Root) -> bool:
-    """Whether the generated files here are those that the outputs call for."""
+    """Return whether the generated files here match the outputs."""
     files = values_files.values_files(deployment, platform.outputs())
     return all(path.exists() and yaml.safe_load(path.read_text()) == content for path, content in files.items())

@@ -1,7 +1,7 @@
-"""What AWS would refuse later, asked before the first change: GPU types, zones, quotas, spot role, a given network.
+"""What AWS would refuse later, checked before the first change: GPU types, zones, quotas, spot role, network.
 
-`comfyeks up`, `comfyeks infra apply` and `comfyeks doctor` ask the same questions and get the same answers. What makes
-every GPU node impossible is an error; what makes some impossible, or expensive, is a warning.
+`comfyeks up`, `comfyeks infra apply` and `comfyeks doctor` make the same checks. What makes every GPU node impossible
+is an error; what makes some impossible, or expensive, is a warning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Pool = dict[str, Any]  # an entry of `pools` in charts/karpenter-gpu, its defaul
 
 
 def checks(deployment: Deployment, settings: DeploymentSettings) -> list[Check]:
-    """Everything that can be asked about the account, by name. Raises UserError for an unknown instance type."""
+    """Return all checks of the account, by name. Raises UserError for an unknown instance type."""
     pools = list(gpu_pools(settings))
     pods = int(settings.comfyui.get("replicas") or 1)
     subnets = list(settings.platform.get("private_subnet_ids", ()))
@@ -44,7 +44,7 @@ def checks(deployment: Deployment, settings: DeploymentSettings) -> list[Check]:
 
 
 def require(deployment: Deployment, settings: DeploymentSettings, more: Sequence[Check] = ()) -> None:
-    """Note warnings, and create the account's role for spot where it is missing.
+    """Run all checks and `more`, print warnings, and create the account's role for spot if it is missing.
 
     Raises UserError naming every error, with nothing changed yet.
     """
@@ -59,7 +59,7 @@ def require(deployment: Deployment, settings: DeploymentSettings, more: Sequence
 
 
 def gpu_pools(settings: DeploymentSettings) -> Iterator[Pool]:
-    """The node pools that `comfyeks up` installs, as Helm fills them in from chart, instance type and settings."""
+    """Yield the node pools that `comfyeks up` installs, as Helm merges them from chart, instance type and settings."""
     chart: dict[str, Any] = yaml.safe_load((CHARTS_ROOT / "karpenter-gpu" / "values.yaml").read_text())
     own, of_type = settings.karpenter_gpu, instance_type(settings.instance_type).karpenter_values()
     defaults = chart["poolDefaults"] | of_type["poolDefaults"] | (own.get("poolDefaults") or {})
@@ -73,7 +73,7 @@ def _uses_spot(pools: list[Pool]) -> bool:
 
 
 def _zones(deployment: Deployment, pools: list[Pool]) -> Iterator[Finding]:
-    """Zones that offer a pool's types, against the zones of the cluster's subnets once there are some."""
+    """Compare the zones that offer a pool's types with the zones of the cluster's subnets, once there are some."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
     offers = _offers(deployment, pools)
     discovery = [{"Name": "tag:karpenter.sh/discovery", "Values": [deployment.name]}]
@@ -89,7 +89,7 @@ def _zones(deployment: Deployment, pools: list[Pool]) -> Iterator[Finding]:
             continue
         if missing := [kind for kind in types if kind not in offers]:
             where = f"{deployment.region} does not offer {', '.join(missing)}"
-            yield Finding("zones", WARNING, where, "none needed: Karpenter takes the pool's other types")
+            yield Finding("zones", WARNING, where, "nothing to do: Karpenter uses the pool's other types")
         both = sorted(offering & cluster) if cluster else sorted(offering)
         if not both:
             yield Finding(
@@ -100,14 +100,14 @@ def _zones(deployment: Deployment, pools: list[Pool]) -> Iterator[Finding]:
                 "choose another instance-type in the settings file, or add a subnet in one of those zones",
             )
         elif len(both) == 1:
-            only = f"only {both[0]} offers {names}: little choice for spot"
+            only = f"only {both[0]} offers {names}: spot capacity is scarcer than with several zones"
             yield Finding("zones", WARNING, only, "add more instance types")
         else:
             yield Finding("zones", OK, f"{names}: offered in {', '.join(both)}")
 
 
 def _offers(deployment: Deployment, pools: list[Pool]) -> dict[str, set[str]]:
-    """Instance type → zones of the region that offer it; no entry for one that none offers."""
+    """Return the zones of the region that offer each instance type; no entry for a type that none offers."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
     types = sorted({kind for pool in pools for kind in pool["instanceTypes"]})
     zones: dict[str, set[str]] = {}
@@ -120,9 +120,9 @@ def _offers(deployment: Deployment, pools: list[Pool]) -> dict[str, set[str]]:
 
 
 def _quotas(deployment: Deployment, pools: list[Pool], pods: int) -> Iterator[Finding]:
-    """vCPUs of GPU nodes that the account may run, on-demand and spot, against what the pods need."""
+    """Compare the vCPUs of GPU nodes that the account may run, on-demand and spot, with what the pods need."""
     offered = sorted(_offers(deployment, pools))
-    if not offered:  # the check of the zones has the error
+    if not offered:  # the check of the zones reports the error
         return
     ec2 = boto3.client("ec2", region_name=deployment.region)
     vcpus: dict[str, int] = {}
@@ -153,7 +153,7 @@ def _quotas(deployment: Deployment, pools: list[Pool], pods: int) -> Iterator[Fi
 
 
 def _spot_role(deployment: Deployment) -> Iterator[Finding]:
-    """The role that EC2 needs for spot; an account that never used spot has none."""
+    """Look for the role that EC2 needs for spot; an account that never used spot has none."""
     iam = boto3.client("iam", region_name=deployment.region)
     try:
         iam.get_role(RoleName=SPOT_ROLE)
@@ -180,7 +180,7 @@ def _create_spot_role(deployment: Deployment) -> None:
 
 
 def _network(deployment: Deployment, subnet_ids: list[str]) -> Iterator[Finding]:
-    """What an existing network lacks. Its routes are its owner's: nothing here is an error."""
+    """Look for what an existing network lacks. Its routes are its owner's: nothing here is an error."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
     for subnet in ec2.describe_subnets(SubnetIds=subnet_ids)["Subnets"]:
         of_subnet = [{"Name": "association.subnet-id", "Values": [subnet["SubnetId"]]}]
@@ -197,7 +197,7 @@ def _network(deployment: Deployment, subnet_ids: list[str]) -> Iterator[Finding]
             yield Finding(
                 "network",
                 WARNING,
-                f"{subnet['SubnetId']} has no S3 gateway endpoint: models go through NAT and are paid per gigabyte",
+                f"{subnet['SubnetId']} has no S3 gateway endpoint: models go through NAT, which is paid per gigabyte",
                 "add a gateway endpoint for S3 to its route table",
             )
         if not any(route.get("DestinationCidrBlock") == "0.0.0.0/0" for route in routes):

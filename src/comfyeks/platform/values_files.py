@@ -1,4 +1,4 @@
-"""The files that other rooms read: written from Terraform's outputs, never edited, ignored by git."""
+"""The values files and outputs.json: written from Terraform's outputs, never edited, ignored by git."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTPUTS = "outputs.json"
 
 
 def values_files(deployment: Deployment, outputs: dict[str, Any]) -> dict[Path, dict[str, Any]]:
-    """Path and content of every values file that the platform's outputs call for."""
+    """Return path and content of every values file, from the platform's outputs."""
     values = outputs["helm_values"]
     return {
         deployment.chart_values("karpenter-gpu"): values["karpenter_gpu"],
@@ -27,13 +27,13 @@ def values_files(deployment: Deployment, outputs: dict[str, Any]) -> dict[Path, 
 
 
 def _with_image_tag(deployment: Deployment, values: dict[str, Any]) -> dict[str, Any]:
-    """The image that the settings name, else the one that `make image` makes of this checkout."""
+    """Add the image tag of the settings, else the one that `comfyeks image build` gives to this checkout's image."""
     chosen = deployment.settings().image_tag or image_build.tag()
     return {**values, "image": {**values["image"], "tag": chosen}}
 
 
 def write(deployment: Deployment, outputs: dict[str, Any]) -> list[Path]:
-    """Write all files, and remove those of add-ons that are gone; the paths of the values files."""
+    """Write all files, remove those of former add-ons, and return the paths of the values files."""
     files = values_files(deployment, outputs)
     for stale in set(deployment.addon_values_folder.glob("*.values.yaml")) - set(files):
         stale.unlink()
@@ -45,7 +45,7 @@ def write(deployment: Deployment, outputs: dict[str, Any]) -> list[Path]:
 
 
 def remove(deployment: Deployment) -> None:
-    """Remove what `write` wrote: it speaks of a platform that is gone."""
+    """Remove the files that `write` wrote, after the platform is destroyed."""
     for path in (*deployment.dir.glob("*.values.yaml"), deployment.dir / OUTPUTS):
         path.unlink(missing_ok=True)
     shutil.rmtree(deployment.addon_values_folder, ignore_errors=True)

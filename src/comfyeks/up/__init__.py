@@ -1,1 +1,1 @@
-"""One command up, one command down: an ordered plan of steps, each of which can say what is left of it."""
+"""`comfyeks up` and `comfyeks down`: an ordered plan of steps, each of which can say what is pending."""

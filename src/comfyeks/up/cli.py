@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from comfyeks.aws_account import find_cluster
-from comfyeks.console import log_file, note, out, plain
+from comfyeks.console import confirm_name, log_file, note, out, plain
 from comfyeks.cost import prices as price_table
 from comfyeks.cost.model import HOURS_PER_MONTH, add, dollars
 from comfyeks.cost.platform import standing_lines, zone_count
@@ -25,11 +25,11 @@ from comfyeks.terraform import state_bucket
 from comfyeks.terraform.variables import Settings, listed
 from comfyeks.up import down as down_steps
 from comfyeks.up import engine
-from comfyeks.up.engine import Done, Step
+from comfyeks.up.engine import CHECK, Step, StepResult
+from comfyeks.up.run_context import RunContext
 from comfyeks.up.steps import UP
-from comfyeks.up.work import Work
 
-AnyWork = TypeVar("AnyWork", bound=Work)
+AnyContext = TypeVar("AnyContext", bound=RunContext)
 
 Context = Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")]
 
@@ -42,11 +42,11 @@ def up(
     private_api: Private = None,
     cluster_admin_arns: Admins = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the steps and the cost, and change nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the first pod.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the first pod is ready.")] = True,
 ) -> None:
-    """Bring the whole deployment up, or up to date: what is there already is left alone.
+    """Create or update the whole deployment; what is up to date is not changed.
 
-    Safe to stop with Ctrl-C and to repeat: every run asks what exists and does what is left.
+    Safe to stop with Ctrl-C and to repeat: every run looks at what exists and does only what is pending.
     """
     deployment = current(project, region)
     settings = deployment.settings()
@@ -57,22 +57,22 @@ def up(
     )
     _refuse_guessing(deployment, project)
     if not state_bucket.exists(deployment):
-        flags.check(deployment)  # later, what an earlier apply was given counts too
-    work = Work(
+        flags.check(deployment)  # after the first apply, its stored settings count too
+    run_context = RunContext(
         deployment=deployment,
         settings=settings,
         flags=flags,
         log=log_file(deployment.dir / "logs", "up"),
-        context=kubeconfig.existing_context(deployment, context),
+        kube_context=kubeconfig.existing_context(deployment, context),
         wait=wait,
     )
-    announce(work)
+    announce(run_context)
     if plan:
-        out.print(plan_table(UP, work))
+        out.print(plan_table(UP, run_context))
         for line in cost_lines(settings, deployment.region):
             note(line)
         return
-    summarise(run(UP, work, "up"))
+    summarise(run(UP, run_context, "up"))
 
 
 def down(
@@ -85,70 +85,79 @@ def down(
     plan: Annotated[bool, typer.Option("--plan", help="Print the steps, and change nothing.")] = False,
     confirm: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The name that is asked for: of the deployment, or of its models bucket."),
+        typer.Option(
+            metavar="NAME",
+            help="The name that the command asks for: the deployment's, or with --delete-data its models bucket's.",
+        ),
     ] = None,
 ) -> None:
-    """Take the deployment down: GPU nodes first, then everything else. Models, inputs, outputs and images stay.
+    """Remove the deployment; models, inputs, outputs and images are kept unless --delete-data is given.
 
-    Ends by looking for what is still paid for, and names it.
+    GPU nodes are removed first. At the end, resources that still cost money are listed. Safe to repeat.
     """
     deployment = current(project, region)
     settings = deployment.settings()
-    work = down_steps.Down(
+    run_context = down_steps.DownContext(
         deployment=deployment,
         settings=settings,
         flags=Settings(),
         log=log_file(deployment.dir / "logs", "down"),
-        context=kubeconfig.existing_context(deployment, context),
+        kube_context=kubeconfig.existing_context(deployment, context),
         with_data=delete_data,
     )
-    announce(work)
+    announce(run_context)
     if plan:
-        out.print(plan_table(down_steps.DOWN, work))
+        out.print(plan_table(down_steps.DOWN, run_context))
         return
-    _confirm(down_steps.name_of(deployment, with_data=delete_data), confirm, delete_data)
-    summarise(run(down_steps.DOWN, work, "down"))
+    if delete_data:
+        note(f"This deletes every model, input, output and image of {deployment.name}; they cannot be restored.")
+        confirm_name("the models bucket", deployment.bucket("models"), confirm)
+    else:
+        confirm_name("the deployment", deployment.name, confirm)
+    summarise(run(down_steps.DOWN, run_context, "down"))
 
 
-def run(steps: Sequence[Step[AnyWork]], work: AnyWork, verb: str) -> list[Done]:
-    """Run a plan, alone in this checkout; Ctrl-C ends it in order and says how to go on."""
-    again = f"comfyeks {verb}" + (f" --project {work.deployment.project}" if work.deployment.project else "")
+def run(steps: Sequence[Step[AnyContext]], run_context: AnyContext, verb: str) -> list[StepResult]:
+    """Run a plan, alone in this checkout; Ctrl-C ends it in order and prints how to resume it."""
+    project = run_context.deployment.project
+    again = f"comfyeks {verb}" + (f" --project {project}" if project else "")
     try:
         with engine.alone(again) as lock, termination_as_interrupt():
-            work.lock = lock
-            return engine.run(steps, work, work.log)
+            run_context.lock = lock
+            return engine.run(steps, run_context, run_context.log)
     except KeyboardInterrupt as signalled:
-        note(f"interrupted: `{again}` goes on from here; log: {work.log}")
+        note(f"interrupted: `{again}` resumes from here; log: {run_context.log}")
         raise typer.Exit(exit_code(signalled)) from None
 
 
-def announce(work: Work) -> None:
-    """What is about to be changed: account, region, project and kubectl context."""
-    deployment = work.deployment
+def announce(run_context: RunContext) -> None:
+    """Print what is about to be changed: account, region, project and kubectl context."""
+    deployment = run_context.deployment
     note(
         f"{deployment.name}: account {deployment.account}, {deployment.region}, project {deployment.project or '-'}, "
-        f"kubectl context {work.context or '- (made once there is a cluster)'}"
+        f"kubectl context {run_context.kube_context or '- (created once there is a cluster)'}"
     )
 
 
-def plan_table(steps: Sequence[Step[AnyWork]], work: AnyWork) -> Table:
-    """Every step with what is left of it. Asks, changes nothing."""
-    reachable = work.context is not None and find_cluster(work.deployment) is not None
-    there = state_bucket.exists(work.deployment)
-    rows = Table("", "step", "what", "left", box=None, header_style="bold", padding=(0, 1))
+def plan_table(steps: Sequence[Step[AnyContext]], run_context: AnyContext) -> Table:
+    """Return every step with what is pending. Changes nothing."""
+    has_cluster = run_context.kube_context is not None and find_cluster(run_context.deployment) is not None
+    has_state = state_bucket.exists(run_context.deployment)
+    rows = Table("", "step", "what", "pending", box=None, header_style="bold", padding=(0, 1))
     for number, step in enumerate(steps, start=1):
-        if step.cluster and not reachable:
-            left: str | None = "asked once there is a cluster"
-        elif not there and step.name not in ("preflight", "aws"):
-            left = "all of it"
+        if step.cluster and not has_cluster:
+            pending: str | None = "known once there is a cluster"
+        elif not has_state and step.name not in ("preflight", "aws"):
+            pending = "everything"
         else:
-            left = step.left(work)
-        rows.add_row(str(number), step.name, step.title, plain(left or "nothing"), style="dim" if left is None else "")
+            pending = step.pending(run_context)
+        style = "dim" if pending is None else ""
+        rows.add_row(str(number), step.name, step.title, plain(pending or "nothing"), style=style)
     return rows
 
 
 def cost_lines(settings: DeploymentSettings, region: str) -> list[str]:
-    """The estimate of a deployment as its settings are: what runs always, and an hour of a GPU node."""
+    """Return the estimated cost of a deployment with these settings: what runs always, and an hour of a GPU node."""
     prices = price_table.load(region)
     standing, gpu = standing_lines(settings), Key(f"ec2.{settings.instance_type}", "hour")
     if missing := prices.missing({gpu, *(term.price for line in standing for term in line.terms)}):
@@ -165,18 +174,19 @@ def cost_lines(settings: DeploymentSettings, region: str) -> list[str]:
         f"cost: about {dollars(always)} USD a month ({dollars(always / HOURS_PER_MONTH)} an hour) while it is up, and "
         f"{dollars(prices.of(gpu))} USD for each hour of a {settings.instance_type}, on-demand",
         *extra,
-        "`comfyeks cost` has every line, and what comes with use: storage, transfer, logs",
+        "`comfyeks cost` has every item, and what depends on use: storage, transfer, logs",
     ]
 
 
-def summarise(done: Sequence[Done]) -> None:
-    seconds = sum(step.seconds for step in done)
-    worked = [step for step in done if step.did not in (None, "look")]
-    note(f"{len(worked)} of {len(done)} steps had something to do; {seconds:.0f} s")
+def summarise(results: Sequence[StepResult]) -> None:
+    """Print how many steps had something to do, and how long all took."""
+    seconds = sum(step.seconds for step in results)
+    worked = [step for step in results if step.did not in (None, CHECK)]
+    note(f"{len(worked)} of {len(results)} steps had something to do; {seconds:.0f} s")
 
 
 def _refuse_guessing(deployment: Deployment, project: str | None) -> None:
-    """Without a name, settings of other deployments only: one of them is probably meant. Raises UserError."""
+    """Raise UserError if no project is named, but this checkout has settings of other deployments only."""
     if project is not None or deployment.settings_file.exists() or state_bucket.exists(deployment):
         return
     others = sorted(path.parent.name for path in deployment.dir.parent.glob(f"comfyui-*/{FILE}"))
@@ -184,18 +194,5 @@ def _refuse_guessing(deployment: Deployment, project: str | None) -> None:
         names = ", ".join(f"--project {name.removeprefix('comfyui-')}" for name in others)
         raise UserError(
             f"which deployment? This checkout has settings of {', '.join(others)}, none of {deployment.name}: "
-            f"give {names}, or make settings with `comfyeks init`"
+            f"give {names}, or create settings with `comfyeks init`"
         )
-
-
-def _confirm(name: str, typed: str | None, with_data: bool) -> None:
-    """Raises UserError unless the name was typed."""
-    if with_data:
-        note(f"Every model, input, output and image is deleted, and cannot be brought back: {name} and its like.")
-    if typed is None:
-        try:
-            typed = typer.prompt(f"Type {'the models bucket' if with_data else 'its name'} to go on", err=True)
-        except typer.Abort as error:
-            raise UserError(f"nobody typed the name; without a terminal, give --confirm {name}") from error
-    if typed != name:
-        raise UserError(f"{typed!r} is not {name!r}: nothing was deleted")

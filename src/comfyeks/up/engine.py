@@ -1,7 +1,7 @@
-"""Running a plan of steps: in order, each asked first what is left to do, with its time, one plan at a time.
+"""Run a plan of steps in order, one plan at a time: each step first finds out what is pending, then does it.
 
-Nothing is remembered between runs: what is left is asked of what exists. A run that was stopped anywhere is therefore
-continued by the next, from any checkout.
+Nothing is stored between runs: what is pending follows from what exists. An interrupted run is therefore resumed by
+the next one, from any checkout.
 """
 
 from __future__ import annotations
@@ -22,55 +22,57 @@ from comfyeks.console import err, note
 from comfyeks.errors import UserError
 from comfyeks.paths import STATE
 
-Work = TypeVar("Work")
+Context = TypeVar("Context")  # what the steps of a plan share
+
+CHECK = "check"  # the pending work of a step that always runs and creates nothing
 
 
 @dataclass(frozen=True)
-class Step(Generic[Work]):
-    """`left` says what there is to do, or None; `do` does it. `cluster`: `left` can only be asked of a cluster."""
+class Step(Generic[Context]):
+    """`pending` describes what there is to do, or returns None; `do` does it. `cluster`: `pending` needs a cluster."""
 
     name: str
     title: str
-    left: Callable[[Work], str | None]
-    do: Callable[[Work], None]
+    pending: Callable[[Context], str | None]
+    do: Callable[[Context], None]
     cluster: bool = False
 
 
 @dataclass(frozen=True)
-class Done:
-    """A step of a finished run. `did` is None when nothing was left to do."""
+class StepResult:
+    """A step of a finished run. `did` is None if nothing was pending."""
 
     name: str
     did: str | None
     seconds: float
 
 
-def run(steps: Sequence[Step[Work]], work: Work, log: Path) -> list[Done]:
-    """Do what is left, step by step. Raises what a step raises, after its line."""
+def run(steps: Sequence[Step[Context]], context: Context, log: Path) -> list[StepResult]:
+    """Do what is pending, step by step. Raises what a step raises, after printing that the step stopped."""
     begun = time.monotonic()
-    finished: list[Done] = []
+    finished: list[StepResult] = []
     for number, step in enumerate(steps, start=1):
         at = time.monotonic()
         where = f"{number}/{len(steps)}  {step.name:<12}"
         try:
-            did = step.left(work)
+            did = step.pending(context)
             if did is not None:
-                _say(begun, f"▸ {where} {did}", log=log)
-                step.do(work)
+                _report(begun, f"▸ {where} {did}", log=log)
+                step.do(context)
         except BaseException as error:
             stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-            _say(begun, f"✗ {where} {stopped} after {time.monotonic() - at:.1f} s", "red", log)
+            _report(begun, f"✗ {where} {stopped} after {time.monotonic() - at:.1f} s", "red", log)
             raise
         seconds = time.monotonic() - at
-        finished.append(Done(step.name, did, seconds))
+        finished.append(StepResult(step.name, did, seconds))
         if did is None:
-            _say(begun, f"✓ {where} nothing to do  ({seconds:.1f} s)", "dim", log)
+            _report(begun, f"✓ {where} nothing to do  ({seconds:.1f} s)", "dim", log)
         else:
-            _say(begun, f"✓ {where} done  ({seconds:.1f} s)", "green", log)
+            _report(begun, f"✓ {where} done  ({seconds:.1f} s)", "green", log)
     return finished
 
 
-def _say(begun: float, text: str, style: str = "", log: Path | None = None) -> None:
+def _report(begun: float, text: str, style: str = "", log: Path | None = None) -> None:
     line = f"{time.monotonic() - begun:7.1f}s {text}"
     err.print(Text(line, style=style), soft_wrap=True)
     if log is not None:
@@ -80,10 +82,10 @@ def _say(begun: float, text: str, style: str = "", log: Path | None = None) -> N
 
 @contextmanager
 def alone(what: str, state: Path | None = None) -> Iterator[int]:
-    """One run at a time in a checkout, whichever deployment: they share the Chalice app's folder and configuration.
+    """Allow one run at a time in a checkout: all deployments share the Chalice app's folder and configuration.
 
-    Yields a file descriptor for children that change something: as long as one of them lives, a later run waits. Raises
-    UserError naming the run that is at work.
+    Yields a file descriptor to pass to child processes that change something: a later run waits until they have ended.
+    Raises UserError naming the run that is in progress.
     """
     path = (STATE if state is None else state) / "running"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,9 +95,9 @@ def alone(what: str, state: Path | None = None) -> Iterator[int]:
             pid, _, other = lock.read().strip().partition(" ")
             if pid.isdigit() and _alive(int(pid)):
                 raise UserError(
-                    f"`{other}` is at work in this checkout (process {pid}): wait for its end, or use another clone"
+                    f"`{other}` is running in this checkout (process {pid}): wait until it ends, or use another clone"
                 )
-            note("an earlier run was ended, but what it had started is still at work: waiting for its end")
+            note("an earlier run was killed, but a process that it started is still running: waiting for its end")
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         lock.truncate()

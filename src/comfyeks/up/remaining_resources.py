@@ -1,4 +1,4 @@
-"""What of a deployment is still in the account: what is kept on purpose, and what costs money and should be gone."""
+"""The resources of a deployment that still exist: what is kept on purpose, and what costs money and should be gone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LIVE = ["pending", "running", "stopping", "stopped"]
 
 
 def gpu_nodes(deployment: Deployment) -> list[str]:
-    """Instances that Karpenter started."""
+    """Return the ids of instances that Karpenter started."""
     return _instances(deployment, [*_owned(deployment), {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]}])
 
 
 def billable(deployment: Deployment) -> list[str]:
-    """What costs money and is not data, as `kind id`. Raises OperationError when AWS does not tell."""
+    """Return what costs money and is not data, as `kind id`. Raises OperationError if AWS does not answer."""
     checks = (
         _clusters,
         _all_instances,
@@ -39,11 +39,11 @@ def billable(deployment: Deployment) -> list[str]:
         with ThreadPoolExecutor() as pool:
             return [found for answer in pool.map(lambda check: list(check(deployment)), checks) for found in answer]
     except ClientError as error:
-        raise OperationError(f"AWS did not tell what is left: {error}") from error
+        raise OperationError(f"AWS did not answer which resources remain: {error}") from error
 
 
 def kept(deployment: Deployment) -> list[str]:
-    """Data that stays until it is deleted on purpose."""
+    """Return buckets and registry, which stay until they are deleted on purpose. Raises OperationError."""
     s3 = boto3.client("s3", region_name=deployment.region)
     ecr = boto3.client("ecr", region_name=deployment.region)
     found = []
@@ -53,7 +53,7 @@ def kept(deployment: Deployment) -> list[str]:
             found.append(f"s3://{deployment.bucket(kind)}")
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-                raise OperationError(f"S3 did not tell whether {deployment.bucket(kind)} exists: {error}") from error
+                raise OperationError(f"S3 did not answer whether {deployment.bucket(kind)} exists: {error}") from error
     try:
         ecr.describe_repositories(repositoryNames=[deployment.image_repository])
         found.append(f"ECR repository {deployment.image_repository}")
@@ -67,7 +67,7 @@ def _owned(deployment: Deployment) -> list[dict[str, Any]]:
 
 
 def _ours(deployment: Deployment) -> list[dict[str, Any]]:
-    """Everything that Terraform made carries this tag."""
+    """Return the filter for the tag that everything of Terraform carries."""
     return [{"Name": "tag:Deployment", "Values": [deployment.name]}]
 
 
@@ -123,7 +123,7 @@ def _file_systems(deployment: Deployment) -> Iterator[str]:
 
 
 def _keys(deployment: Deployment) -> Iterator[str]:
-    """Keys are paid for until their deletion is scheduled."""
+    """Yield keys whose deletion is not scheduled: until then they cost money."""
     kms = boto3.client("kms", region_name=deployment.region)
     for page in kms.get_paginator("list_aliases").paginate():
         for alias in page["Aliases"]:
@@ -139,7 +139,7 @@ def _clusters(deployment: Deployment) -> Iterator[str]:
 
 
 def _balancers(deployment: Deployment) -> Iterator[str]:
-    """Load balancers of Terraform, and those that the load balancer controller made for an Ingress."""
+    """Yield load balancers of Terraform, and those that the load balancer controller created for an Ingress."""
     elb = boto3.client("elbv2", region_name=deployment.region)
     arns = [
         balancer["LoadBalancerArn"]

@@ -1,4 +1,4 @@
-"""What the steps of a run share: the deployment, its settings, and the cluster once there is one."""
+"""RunContext: what the steps of a run share."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ POOLS_RELEASE, POOLS_NAMESPACE = "karpenter-gpu", "kube-system"
 
 
 @dataclass
-class Work:
-    """`flags` are Terraform's, from the command line; `context` is None until there is a kubectl context."""
+class RunContext:
+    """A deployment with its settings, and its cluster once there is one.
+
+    `flags` are Terraform's, from the command line; `kube_context` is None until there is a kubectl context.
+    """
 
     deployment: Deployment
     settings: DeploymentSettings
     flags: Settings
     log: Path
-    context: str | None
-    lock: int | None = None
+    kube_context: str | None
+    lock: int | None = None  # file descriptor that processes which change something inherit, see engine.alone
     wait: bool = True
-    pending: dict[str, str] = field(default_factory=dict)  # of Terraform's roots, once asked
+    root_changes: dict[str, str] = field(default_factory=dict)  # pending changes of Terraform's roots, once known
 
     @property
     def release(self) -> str:
@@ -46,28 +49,28 @@ class Work:
 
     @property
     def helm(self) -> Helm:
-        return Helm(self._context(), self.log, () if self.lock is None else (self.lock,))
+        return Helm(self._required_kube_context(), self.log, () if self.lock is None else (self.lock,))
 
     @cached_property
     def cluster(self) -> Cluster:
-        return Cluster(self._context())
+        return Cluster(self._required_kube_context())
 
     @cached_property
     def outputs(self) -> dict[str, Any]:
-        """Terraform's, of the platform; asked once, so only after the platform's step."""
+        """Terraform's outputs of the platform; read once, so only after the platform's step."""
         return outputs.platform(self.deployment)
 
-    def _context(self) -> str:
-        if self.context is None:
+    def _required_kube_context(self) -> str:
+        if self.kube_context is None:
             raise OperationError(f"there is no kubectl context for {self.deployment.name} yet")
-        return self.context
+        return self.kube_context
 
     def image_tag(self) -> str:
-        """The tag of the image that this checkout's image/ makes, unless the settings name one."""
+        """Return the image tag that the settings name, else the one of the image that this checkout builds."""
         return self.settings.image_tag or image_build.tag()
 
     def pools(self) -> Release:
-        """The release of charts/karpenter-gpu."""
+        """Return the release of charts/karpenter-gpu."""
         return Release(
             POOLS_RELEASE,
             POOLS_NAMESPACE,
@@ -76,7 +79,7 @@ class Work:
         )
 
     def comfyui(self) -> Release:
-        """The release of charts/comfyui. Not waited for: its pods wait for nodes, images and models."""
+        """Return the release of charts/comfyui, without waiting: its pods wait for nodes, images and models."""
         return Release(
             self.release,
             self.namespace,
@@ -88,7 +91,7 @@ class Work:
         )
 
     def _values(self, chart: str, own: dict[str, Any]) -> tuple[Path, ...]:
-        """Values files of a chart, later ones win: of the instance type, generated from Terraform, the operator's."""
+        """Return a chart's values files, later ones win: of the instance type, from Terraform, of the settings file."""
         of_type = CHARTS_ROOT / chart / "instance-types" / f"{self.settings.instance_type}.yaml"
         files = (of_type, self.deployment.chart_values(chart))
         if not own:

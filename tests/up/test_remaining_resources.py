@@ -1,4 +1,4 @@
-"""What `comfyeks down` names as still paid for: each kind of thing, made by hand and named, and nothing of others."""
+"""What `comfyeks down` reports as still costing money: each kind of resource, and nothing of other deployments."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def tagged(kind: str, tags: list[dict[str, str]]) -> list[dict[str, object]]:
     return [{"ResourceType": kind, "Tags": tags}]
 
 
-def leave(name: str, tags: list[dict[str, str]]) -> None:
-    """One of everything that is paid for, of a deployment."""
+def create_one_of_each(name: str, tags: list[dict[str, str]]) -> None:
+    """Create one of every resource that costs money, for a deployment."""
     ec2, elb = boto3.client("ec2", region_name=REGION), boto3.client("elbv2", region_name=REGION)
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
@@ -62,8 +62,8 @@ def leave(name: str, tags: list[dict[str, str]]) -> None:
     )
 
 
-def test_each_kind_of_thing_that_is_paid_for_is_named_and_keys_until_their_deletion_is_scheduled() -> None:
-    leave(DEPLOYMENT.name, OURS)
+def test_each_kind_of_resource_that_costs_money_is_named_and_keys_until_their_deletion_is_scheduled() -> None:
+    create_one_of_each(DEPLOYMENT.name, OURS)
     kinds = [
         "EKS cluster", "instance", "volume", "NAT gateway", "public address", "interface endpoint", "load balancer",
         "EFS file system", "KMS key", "KMS key", "log group",
@@ -77,7 +77,7 @@ def test_each_kind_of_thing_that_is_paid_for_is_named_and_keys_until_their_delet
     assert [what for what in found if not what.startswith("KMS key")] == billable(DEPLOYMENT)
 
 
-def test_what_belongs_to_others_is_not_named() -> None:
-    leave("comfyui-ads", THEIRS)
+def test_resources_of_other_deployments_are_not_named() -> None:
+    create_one_of_each("comfyui-ads", THEIRS)
     found = billable(DEPLOYMENT)
     assert [what for what in found if not what.startswith("NAT gateway")] == []  # moto does not filter those by tag
