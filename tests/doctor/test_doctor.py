@@ -1,4 +1,4 @@
-"""Faults, each seeded alone into a deployment in which all is well: found, named, and with what to do about it."""
+"""Faults, each put alone into a healthy deployment: found, named, and with how to fix it."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ QUEUE = "comfyui-model-events"
 
 
 class World:
-    """What the checks look at. A test changes one thing and asks the doctor."""
+    """What the checks look at. A test changes one thing and runs `comfyeks doctor`."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self.quota = {ON_DEMAND_QUOTA[0]: 64.0, SPOT_QUOTA[0]: 64.0}
         self.nodes: list[NodeStatus] = []
 
-    def ask(self, *words: str) -> Result:
-        return CliRunner().invoke(app, ["doctor", "--region", REGION, "--json", *words])
+    def ask(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, ["doctor", "--region", REGION, "--json", *arguments])
 
 
 def not_fine(answer: Result) -> list[dict[str, str]]:
@@ -83,7 +83,7 @@ WELL: Objects = {
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A deployment in which all is well: an account in moto, an API server, new tools."""
+    """Return a healthy deployment: an account in moto, an API server, new tools."""
     monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path / "state")
     world = World(copy.deepcopy(WELL))
     monkeypatch.setattr("comfyeks.models.status.collect", lambda *_: world.nodes)  # asked over SSM: tests/models
@@ -127,7 +127,7 @@ def make_account(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     )
     client.create_event_source_mapping(FunctionName=name, EventSourceArn=arn)
 
-    class Quotas:  # moto knows no quota of EC2's GPU types
+    class Quotas:  # moto has no quotas for EC2's GPU types
         def get_service_quota(self, ServiceCode: str, QuotaCode: str) -> dict[str, Any]:
             return {"Quota": {"Value": world.quota[QuotaCode]}}
 
@@ -138,21 +138,21 @@ def make_account(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
 
 @cache
 def client_of(service: str) -> Any:
-    """One client for all tests: making it takes longer than everything that it is asked."""
+    """Return one client for all tests: creating it takes longer than all its calls."""
     return make_client(service, region_name=REGION)
 
 
 make_client = boto3.client
 
 
-def test_where_all_is_well_nothing_is_found(world: World) -> None:
+def test_a_healthy_deployment_has_no_findings(world: World) -> None:
     answer = world.ask()
     assert not_fine(answer) == []
     assert answer.exit_code == 0
 
 
 def one(world: World, check: str, severity: str = ERROR) -> dict[str, str]:
-    """The only thing that is not fine, with the exit code that it should have."""
+    """Return the only finding that is not fine, after checking the exit code."""
     answer = world.ask()
     [finding] = not_fine(answer)
     assert (finding["check"], finding["severity"]) == (check, severity)
@@ -174,10 +174,10 @@ def test_a_tool_that_is_missing(world: World, tmp_path: Path) -> None:
 def test_without_credentials_this_machine_is_examined_all_the_same(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nobody(*_: object) -> None:
-        raise OperationError("AWS did not tell which account this is: expired. Check the credentials (aws sts …).")
+    def no_credentials(*_: object) -> None:
+        raise OperationError("AWS did not answer which account this is: expired. Check the credentials (aws sts …).")
 
-    monkeypatch.setattr("comfyeks.doctor.cli.current", nobody)
+    monkeypatch.setattr("comfyeks.doctor.cli.current", no_credentials)
     (tmp_path / "bin" / "kubectl").unlink()
     answer = world.ask()
     tool, credentials = not_fine(answer)
@@ -238,7 +238,7 @@ def test_an_api_server_that_does_not_answer(world: World, tmp_path: Path) -> Non
     assert "api_allowed_cidrs" in finding["fix"]
 
 
-def test_a_cluster_without_our_terraform_is_looked_into_whatever_its_name(world: World, tmp_path: Path) -> None:
+def test_a_cluster_without_our_terraform_is_examined_whatever_its_name(world: World, tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(kubeconfig.read_text().replace("comfyui", "theirs"))
     boto3.client("s3").delete_bucket(Bucket=f"comfyui-artifacts-{ACCOUNT}-{REGION}")
@@ -248,7 +248,7 @@ def test_a_cluster_without_our_terraform_is_looked_into_whatever_its_name(world:
     assert not_fine(world.ask()) == []  # without a context: there is no deployment yet
 
 
-def test_a_cluster_that_is_older_than_the_charts_ask_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_older_than_the_charts_accept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("comfyeks.kubernetes.api.Cluster.version", lambda _: "1.33")
     assert "Kubernetes is 1.33" in one(world, "cluster")["message"]
 
@@ -284,7 +284,7 @@ def test_a_cluster_without_the_s3_driver(world: World) -> None:
 
 def test_a_cluster_that_does_not_know_karpenter(world: World) -> None:
     del world.objects["/apis/karpenter.sh/v1/nodepools"]
-    assert "Karpenter's kinds (NodePool)" in one(world, "prerequisites")["message"]
+    assert "Karpenter's CRDs (NodePool)" in one(world, "prerequisites")["message"]
 
 
 def test_a_node_class_that_karpenter_does_not_accept(world: World) -> None:
@@ -325,7 +325,7 @@ def test_dead_letters(world: World) -> None:
 
 def test_the_function_is_missing(world: World) -> None:
     boto3.client("lambda", region_name=REGION).delete_function(FunctionName="comfyui-models-default-sync")
-    assert one(world, "model events")["fix"] == "make events"
+    assert one(world, "model events")["fix"] == "comfyeks events deploy"
 
 
 def test_several_faults_are_all_found_and_the_worst_decides(world: World, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ def thing(name: str, spec: dict[str, Any] | None = None, **conditions: str) -> d
     """An object whose conditions are "True", or false with the text as their message."""
     listed = [
         {"type": kind, "status": "True", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
-        if said == "True"
-        else {"type": kind, "status": "Unknown" if said == "?" else "False", "message": said}
-        for kind, said in conditions.items()
+        if text == "True"
+        else {"type": kind, "status": "Unknown" if text == "?" else "False", "message": text}
+        for kind, text in conditions.items()
     ]
     return {"metadata": {"name": name}, "spec": spec or {}, "status": {"conditions": listed}}
 
@@ -60,17 +60,17 @@ def only(cluster: Cluster) -> Reason:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "expected"),
     [
         ("SubnetsReady", "no subnet has the tag karpenter.sh/discovery=comfyui"),
         ("SecurityGroupsReady", "no security group has the tag karpenter.sh/discovery=comfyui"),
         ("AMIsReady", "there is no AMI al2023@v20260714 in this region"),
     ],
 )
-def test_what_a_node_class_says_of_itself(kind: str, said: str) -> None:
+def test_what_a_node_class_reports_in_its_conditions(kind: str, expected: str) -> None:
     unready = thing("gpu", SPEC, **{kind: "did not match any", "Ready": f"{kind}=False"})
     reason = only(Answers(classes=[unready], log=[]))
-    assert reason.message == f"ec2nodeclass gpu is not ready: {said}"
+    assert reason.message == f"ec2nodeclass gpu is not ready: {expected}"
     assert reason.certain
 
 
@@ -81,21 +81,21 @@ def test_subnets_by_their_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "expected"),
     [
         ("creating instance profile, adding role: NoSuchEntity: Role x not found", "there is no IAM role comfyui-node"),
-        ("parsing custom UserData, multipart: NextPart: EOF", "its user data is no MIME text that Karpenter can read"),
+        ("parsing custom UserData, multipart: NextPart: EOF", "its user data is not MIME text that Karpenter can read"),
         ("AccessDenied: not authorized to perform iam:PassRole", "AWS denies Karpenter what it asks for"),
         ("something new", "is not ready: something new"),
     ],
 )
-def test_what_only_the_log_of_karpenter_says(written: str, said: str) -> None:
+def test_what_is_only_in_the_log_of_karpenter(written: str, expected: str) -> None:
     unready = thing("gpu", SPEC, ValidationSucceeded="?", Ready="object is awaiting reconciliation")
-    log = ["no json", error("other", "not this one"), error("gpu", "before"), error("gpu", written)]
-    assert said in only(Answers(classes=[unready], log=log)).message
+    log = ["not json", error("other", "not this one"), error("gpu", "before"), error("gpu", written)]
+    assert expected in only(Answers(classes=[unready], log=log)).message
 
 
-def test_without_the_log_the_condition_is_said() -> None:
+def test_without_the_log_the_condition_is_reported() -> None:
     unready = thing("gpu", SPEC, Ready="object is awaiting reconciliation")
     assert "object is awaiting reconciliation" in only(Answers(classes=[unready])).message
 
@@ -108,7 +108,7 @@ def test_a_pool_repeats_nothing_of_its_class_and_names_one_that_is_missing() -> 
     assert "there is no ec2nodeclass gpu" in only(Answers(pools=[pool])).message
 
 
-def test_a_node_that_does_not_join_is_told_only_after_some_minutes() -> None:
+def test_a_node_that_does_not_join_is_reported_only_after_some_minutes() -> None:
     claim = thing("gpu-x", Launched="True", Registered="?", Ready="no")
     claim["status"]["providerID"] = "aws:///us-west-2a/i-0123"
     launched = claim["status"]["conditions"][0]
@@ -116,11 +116,11 @@ def test_a_node_that_does_not_join_is_told_only_after_some_minutes() -> None:
     assert list(karpenter.reasons(Answers(claims=[claim]))) == []
     launched["lastTransitionTime"] = (datetime.now(UTC) - timedelta(minutes=70)).strftime("%Y-%m-%dT%H:%M:%SZ")
     reason = only(Answers(claims=[claim]))
-    assert "gpu-x (i-0123) runs for 70 minutes and has not joined" in reason.message
+    assert "gpu-x (i-0123) has been up for 70 minutes and has not joined" in reason.message
     assert "access entry" in reason.fix
 
 
-def test_where_all_is_ready_nothing_is_said() -> None:
+def test_where_everything_is_ready_nothing_is_reported() -> None:
     ready = {"Ready": "True"}
     claim = thing("gpu-x", Launched="True", Registered="True")
     cluster = Answers(classes=[thing("gpu", SPEC, **ready)], pools=[thing("gpu-default", **ready)], claims=[claim])

@@ -10,7 +10,7 @@ from tests.support.fake_kubernetes import pod, unscheduled
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "expected"),
     [
         ("0/3 nodes are available: 3 Insufficient nvidia.com/gpu", "no node that runs now takes it"),
         ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity", "no node that runs now takes it"),
@@ -26,22 +26,22 @@ from tests.support.fake_kubernetes import pod, unscheduled
         ("something new", "something new"),
     ],
 )
-def test_why_a_pod_waits_in_plain_words(message: str, said: str) -> None:
+def test_why_a_pod_waits_in_plain_words(message: str, expected: str) -> None:
     reason = pods.explain(unscheduled(message))
     assert reason
-    assert said in reason.message
+    assert expected in reason.message
     assert reason.fix
 
 
 @pytest.mark.parametrize(
-    ("waiting", "said"),
+    ("waiting", "expected"),
     [("ImagePullBackOff", "image cannot be pulled"), ("CrashLoopBackOff", "starts and ends again")],
 )
-def test_why_a_container_waits_in_plain_words(waiting: str, said: str) -> None:
+def test_why_a_container_waits_in_plain_words(waiting: str, expected: str) -> None:
     state = {"name": "comfyui", "state": {"waiting": {"reason": waiting}}}
     reason = pods.explain(pod(phase="Pending", containerStatuses=[state]))
     assert reason
-    assert said in reason.message
+    assert expected in reason.message
     assert "{" not in reason.fix
 
 
@@ -67,17 +67,17 @@ def test_a_pod_that_waits_for_a_node_says_what_keeps_nodes_from_starting() -> No
     limit = {"metadata": {}, "message": "all available instance types exceed limits for nodepool"}
     reason = pods.explain(unscheduled("0/1 nodes are available"), [limit], [no_role])
     assert reason
-    assert "the pool's own limit" in reason.message  # what is said of this very pod counts more
+    assert "the pool's own limit" in reason.message  # an event about this very pod counts more
 
 
-def test_what_the_scheduler_said_before_is_over() -> None:
+def test_earlier_events_of_the_scheduler_no_longer_apply() -> None:
     before = {"metadata": {}, "message": "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."}
     reason = pods.explain(unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu"), [before])
     assert reason
     assert "no node that runs now takes it" in reason.message
 
 
-def test_a_mount_that_was_refused_before_is_no_reason_once_the_gate_runs() -> None:
+def test_a_mount_that_was_refused_before_is_not_the_reason_once_the_readiness_gate_runs() -> None:
     gate = {"name": "wait-for-models", "state": {"running": {}}}
     refused = {"metadata": {}, "message": "hostPath type check failed: /comfyui-models is not a directory"}
     reason = pods.explain(pod(phase="Pending", initContainerStatuses=[gate]), [refused])

@@ -194,4 +194,4 @@ def test_user_data_that_is_broken_mime_is_told_and_starts_nothing(live: Live) ->
     broken = {"spec": {"userData": BROKEN}}
     live.api.patch("EC2NodeClass", None, node_class["metadata"]["name"], broken)
     live.pods(1)
-    told(live, "its user data is no MIME text that Karpenter can read", "charts/karpenter-gpu")
+    told(live, "its user data is not MIME text that Karpenter can read", "charts/karpenter-gpu")

@@ -217,7 +217,7 @@ def an_event_that_nobody_could_use(ground: Ground) -> Iterator[Clone]:
     sqs.purge_queue(QueueUrl=queue)
 
 
-@fault("model events", "hears nothing: its queue mapping is Disabled")
+@fault("model events", "receives no events: its queue mapping is Disabled")
 def a_function_that_does_not_listen(ground: Ground) -> Iterator[Clone]:
     client = ground.aws.client("lambda")
     [mapping] = client.list_event_source_mappings()["EventSourceMappings"]

@@ -1,1 +1,1 @@
-"""What is wrong with a deployment, and how to put it right. Every check asks; none changes anything."""
+"""Checks that find what is wrong with a deployment, and how to fix it. None changes anything."""

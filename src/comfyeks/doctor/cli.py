@@ -1,4 +1,4 @@
-"""`comfyeks doctor`: everything that can be wrong, asked at once."""
+"""`comfyeks doctor`: all checks of tools, account, deployment and cluster, at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from comfyeks.platform import preflight
 from comfyeks.settings import DeploymentSettings
 from comfyeks.terraform import state_bucket
 
-# Not 1 and 2: those say that the command itself failed, or was misused.
+# Not 1 and 2, which mean that the command itself failed or was misused.
 EXIT_CODES = {OK: 0, WARNING: 3, ERROR: 4}
 NAMESPACE = "comfyui"
 _STYLES = {OK: "green", WARNING: "yellow", ERROR: "red"}
@@ -34,15 +34,15 @@ def run(
     context: Annotated[
         str | None,
         typer.Option(
-            help="kubectl context, also of a cluster that this project did not make; default: the current one."
+            help="kubectl context, also of a cluster that this project did not create; default: the current one."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="Show also what is fine.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also show the checks that found no problem.")] = False,
 ) -> None:
-    """Look for everything that can be wrong, and say how to put it right. Changes nothing.
+    """Check tools, account, deployment and cluster, and show how to fix what is wrong. Changes nothing.
 
-    Exit code: 0 all is fine, 3 warnings, 4 errors; 1 and 2 as of every command.
+    Exit code: 0 no problem, 3 warnings, 4 errors; 1 and 2 as for every command.
     """
     about, findings = _examined(project, region, context)
     if as_json:
@@ -57,7 +57,7 @@ def run(
 
 
 def _examined(project: str | None, region: str | None, context: str | None) -> tuple[str, list[Finding]]:
-    """What was looked at, and what was found; without credentials only this machine can be looked at."""
+    """Return what was examined, and the findings; without credentials, only this machine is examined."""
     try:
         deployment = current(project, region)
     except OperationError as error:
@@ -67,24 +67,28 @@ def _examined(project: str | None, region: str | None, context: str | None) -> t
             Finding("credentials", ERROR, message, f"aws sso login, or AWS_PROFILE. {fix}"),
         ]
     settings = deployment.settings()
-    whose = Finding("credentials", OK, f"of account {deployment.account}")
-    findings = [whose, *before(deployment, settings), *after(deployment, settings, context)]
+    credentials = Finding("credentials", OK, f"of account {deployment.account}")
+    findings = [
+        credentials,
+        *findings_before_apply(deployment, settings),
+        *findings_after_apply(deployment, settings, context),
+    ]
     return f"{deployment.name}, account {deployment.account}, {deployment.region}: ", findings
 
 
-def before(deployment: Deployment, settings: DeploymentSettings) -> list[Finding]:
-    """What can be known before anything exists: this machine's tools, and the account."""
+def findings_before_apply(deployment: Deployment, settings: DeploymentSettings) -> list[Finding]:
+    """Check what can be known before anything exists: this machine's tools, and the account."""
     return examine_all([("tools", machine.tools), *preflight.checks(deployment, settings)])
 
 
-def after(deployment: Deployment, settings: DeploymentSettings, context: str | None) -> list[Finding]:
-    """What can be known once something is there: model sync, then the cluster.
+def findings_after_apply(deployment: Deployment, settings: DeploymentSettings, context: str | None) -> list[Finding]:
+    """Check what can be known once a deployment exists: model sync, then the cluster.
 
-    A `context` that is given may lead to a cluster of any name, of a deployment without our Terraform.
+    `context` may lead to a cluster of any name: charts also run in clusters that our Terraform did not create.
     """
     ours = state_bucket.exists(deployment)
     if not ours and context is None:
-        return [Finding("deployment", OK, f"{deployment.name} is not there yet")]
+        return [Finding("deployment", OK, f"{deployment.name} does not exist yet")]
     kind = instance_type(settings.instance_type)
     checks: list[Check] = []
     if ours:
@@ -100,7 +104,7 @@ def after(deployment: Deployment, settings: DeploymentSettings, context: str | N
         message, _, fix = str(error).partition("; ")
         return [
             *examine_all(checks),
-            Finding("kubeconfig", ERROR, message, fix or "kubectl config get-contexts lists what there is"),
+            Finding("kubeconfig", ERROR, message, fix or "kubectl config get-contexts lists the contexts"),
         ]
     reached = examine("cluster", partial(cluster.reachable, api))
     if worst(reached) != OK:
@@ -115,7 +119,7 @@ def after(deployment: Deployment, settings: DeploymentSettings, context: str | N
 
 
 def table(findings: list[Finding]) -> Table:
-    rows = Table("", "check", "what", "what to do", box=None, header_style="bold", padding=(0, 1))
+    rows = Table("", "check", "finding", "what to do", box=None, header_style="bold", padding=(0, 1))
     for column in rows.columns:
         column.overflow = "fold"
     for finding in sorted(findings, key=lambda f: list(EXIT_CODES).index(f.severity), reverse=True):

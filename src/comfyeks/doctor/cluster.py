@@ -1,6 +1,6 @@
-"""The cluster: reachable, with what the charts need, healthy; and why pods that wait do so.
+"""Checks of the cluster: it answers, has what the charts need, is healthy; and why pods are not ready.
 
-`prerequisites` asks for all that the charts need, in whatever cluster: docs/how-to/existing-cluster.md.
+`prerequisites` looks for what the charts need in any cluster, also one of docs/how-to/existing-cluster.md.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _INSTALL = "comfyeks addons install"
 
 
 @dataclass(frozen=True)
-class Need:
-    """A kind that the cluster must know, or an object that must be there."""
+class Prerequisite:
+    """A CRD or an object that must be in the cluster."""
 
     what: str
     path: str
@@ -30,25 +30,27 @@ class Need:
     fix: str
 
 
-NEEDS = (
-    Need("Karpenter's kinds (NodePool)", "/apis/karpenter.sh/v1/nodepools", ERROR, _INSTALL),
-    Need("Karpenter's kinds for AWS (EC2NodeClass)", "/apis/karpenter.k8s.aws/v1/ec2nodeclasses", ERROR, _INSTALL),
-    Need(
+PREREQUISITES = (
+    Prerequisite("Karpenter's CRDs (NodePool)", "/apis/karpenter.sh/v1/nodepools", ERROR, _INSTALL),
+    Prerequisite(
+        "Karpenter's CRDs for AWS (EC2NodeClass)", "/apis/karpenter.k8s.aws/v1/ec2nodeclasses", ERROR, _INSTALL
+    ),
+    Prerequisite(
         "the Mountpoint for S3 CSI driver",
         "/apis/storage.k8s.io/v1/csidrivers/s3.csi.aws.com",
         ERROR,
-        "add the EKS add-on aws-mountpoint-s3-csi-driver {csi} (comfyeks infra apply does)",
+        "add the EKS add-on aws-mountpoint-s3-csi-driver {csi} (comfyeks infra apply does this)",
     ),
-    Need(
-        "the load balancer controller's kinds (TargetGroupBinding)",
+    Prerequisite(
+        "the load balancer controller's CRDs (TargetGroupBinding)",
         "/apis/elbv2.k8s.aws/v1beta1/targetgroupbindings",
         WARNING,
         f"{_INSTALL}; without it ComfyUI is reached by port-forward only",
     ),
 )
-KEDA = Need("KEDA's kinds (ScaledObject)", "/apis/keda.sh/v1alpha1/scaledobjects", ERROR, f"{_INSTALL} --keda")
+KEDA = Prerequisite("KEDA's CRDs (ScaledObject)", "/apis/keda.sh/v1alpha1/scaledobjects", ERROR, f"{_INSTALL} --keda")
 
-# Workloads that GPU pods cannot do without: a part of an image's name, what it is, and how to get it.
+# Workloads that GPU pods need: a part of the image's name, what it is, and how to install it.
 WORKLOADS = (
     ("/karpenter/controller", "Karpenter", _INSTALL),
     ("k8s-device-plugin", "the NVIDIA device plugin", _INSTALL),
@@ -79,30 +81,30 @@ def reachable(cluster: Cluster) -> Iterator[Finding]:
 
 
 def prerequisites(cluster: Cluster, keda: bool = False) -> Iterator[Finding]:
-    """What must be in the cluster before the charts."""
+    """Look for what must be in the cluster before the charts are installed."""
     csi = VERSIONS["eks_addons"]["aws-mountpoint-s3-csi-driver"]
-    for need in (*NEEDS, *((KEDA,) if keda else ())):
+    for need in (*PREREQUISITES, *((KEDA,) if keda else ())):
         if cluster.get(f"{need.path}") is None:
             yield Finding("prerequisites", need.severity, f"{need.what}: not in the cluster", need.fix.format(csi=csi))
         else:
-            yield Finding("prerequisites", OK, f"{need.what}: there")
+            yield Finding("prerequisites", OK, f"{need.what}: installed")
 
 
 def workloads(cluster: Cluster) -> Iterator[Finding]:
-    """The add-ons run, all of their pods."""
+    """Check that all pods of the add-ons run."""
     found = [
-        (kind, thing)
+        (kind, workload)
         for kind, path in (("deployment", "/apis/apps/v1/deployments"), ("daemonset", "/apis/apps/v1/daemonsets"))
-        for thing in cluster.list(path)
+        for workload in cluster.list(path)
     ]
     for part, what, fix in WORKLOADS:
-        ours = [(kind, thing) for kind, thing in found if any(part in image for image in _images(thing))]
+        ours = [(kind, workload) for kind, workload in found if any(part in image for image in _images(workload))]
         if not ours:
             yield Finding("add-ons", ERROR, f"{what} is not installed", fix)
-        for kind, thing in ours:
-            name, namespace = thing["metadata"]["name"], thing["metadata"]["namespace"]
-            ready, wanted = _ready(thing)
-            none_is_fine = kind == "daemonset"  # there is no node that wants one
+        for kind, workload in ours:
+            name, namespace = workload["metadata"]["name"], workload["metadata"]["namespace"]
+            ready, wanted = _ready(workload)
+            none_is_fine = kind == "daemonset"  # without a node for it, it has no pod
             if ready >= wanted and (wanted or none_is_fine):
                 yield Finding("add-ons", OK, f"{what}: {ready} of {wanted} pods are ready")
             else:
@@ -117,17 +119,17 @@ def workloads(cluster: Cluster) -> Iterator[Finding]:
 
 
 def pools(cluster: Cluster) -> Iterator[Finding]:
-    """Karpenter accepts the pools and node classes, and what it starts joins."""
+    """Check that Karpenter accepts the pools and node classes, and that the nodes it starts join."""
     for kind in ("EC2NodeClass", "NodePool"):
-        for thing in cluster.list(path_of(kind)):
-            if is_true(thing, "Ready"):
-                yield Finding("pools", OK, f"{kind.lower()} {thing['metadata']['name']} is ready")
+        for item in cluster.list(path_of(kind)):
+            if is_true(item, "Ready"):
+                yield Finding("pools", OK, f"{kind.lower()} {item['metadata']['name']} is ready")
     for reason in karpenter.reasons(cluster):
         yield Finding("pools", ERROR if reason.certain else WARNING, reason.message, reason.fix)
 
 
 def pods(cluster: Cluster, namespace: str) -> Iterator[Finding]:
-    """Every ComfyUI pod that is not ready, with the reason."""
+    """Report every ComfyUI pod, and why it is not ready."""
     found = explained(cluster, namespace)
     if not found:
         yield Finding("pods", OK, f"no pod in namespace {namespace}: scaled to zero, or not installed")
@@ -141,7 +143,7 @@ def pods(cluster: Cluster, namespace: str) -> Iterator[Finding]:
 
 
 def _oldest() -> str:
-    """The Kubernetes version that the charts ask for, such as 1.34."""
+    """Return the oldest Kubernetes version that the charts accept, such as 1.34."""
     chart = yaml.safe_load((REPO_ROOT / "charts" / "comfyui" / "Chart.yaml").read_text())
     return ".".join(str(chart["kubeVersion"]).removeprefix(">=").split(".")[:2])
 
@@ -155,7 +157,7 @@ def _images(workload: Object) -> list[str]:
 
 
 def _ready(workload: Object) -> tuple[int, int]:
-    """Pods that are ready, and pods that there should be."""
+    """Return how many pods are ready, and how many there should be."""
     status = workload.get("status", {})
     if "desiredNumberScheduled" in status:
         return int(status.get("numberReady", 0)), int(status["desiredNumberScheduled"])

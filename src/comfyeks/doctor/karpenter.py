@@ -1,6 +1,6 @@
-"""Why Karpenter starts no node, in plain words: what pools, node classes and nodes say of themselves.
+"""Why Karpenter starts no node, in plain words: from the conditions of node pools, node classes and node claims.
 
-What Karpenter only writes into its log (a role that is not there, user data that it cannot read) is looked up there.
+Errors that Karpenter only logs (a missing role, user data that it cannot read) are looked up in its log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONDITIONS = {
         "nodeClassDefaults.amiAlias of charts/karpenter-gpu names it",
     ),
 }
-# What Karpenter's log says of a node class → plain words, what to do.
+# An error of a node class in Karpenter's log → plain words, what to do.
 _ERRORS: tuple[tuple[str, str, str], ...] = (
     (
         r"Role .* not found|NoSuchEntity.*[Rr]ole|role .* cannot be found",
@@ -37,13 +37,13 @@ _ERRORS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"parsing custom UserData",
-        "its user data is no MIME text that Karpenter can read",
-        "compare the user data with that of charts/karpenter-gpu: comfyeks up installs it anew",
+        "its user data is not MIME text that Karpenter can read",
+        "compare the user data with that of charts/karpenter-gpu: comfyeks up installs it again",
     ),
     (
         r"AccessDenied|UnauthorizedOperation|not authorized to perform",
         "AWS denies Karpenter what it asks for",
-        "comfyeks infra apply makes its role anew; a policy of your organization may forbid it",
+        "comfyeks infra apply restores its role; a policy of your organization may forbid it",
     ),
 )
 _LOG_LINES = 500
@@ -51,7 +51,7 @@ _JOINS_WITHIN = timedelta(minutes=5)  # boot and join take about two; Karpenter 
 
 
 def reasons(cluster: Cluster) -> Iterator[Reason]:
-    """All that keeps nodes from starting and joining, node classes first: their pools only repeat it."""
+    """Yield what keeps nodes from starting and joining, node classes first: their pools only repeat it."""
     classes = cluster.list(path_of("EC2NodeClass"))
     unready = [each for each in classes if not is_true(each, "Ready")]
     errors = _errors(cluster) if unready else {}
@@ -67,7 +67,7 @@ def reasons(cluster: Cluster) -> Iterator[Reason]:
 
 
 def _of_class(node_class: Object, error: str) -> Reason:
-    """`error` is what Karpenter's log says against it."""
+    """`error`: the node class's last error in Karpenter's log."""
     name = node_class["metadata"]["name"]
     message, fix = _why(node_class, error)
     return Reason(f"ec2nodeclass {name} is not ready: {message}", f"{fix}; kubectl describe ec2nodeclass {name}")
@@ -90,22 +90,22 @@ def _why(node_class: Object, error: str) -> tuple[str, str]:
     conditions = node_class.get("status", {}).get("conditions") or []
     untrue = [each for each in conditions if each.get("status") == "False" and each["type"] != "Ready"]
     messages = [error, *(each.get("message", "") for each in untrue), condition(node_class, "Ready").get("message", "")]
-    message = next((message for message in messages if message), "Karpenter has not looked at it yet")
+    message = next((message for message in messages if message), "Karpenter has not processed it yet")
     return short(message), "comfyeks infra apply, then comfyeks up"
 
 
 def _selected(terms: list[Object]) -> str:
-    """By what a node class looks for its subnets or groups: "has the tag a=b", "is subnet-1 or subnet-2"."""
+    """Describe how a node class selects its subnets or groups: "has the tag a=b", "is subnet-1 or subnet-2"."""
     tags = [f"{key}={value}" for term in terms for key, value in term.get("tags", {}).items()]
     return f"has the tag {' or '.join(tags)}" if tags else f"is {' or '.join(term.get('id', '?') for term in terms)}"
 
 
-def _of_pool(pool: Object, node_class: str | None, there: set[str]) -> Reason:
+def _of_pool(pool: Object, node_class: str | None, existing: set[str]) -> Reason:
     name = pool["metadata"]["name"]
-    if node_class and node_class not in there:
+    if node_class and node_class not in existing:
         message = f"there is no ec2nodeclass {node_class}, which it names"
     else:
-        message = condition(pool, "Ready").get("message") or "Karpenter has not looked at it yet"
+        message = condition(pool, "Ready").get("message") or "Karpenter has not processed it yet"
     return Reason(f"nodepool {name} is not ready: {short(message)}", f"kubectl describe nodepool {name}; comfyeks up")
 
 
@@ -121,14 +121,14 @@ def _of_claim(claim: Object) -> Iterator[Reason]:
             minutes = age // timedelta(minutes=1)
             machine = str(claim.get("status", {}).get("providerID", "")).rpartition("/")[2] or name
             yield Reason(
-                f"node {name} ({machine}) runs for {minutes} minutes and has not joined the cluster",
-                "its role needs an access entry of type EC2_LINUX (comfyeks infra apply), its subnet a way to the API "
-                f"server; its boot: aws ec2 get-console-output --latest --instance-id {machine}",
+                f"node {name} ({machine}) has been up for {minutes} minutes and has not joined the cluster",
+                "its role needs an access entry of type EC2_LINUX (comfyeks infra apply), its subnet a route to the "
+                f"API server; boot log: aws ec2 get-console-output --latest --instance-id {machine}",
             )
 
 
 def _errors(cluster: Cluster) -> dict[str, str]:
-    """The last error in the logs of Karpenter's pods, by node class. Empty where the logs cannot be read."""
+    """Return the last error in the logs of Karpenter's pods, by node class; empty if the logs cannot be read."""
     found: dict[str, str] = {}
     for pod in cluster.list(f"{path_of('Pod')}?labelSelector=app.kubernetes.io/name=karpenter"):
         metadata = pod["metadata"]
@@ -139,7 +139,7 @@ def _errors(cluster: Cluster) -> dict[str, str]:
 
 
 def _error_of(line: str) -> dict[str, str]:
-    """What a line of Karpenter's log says against a node class."""
+    """Return the error of a line of Karpenter's log, by node class; empty if it has none."""
     with suppress(ValueError, AttributeError):
         entry = json.loads(line)
         name = (entry.get("EC2NodeClass") or {}).get("name")

@@ -1,4 +1,4 @@
-"""This machine: the tools, and whether they are new enough."""
+"""Check of this machine's tools: installed, and new enough."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SKEW = 1  # kubectl works with a server one minor version older or newer
 class Tool:
     name: str
     version: tuple[str, ...]
-    oldest: str
-    get: str
+    oldest: str  # version, or empty if any works
+    get: str  # where to get it
 
 
-def wanted() -> list[Tool]:
+def required() -> list[Tool]:
     return [
         Tool("terraform", ("version",), str(VERSIONS["terraform"]), "developer.hashicorp.com/terraform/install"),
         Tool(
@@ -35,8 +35,8 @@ def wanted() -> list[Tool]:
 
 
 def tools() -> Iterator[Finding]:
-    """Every tool is there, and new enough."""
-    for tool in wanted():
+    """Check that every tool is installed and new enough."""
+    for tool in required():
         path = shutil.which(tool.name, path=None)
         built = TOOLS / "bin" / tool.name
         if built.exists():

@@ -52,7 +52,7 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
         "install the values of the type: -f charts/comfyui/instance-types/<type>.yaml",
     ),
 )
-# The scheduler knows the nodes that there are, not those that Karpenter can start: what it says is no fault yet.
+# The scheduler knows only existing nodes, not those that Karpenter can start: its message alone is not yet a fault.
 _STARTING = (
     r"Pod should schedule on: nodeclaim/",
     "Karpenter starts a node for it",
@@ -79,11 +79,11 @@ _WAITING = {
         "kubectl -n {namespace} describe pod {pod}",
     ),
 }
-_GATE = "wait-for-models"
+_READINESS_GATE = "wait-for-models"
 
 
 def explained(cluster: Cluster, namespace: str, selector: str = "") -> list[tuple[Object, Reason | None]]:
-    """Every pod of a namespace, or those that a label selector names, each with why it is not ready."""
+    """Return the pods of a namespace, or those of a label selector, each with why it is not ready (None if it is)."""
     path = path_of("Pod", namespace) + (f"?labelSelector={selector}" if selector else "")
     found = cluster.list(path)
     events = cluster.list(path_of("Event", namespace)) if found else []
@@ -93,11 +93,11 @@ def explained(cluster: Cluster, namespace: str, selector: str = "") -> list[tupl
 
 
 def explain(pod: Object, events: Iterable[Object] = (), no_nodes: Sequence[Reason] = ()) -> Reason | None:
-    """Why a pod is not ready; None when it is, or has ended well.
+    """Return why a pod is not ready; None if it is ready, or has succeeded.
 
     Args:
         events: those about the pod.
-        no_nodes: what keeps nodes from starting, see `comfyeks.doctor.karpenter`.
+        no_nodes: why no nodes start, see `comfyeks.doctor.karpenter`.
     """
     status = pod.get("status", {})
     if status.get("phase") == "Succeeded" or condition(pod, "Ready").get("status") == "True":
@@ -110,14 +110,14 @@ def explain(pod: Object, events: Iterable[Object] = (), no_nodes: Sequence[Reaso
             detail = f" ({waiting['message']})" if waiting.get("message") else ""
             return Reason(f"{container['name']}: {message}{detail}", fix.format(container=container["name"], **names))
     running = {c["name"] for c in status.get("initContainerStatuses", []) if "running" in c.get("state", {})}
-    if _GATE in running:
+    if _READINESS_GATE in running:
         return Reason(
             "it waits for the node's models",
-            f"kubectl -n {names['namespace']} logs {names['pod']} -c {_GATE} shows how far they are",
+            f"kubectl -n {names['namespace']} logs {names['pod']} -c {_READINESS_GATE} shows how far they are",
             certain=False,
         )
-    # The newest event is the most telling one. Of the scheduler only the condition counts: what its earlier events
-    # reported of volumes that were not bound yet, or of other nodes, is over.
+    # The newest event counts most. Of the scheduler only the condition counts: its earlier events, about volumes that
+    # were not bound yet or about other nodes, no longer apply.
     texts = [event.get("message", "") for event in sorted(events, key=_when, reverse=True)]
     texts = [text for text in texts if not re.search(_NO_NODE[0], text)]
     texts.append(condition(pod, "PodScheduled").get("message", ""))
@@ -131,7 +131,7 @@ def explain(pod: Object, events: Iterable[Object] = (), no_nodes: Sequence[Reaso
         for pattern, message, fix in (_STARTING, _NO_NODE):
             if text := next((text for text in texts if re.search(pattern, text)), ""):
                 return Reason(f"{message} ({short(text)})", fix, certain=False)
-    text = next((text for text in texts if text), "it has only just been made")
+    text = next((text for text in texts if text), "it has only just been created")
     return Reason(short(text), f"kubectl -n {names['namespace']} describe pod {names['pod']}", certain=False)
 
 

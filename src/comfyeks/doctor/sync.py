@@ -1,4 +1,4 @@
-"""Model sync: do the models fit, do the nodes have them, does an upload reach them?"""
+"""Checks of the model sync: the models fit, the nodes have them, and uploads reach the nodes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ RESERVED = 40 * 10**9
 
 
 def budget(deployment: Deployment, kind: InstanceType) -> Iterator[Finding]:
-    """All models of the bucket against the disk of a node."""
+    """Compare the size of all models in the bucket with the disk of a node."""
     session = boto3.Session(region_name=deployment.region)
     models = [m for m in ModelStore(session, deployment.bucket("models")).models() if m.ignored is None]
     size = sum(model.size for model in models)
-    room = kind.disk_gib * GIB - RESERVED
-    words = f"{len(models)} models, {size / 1e9:.1f} GB; a {kind.name} has room for {room / 1e9:.0f} GB"
-    if size <= room:
-        yield Finding("models", OK, words)
+    available = kind.disk_gib * GIB - RESERVED
+    sizes = f"{len(models)} models, {size / 1e9:.1f} GB; a {kind.name} has room for {available / 1e9:.0f} GB"
+    if size <= available:
+        yield Finding("models", OK, sizes)
     else:
         yield Finding(
             "models",
             ERROR,
-            f"{words}: nodes leave some out",
-            "say what matters with modelSync.settings.priority or prefixes of charts/karpenter-gpu, remove models "
+            f"{sizes}: nodes leave some out",
+            "set which come first with modelSync.settings.priority or prefixes of charts/karpenter-gpu, remove models "
             "(comfyeks models rm), or take a type with a larger disk",
         )
 
 
 def nodes(deployment: Deployment) -> Iterator[Finding]:
-    """What the GPU nodes themselves say of their sync."""
+    """Report the state of the model sync on every GPU node."""
     session = boto3.Session(region_name=deployment.region)
     models = ModelStore(session, deployment.bucket("models")).models()
     found = status.collect(session, deployment, models)
@@ -56,7 +56,7 @@ def nodes(deployment: Deployment) -> Iterator[Finding]:
             yield Finding(
                 "model sync",
                 WARNING,
-                f"{node.node}: {node.missing_files} models ({node.missing_bytes / 1e9:.1f} GB) are not there "
+                f"{node.node}: {node.missing_files} models ({node.missing_bytes / 1e9:.1f} GB) are missing "
                 f"({node.state})",
                 "comfyeks models status; wait for the sync, or see whether they fit the disk",
             )
@@ -65,7 +65,7 @@ def nodes(deployment: Deployment) -> Iterator[Finding]:
 
 
 def dead_letters(deployment: Deployment) -> Iterator[Finding]:
-    """Events that nobody could use, and events that nobody has used for a while."""
+    """Count the model events that could not be handled."""
     sqs = boto3.client("sqs", region_name=deployment.region)
     url = sqs.get_queue_url(QueueName=deployment.dead_letter_queue)["QueueUrl"]
     answer = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages", "QueueArn"])
@@ -84,7 +84,7 @@ def dead_letters(deployment: Deployment) -> Iterator[Finding]:
 
 
 def function(deployment: Deployment) -> Iterator[Finding]:
-    """The function that hears of uploads exists and listens to the queue."""
+    """Check that the function for model events exists and reads its queue."""
     client = boto3.client("lambda", region_name=deployment.region)
     name = deployment.sync_function
     try:
@@ -93,13 +93,16 @@ def function(deployment: Deployment) -> Iterator[Finding]:
         if error.response["Error"]["Code"] != "ResourceNotFoundException":
             raise
         yield Finding(
-            "model events", ERROR, f"{name} is not deployed: uploads reach nodes only by their timer", "make events"
+            "model events",
+            ERROR,
+            f"{name} is not deployed: nodes notice uploads only by their timer",
+            "comfyeks events deploy",
         )
         return
     mappings = client.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
     states = {mapping["State"] for mapping in mappings}
     if states & {"Enabled", "Enabling", "Creating", "Updating"}:
-        yield Finding("model events", OK, f"{name} listens")
+        yield Finding("model events", OK, f"{name} reads its queue")
     else:
         message = f"its queue mapping is {', '.join(sorted(states))}" if states else "it has no queue mapping"
-        yield Finding("model events", ERROR, f"{name} hears nothing: {message}", "make events")
+        yield Finding("model events", ERROR, f"{name} receives no events: {message}", "comfyeks events deploy")
