@@ -78,15 +78,15 @@ def test_every_price_of_the_table_says_where_it_is_from_and_is_used(region: str)
 
 
 def test_the_answer_names_the_source_of_each_price() -> None:
-    words = ["cost", "--json", "--region", "us-west-2", "--price", "ec2.g5.2xlarge=1/hour"]
-    prices = {entry["price"]: entry for entry in json.loads(CliRunner().invoke(app, words).stdout)["prices"]}
+    arguments = ["cost", "--json", "--region", "us-west-2", "--price", "ec2.g5.2xlarge=1/hour"]
+    prices = {entry["price"]: entry for entry in json.loads(CliRunner().invoke(app, arguments).stdout)["prices"]}
     assert prices["ec2.g5.2xlarge per hour"]["from"] == "the operator"
     assert "reference" in prices["eks.cluster per hour"]["from"]
 
 
-def test_what_such_tables_leave_out_is_added_after_the_total() -> None:
+def test_what_cost_tables_often_omit_is_added_after_the_total() -> None:
     month = estimate(Usage())
-    names = " ".join(line.what for line in month.left_out)
+    names = " ".join(line.what for line in month.often_omitted)
     for expected in ("NAT", "disks", "logs", "requests"):
         assert expected in names
     prices = load("us-west-2")
@@ -109,7 +109,7 @@ usages = st.builds(
 @given(usages)
 def test_a_total_is_the_sum_of_its_lines_and_never_negative(usage: Usage) -> None:
     month, prices = estimate(usage), table()
-    lines = [*month.lines, *month.left_out]
+    lines = [*month.lines, *month.often_omitted]
     assert all(line.amount(prices) >= 0 for line in lines)
     assert sum(line.amount(prices) for line in lines) == pytest.approx(month.whole(prices))
 
@@ -156,10 +156,10 @@ def test_images_that_do_not_fit_the_hours_have_no_price_per_thousand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "expected"),
     [
-        (["--hours-per-day", "25"], "a day has 24"),
-        (["--days", "32"], "at most 31"),
+        (["--hours-per-day", "25"], "a day has 24 hours"),
+        (["--days", "32"], "at most 31 days"),
         (["--nodes=-1"], "--nodes -1"),
         (["--exposure", "door"], "alb, cloudfront, none"),
         (["--price", "g6"], "NAME=USD/UNIT"),
@@ -167,13 +167,13 @@ def test_images_that_do_not_fit_the_hours_have_no_price_per_thousand() -> None:
         (["--images", "1", "--image-mb", "many"], "'many'"),
     ],
 )
-def test_a_quantity_that_cannot_be_is_refused(words: list[str], said: str) -> None:
-    result = CliRunner().invoke(app, ["cost", *words])
+def test_an_impossible_quantity_is_refused(arguments: list[str], expected: str) -> None:
+    result = CliRunner().invoke(app, ["cost", *arguments])
     assert isinstance(result.exception, UserError)
-    assert said in str(result.exception)
+    assert expected in str(result.exception)
 
 
-def test_a_price_that_is_not_known_is_asked_for_and_not_guessed() -> None:
+def test_an_unknown_price_is_asked_for_and_not_guessed() -> None:
     result = CliRunner().invoke(app, ["cost", "--instance-type", "g4dn.xlarge", "--region", "us-west-2"])
     assert isinstance(result.exception, UserError)
     assert "--price ec2.g4dn.xlarge=USD/hour" in str(result.exception)
@@ -185,17 +185,17 @@ def test_a_price_that_is_not_known_is_asked_for_and_not_guessed() -> None:
     assert gpu["usd"] == "320"
 
 
-def test_a_region_nobody_entered_has_no_prices() -> None:
+def test_a_region_that_is_not_in_the_table_has_no_prices() -> None:
     assert load("eu-central-1").amounts == {}
 
 
 def monthly(**variables: Any) -> Decimal:
-    """What `comfyeks up --plan` says a deployment with these Terraform variables costs a month."""
+    """Return what `comfyeks up --plan` says that a deployment with these Terraform variables costs a month."""
     lines = cost_lines(DeploymentSettings(platform=variables), "us-west-2")
     return Decimal(re.findall(r"about ([\d.]+) USD a month", lines[0])[0])
 
 
-def test_the_plan_counts_what_is_paid_for_whatever_is_used() -> None:
+def test_the_plan_counts_what_is_paid_however_the_platform_is_used() -> None:
     gateway = HOURS_PER_MONTH * (Decimal("0.045") + Decimal("0.005"))  # and its public address
     keys_cluster_nodes = 2 + 73 + 2 * HOURS_PER_MONTH * Decimal("0.1504")
     disks, balancer = 2 * 50 * Decimal("0.08"), Decimal("16.43") + HOURS_PER_MONTH * Decimal("0.008")
@@ -223,8 +223,8 @@ def test_status_and_the_plan_of_up_have_the_same_price_of_an_hour(
 
 def test_an_answer_is_kept_and_wins_over_the_table(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    price_table.remember("us-west-2", {Key("ec2.g5.2xlarge", "hour"): Decimal("0.9")}, own)
-    price_table.remember("us-west-2", {Key("spot.g5.2xlarge", "hour"): Decimal("0.4")}, own)
+    price_table.save("us-west-2", {Key("ec2.g5.2xlarge", "hour"): Decimal("0.9")}, own)
+    price_table.save("us-west-2", {Key("spot.g5.2xlarge", "hour"): Decimal("0.4")}, own)
     prices = load("us-west-2", own=own)
     assert prices.of(Key("ec2.g5.2xlarge", "hour")) == Decimal("0.9")
     assert prices.of(Key("spot.g5.2xlarge", "hour")) == Decimal("0.4")

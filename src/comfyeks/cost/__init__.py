@@ -1,1 +1,1 @@
-"""What the platform costs: prices as data, an estimate as lines that can be checked by hand."""
+"""What the platform costs: prices as data, and an estimate as lines that can be checked by hand."""

@@ -1,6 +1,6 @@
-"""The estimate: what is used in a month, times prices. Lines first, amounts later, so that needed prices are known.
+"""The estimate: usage of a month, times prices. Lines come first, amounts later, so that the needed prices are known.
 
-All arithmetic is decimal and nothing is rounded. A month has 730 hours, a GB is 10^9 bytes, as AWS bills.
+All arithmetic is decimal, and nothing is rounded. A month has 730 hours, a GB is 10^9 bytes, as AWS bills.
 """
 
 from __future__ import annotations
@@ -36,48 +36,48 @@ class Usage:
     registry_gb: Decimal = Decimal(20)
     exposure: str = "alb"
     transfer_gb: Decimal = Decimal(100)
-    # What tables like the reference leave out.
+    # What cost tables like the reference omit.
     nat_gateways: int = 1
     nat_gb: Decimal = Decimal(50)
     interface_endpoints: int = 0  # one for each service in each zone
     disk_gib: int = 50  # root volume of every node; AWS bills its GiB as GB
     logs_gb: Decimal = Decimal(5)
-    # For scaling to zero: GPU seconds of one image, how often a month a node starts, and how long it then stands idle.
+    # For scaling to zero: GPU seconds per image, node starts in the month, and idle minutes that each start costs.
     seconds_per_image: Decimal | None = None
     starts: int = 60
     idle_minutes: Decimal = Decimal(15)
 
     def check(self) -> None:
-        """Raises UserError naming the first value that no month can have."""
+        """Raise UserError naming the first value that is impossible."""
         for name, value in vars(self).items():
             if isinstance(value, (int, Decimal)) and value < 0:
-                raise UserError(f"--{name.replace('_', '-')} {value}: it is 0 or more")
+                raise UserError(f"--{name.replace('_', '-')} {value}: expected 0 or more")
         if self.hours_per_day > 24:
-            raise UserError(f"--hours-per-day {self.hours_per_day}: a day has 24")
+            raise UserError(f"--hours-per-day {self.hours_per_day}: a day has 24 hours")
         if self.days > 31:
-            raise UserError(f"--days {self.days}: a month has at most 31")
+            raise UserError(f"--days {self.days}: a month has at most 31 days")
         for name, value, allowed in (
             ("exposure", self.exposure, EXPOSURES),
             ("capacity", self.capacity, CAPACITIES),
             ("system-capacity", self.system_capacity, SYSTEM_CAPACITIES),
         ):
             if value not in allowed:
-                raise UserError(f"--{name} {value!r}: it is one of {', '.join(allowed)}")
+                raise UserError(f"--{name} {value!r}: expected one of {', '.join(allowed)}")
 
     @property
     def gpu_hours(self) -> Decimal:
-        """Hours that are paid for all GPU nodes together; never more than the month has."""
+        """Paid hours of all GPU nodes together; for each node never more than the month has."""
         return self.nodes * min(self.hours_per_day * self.days, HOURS_PER_MONTH)
 
     @property
     def busy_hours(self) -> Decimal | None:
-        """GPU hours that the images need; None when nobody said how long one takes."""
+        """GPU hours that the images need; None if `seconds_per_image` is not given."""
         return None if self.seconds_per_image is None else self.images * self.seconds_per_image / 3600
 
 
 @dataclass(frozen=True)
 class Term:
-    """A price times quantities, each with its unit as a person would write it."""
+    """A price times quantities, each with its unit as shown to people."""
 
     price: Key
     quantities: tuple[tuple[Decimal | int, str], ...] = ()
@@ -88,7 +88,7 @@ class Term:
             result *= quantity
         return result
 
-    def words(self, prices: Prices) -> str:
+    def formula(self, prices: Prices) -> str:
         unit = {"hour": "h", "month": "month", "gb": "GB", "million": "million"}[self.price.unit]
         counts = [f"{number(quantity)}{f' {what}' if what else ''}" for quantity, what in self.quantities]
         return " × ".join([*counts, f"{number(prices.of(self.price))} $/{unit}"])
@@ -96,7 +96,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Line:
-    """`fixed`: paid for as long as the platform is up, whatever it is used for."""
+    """An item of the bill. `fixed`: paid while the platform exists, however it is used."""
 
     what: str
     terms: tuple[Term, ...]
@@ -105,25 +105,25 @@ class Line:
     def amount(self, prices: Prices) -> Decimal:
         return sum((term.amount(prices) for term in self.terms), Decimal(0))
 
-    def words(self, prices: Prices) -> str:
-        return " + ".join(term.words(prices) for term in self.terms)
+    def formula(self, prices: Prices) -> str:
+        return " + ".join(term.formula(prices) for term in self.terms)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`lines` are what is commonly counted, `left_out` what such tables leave out, though it is paid."""
+    """`lines` are what cost tables commonly count, `often_omitted` what they omit although it is paid."""
 
     lines: tuple[Line, ...]
-    left_out: tuple[Line, ...]
+    often_omitted: tuple[Line, ...]
 
     def keys(self) -> set[Key]:
-        return {term.price for line in (*self.lines, *self.left_out) for term in line.terms}
+        return {term.price for line in (*self.lines, *self.often_omitted) for term in line.terms}
 
     def total(self, prices: Prices) -> Decimal:
         return add(self.lines, prices)
 
     def whole(self, prices: Prices) -> Decimal:
-        return self.total(prices) + add(self.left_out, prices)
+        return self.total(prices) + add(self.often_omitted, prices)
 
 
 def add(lines: Iterable[Line], prices: Prices) -> Decimal:
@@ -131,7 +131,10 @@ def add(lines: Iterable[Line], prices: Prices) -> Decimal:
 
 
 def estimate(usage: Usage, gpu_hours: Decimal | None = None) -> Estimate:
-    """The lines of a month. `gpu_hours` replaces the hours that the usage says, for all nodes together."""
+    """Return the estimate of a month. `gpu_hours`, of all nodes together, replaces the hours of the usage.
+
+    Raises UserError if the usage is impossible.
+    """
     usage.check()
     if gpu_hours is None and usage.hours_per_day * usage.days <= HOURS_PER_MONTH:
         gpu_hours = usage.gpu_hours
@@ -160,7 +163,7 @@ def estimate(usage: Usage, gpu_hours: Decimal | None = None) -> Estimate:
             Line("load balancer", balancer, fixed=True),
             Line(f"transfer by {'CloudFront' if usage.exposure == 'cloudfront' else 'ALB'}", (transfer,)),
         ]
-    return Estimate(tuple(lines), tuple(_left_out(usage, gpu_hours)))
+    return Estimate(tuple(lines), tuple(_often_omitted(usage, gpu_hours)))
 
 
 def _hourly(name: str, count: int = 1) -> Term:
@@ -173,7 +176,7 @@ def _system(usage: Usage) -> Term:
     return _hourly(f"ec2.{usage.system_type}", usage.system_nodes)
 
 
-def _left_out(usage: Usage, gpu_hours: Decimal) -> list[Line]:
+def _often_omitted(usage: Usage, gpu_hours: Decimal) -> list[Line]:
     gp3 = Key("ebs.gp3", "gb")
     system_disks = Term(gp3, ((usage.system_nodes, ""), (usage.disk_gib, "GB")))
     gpu_disks = Term(gp3, ((usage.disk_gib, "GB"), (gpu_hours / HOURS_PER_MONTH, "months")))
@@ -194,7 +197,7 @@ def _left_out(usage: Usage, gpu_hours: Decimal) -> list[Line]:
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to have GPUs. `estimate` is None where `problem` says why it cannot be counted."""
+    """How long GPU nodes run, and at which price. `estimate` is None if `problem` says why there is none."""
 
     name: str
     estimate: Estimate | None
@@ -202,7 +205,7 @@ class Plan:
 
 
 def plans(usage: Usage) -> list[Plan]:
-    """The same month in four ways: nodes that never end, by spot, by the clock, and only while there is work."""
+    """Return the month under four plans: always on, always on with spot, on a schedule, only while there is work."""
     always = usage.nodes * HOURS_PER_MONTH
     on_demand = replace(usage, capacity="on-demand")
     found = [
@@ -223,7 +226,7 @@ def _too_few(usage: Usage, hours: Decimal) -> str:
     busy = usage.busy_hours
     if busy is None or busy <= hours:
         return ""
-    return f"the images need {number(busy.quantize(Decimal(1)))} GPU hours, this has {number(hours)}"
+    return f"the images need {number(busy.quantize(Decimal(1)))} GPU hours, this plan has {number(hours)}"
 
 
 def per_thousand(total: Decimal, images: int) -> Decimal | None:
@@ -231,12 +234,12 @@ def per_thousand(total: Decimal, images: int) -> Decimal | None:
 
 
 def number(value: Decimal | int) -> str:
-    """For reading: six digits at most after the point, thousands apart: 64,000 · 1.212 · 0.219178."""
+    """Format for people, with at most six decimal places: 64,000 · 1.212 · 0.219178."""
     text = f"{Decimal(value).quantize(Decimal('0.000001')):,f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def dollars(value: Decimal) -> str:
-    """At least cents, and three digits where there are more: 193.92 · 2.208 · 442.378."""
+    """Format USD with two decimal places, or three if needed: 193.92 · 2.208 · 442.378."""
     cents, mills = value.quantize(Decimal("0.01")), value.quantize(Decimal("0.001"))
     return f"{cents:,f}" if cents == mills else f"{mills:,f}"

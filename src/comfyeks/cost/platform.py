@@ -1,6 +1,6 @@
-"""What a deployment costs as long as it is up, whatever it is used for: one sum for `up --plan` and `status`.
+"""What a deployment costs while it exists, however it is used: one sum for `up --plan` and `status`.
 
-`comfyeks cost` adds the same lines (comfyeks.cost.model) to those that come with use.
+`comfyeks cost` adds the same lines (comfyeks.cost.model) to those that depend on use.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 from comfyeks.cost.model import Line, Usage, estimate
 from comfyeks.settings import DeploymentSettings
 
-ZONES = 3  # what the platform takes of a region, unless its variable `zones` names others
+ZONES = 3  # how many the platform uses, unless its variable `zones` names some
 
 
 def usage_of(settings: DeploymentSettings) -> Usage:
-    """The platform that these settings describe; what comes with use is as in the reference scenario."""
+    """Return the usage of a platform with these settings; what depends on use is that of the reference scenario."""
     variables = settings.platform
     return Usage(
         instance_type=settings.instance_type,
@@ -29,13 +29,13 @@ def usage_of(settings: DeploymentSettings) -> Usage:
 
 
 def standing_lines(settings: DeploymentSettings) -> list[Line]:
-    """Everything that is paid for by the hour or the month while no GPU node runs."""
+    """Return everything that is paid by the hour or the month while no GPU node runs."""
     month = estimate(usage_of(settings))
-    return [line for line in (*month.lines, *month.left_out) if line.fixed]
+    return [line for line in (*month.lines, *month.often_omitted) if line.fixed]
 
 
 def zone_count(variables: Mapping[str, Any]) -> int:
-    """Zones that the platform spans, by its Terraform variables."""
+    """Return the number of zones that the platform spans, from its Terraform variables."""
     return len(variables.get("zones", [])) or ZONES
 
 
@@ -46,7 +46,7 @@ def _exposure(variables: Mapping[str, Any]) -> str:
 
 
 def _nat_gateways(variables: Mapping[str, Any]) -> int:
-    """Those of the platform: in a network that exists already, the route to the internet is its owner's."""
+    """Return the platform's own NAT gateways: in an existing network, the route to the internet is its owner's."""
     if variables.get("private_subnet_ids"):
         return 0
     return {"none": 0, "per_az": zone_count(variables)}.get(variables.get("nat", "one"), 1)

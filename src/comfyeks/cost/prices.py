@@ -1,6 +1,6 @@
-"""What one unit of everything costs in a region, and who says so: the project's table, and what the operator added.
+"""Prices per unit in a region, with their sources: the project's table, and prices that the operator added.
 
-A price that nobody has written down is an error that says how to give it, never a guess from another region.
+A missing price is an error that says how to give it, never a guess from another region.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GIVEN = re.compile(r"(?P<name>[a-z0-9.-]+)=(?P<amount>[0-9.]+)(?:/(?P<unit>[a-z
 
 @dataclass(frozen=True)
 class Key:
-    """Name of a price and what one unit of it is: ("ec2.g5.2xlarge", "hour")."""
+    """Name of a price and its unit: ("ec2.g5.2xlarge", "hour")."""
 
     name: str
     unit: str
@@ -38,7 +38,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Source:
-    """Who says a price, and the day of that record."""
+    """Where a price was read, and on which day."""
 
     what: str
     day: str
@@ -46,7 +46,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Prices:
-    """USD per unit in one region. `sources` of those that the table has; the others are the operator's own."""
+    """USD per unit in one region. `sources` has those of the table's prices; the other prices are the operator's."""
 
     region: str
     amounts: dict[Key, Decimal]
@@ -56,7 +56,7 @@ class Prices:
         return sorted({key for key in keys if key not in self.amounts}, key=str)
 
     def of(self, key: Key) -> Decimal:
-        """Raises UserError naming the way to give a price that is not known."""
+        """Return a price. Raises UserError, which says how to give it, if it is not known."""
         if key not in self.amounts:
             raise UserError(
                 f"the price of {key} in {self.region} is not known, and is not guessed: write it into {OWN} below "
@@ -65,26 +65,26 @@ class Prices:
         return self.amounts[key]
 
     def plus(self, more: dict[Key, Decimal]) -> Prices:
-        """The same with prices of the operator, which win."""
+        """Return these prices with those of the operator, which win."""
         sources = {key: source for key, source in self.sources.items() if key not in more}
         return Prices(self.region, self.amounts | more, sources)
 
-    def days(self, keys: Iterable[Key]) -> str:
-        """Of when the table's prices are: a day, or the first and the last; empty when all are the operator's."""
+    def dates(self, keys: Iterable[Key]) -> str:
+        """Return the day of the table's prices, or the first and the last day; empty if all are the operator's."""
         days = sorted({self.sources[key].day for key in keys if key in self.sources})
         return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else ""
 
 
 def load(region: str, table: Path = TABLE, own: Path | None = None) -> Prices:
-    """The prices of a region: the table's, and over them the operator's own. A region nobody entered has none."""
+    """Return the prices of a region: the operator's win over the table's. A region in neither has none."""
     amounts, sources = _read(table, region)
     prices = Prices(region, amounts, sources)
     own = OWN if own is None else own
     return prices.plus(_read(own, region)[0]) if own.exists() else prices
 
 
-def remember(region: str, more: dict[Key, Decimal], own: Path | None = None) -> Path:
-    """Keep prices that the operator was asked for, for this checkout."""
+def save(region: str, more: dict[Key, Decimal], own: Path | None = None) -> Path:
+    """Store the operator's prices in this checkout, and return the file."""
     own = OWN if own is None else own
     document = yaml.load(own.read_text(), Loader=yaml.BaseLoader) if own.exists() else {"regions": {}}  # noqa: S506
     prices = document["regions"].setdefault(region, {})
@@ -94,28 +94,28 @@ def remember(region: str, more: dict[Key, Decimal], own: Path | None = None) -> 
     return own
 
 
-def given(text: str) -> tuple[Key, Decimal]:
-    """A price as typed, `ec2.g6.xlarge=0.8048/hour` (an hour unless said). Raises UserError."""
+def parse(text: str) -> tuple[Key, Decimal]:
+    """Parse a price such as `ec2.g6.xlarge=0.8048/hour`; without a unit, it is per hour. Raises UserError."""
     match = _GIVEN.fullmatch(text.strip())
     unit = (match["unit"] or "hour") if match else ""
     if match is None or unit not in UNITS:
-        raise UserError(f"--price {text!r}: write NAME=USD/UNIT with a unit of {', '.join(UNITS)}")
+        raise UserError(f"--price {text!r}: expected NAME=USD/UNIT, UNIT one of {', '.join(UNITS)}")
     return Key(match["name"], unit), amount(match["amount"], f"--price {text!r}")
 
 
 def amount(text: str, where: str) -> Decimal:
-    """A price that a person wrote. Raises UserError."""
+    """Parse an amount that a person wrote. Raises UserError, which begins with `where`."""
     try:
         value = Decimal(text)
     except InvalidOperation as error:
-        raise UserError(f"{where}: {text!r} is no amount of USD, such as 1.212") from error
+        raise UserError(f"{where}: {text!r} is not a number such as 1.212") from error
     if not value.is_finite() or value < 0:
-        raise UserError(f"{where}: {text!r} is no price; it is 0 or more")
+        raise UserError(f"{where}: {text!r} is not allowed; expected 0 or more")
     return value
 
 
 def _read(path: Path, region: str) -> tuple[dict[Key, Decimal], dict[Key, Source]]:
-    # As text: a float would not be the price that was written.
+    # As text, because a float would round the price.
     document = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # noqa: S506
     known = {name: Source(**source) for name, source in document.get("sources", {}).items()}
     amounts: dict[Key, Decimal] = {}
@@ -125,7 +125,9 @@ def _read(path: Path, region: str) -> tuple[dict[Key, Decimal], dict[Key, Source
             if unit == FROM:
                 continue
             if unit not in UNITS:
-                raise UserError(f"{path}, {region}, {name}: no price is per {unit}; units are {', '.join(UNITS)}")
+                raise UserError(
+                    f"{path}, {region}, {name}: unit {unit!r} is not known; expected one of {', '.join(UNITS)}"
+                )
             key = Key(name, unit)
             amounts[key] = amount(value, f"{path}, {region}, {name}")
             if FROM in entry:

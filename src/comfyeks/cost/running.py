@@ -1,4 +1,4 @@
-"""What instances that run have cost since the month began."""
+"""What running instances have cost since the month began."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfyeks.cost.prices import Key, Prices
 
 @dataclass(frozen=True)
 class Running:
-    """Something that is paid for by the hour since a moment."""
+    """An instance that is paid by the hour, and since when."""
 
     type: str
     capacity: str
@@ -19,13 +19,13 @@ class Running:
 
 
 def hours_this_month(since: datetime, now: datetime) -> Decimal:
-    """Hours from a moment, but not from before the month began, until now; never negative."""
+    """Return the hours from `since`, or from the beginning of the month, until now; never negative."""
     begin = max(since, now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
     return Decimal(max(0, int((now - begin).total_seconds()))) / 3600
 
 
 def hourly(node: Running, prices: Prices) -> Decimal:
-    """USD an hour. Spot that nobody priced counts as on-demand, which is the most that it can cost.
+    """Return USD an hour. Spot without a price counts as on-demand, which is the most that it can cost.
 
     Raises UserError for a type without a price.
     """
