@@ -1,4 +1,4 @@
-"""The command line: a command is imported only when it is used; one place where errors become exit codes."""
+"""The command line: imports a command only when it is used, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ COMMANDS = {
     "events": Command("comfyeks.model_events:app", _PARTS),
     "dev": Command("comfyeks.dev.cli:app", _CHECKOUT),
 }
-# Distributions beside this one add commands by this entry point: comfyeks-local has `local` and `demo`.
+# Other installed distributions add commands by this entry point: comfyeks-local adds `local` and `demo`.
 ENTRY_POINTS = "comfyeks.commands"
 
 
 def commands() -> dict[str, Command]:
-    """Name → command, those of other installed distributions included."""
+    """Return all commands by name, those of other installed distributions included."""
     return COMMANDS | {found.name: Command(found.value, _CHECKOUT) for found in entry_points(group=ENTRY_POINTS)}
 
 
@@ -90,7 +90,7 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run a command; a known error is one line on stderr and its own exit code, never a traceback."""
+    """Run a command; a known error ends it with one line on stderr and the error's exit code, without a traceback."""
     try:
         app()
     except ComfyeksError as error:

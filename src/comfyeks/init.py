@@ -1,4 +1,4 @@
-"""`comfyeks init`: a few questions, one settings file."""
+"""`comfyeks init`: ask a few questions, and write the settings file."""
 
 from __future__ import annotations
 
@@ -35,22 +35,27 @@ def run(
     api_allowed_cidrs: Cidrs = None,
     private_api: Private = None,
     cluster_admin_arns: Admins = None,
-    keda: Annotated[bool | None, typer.Option("--keda/--no-keda", help="Pods by the clock or by the queue.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: what is not given is as proposed.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a settings file that is there.")] = False,
+    keda: Annotated[
+        bool | None,
+        typer.Option("--keda/--no-keda", help="Install KEDA, for scheduled or queue-based autoscaling of pods."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask no questions: use the proposed value for every option that is not given.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing settings file.")] = False,
 ) -> None:
-    """Ask what a deployment should be and write its settings file. Makes nothing in AWS."""
+    """Ask a few questions and write the settings file of a deployment. Creates nothing in AWS."""
     deployment = current(project, region or os.environ.get("AWS_REGION"))
     path = deployment.settings_file
     if path.exists() and not force:
-        raise UserError(f"{path} is there already: edit it, or give --force to write a new one")
-    asks = sys.stdin.isatty() and not yes
+        raise UserError(f"{path} exists already: edit it, or give --force to replace it")
+    interactive = sys.stdin.isatty() and not yes
     note(f"{deployment.name} in account {deployment.account}, {deployment.region}")
-    kind = instance_type or _ask("GPU instance type", "g5.2xlarge", asks)
+    kind = instance_type or _ask("GPU instance type", "g5.2xlarge", interactive)
     known_type(kind)
     cidrs = listed(api_allowed_cidrs)
     if not private_api and cidrs is None:
-        cidrs = listed(_ask("Who may reach the Kubernetes API", _own_address(), asks))
+        cidrs = listed(_ask("IPv4 ranges that may reach the Kubernetes API", _own_address(), interactive))
     access = Settings(
         api_allowed_cidrs=cidrs,
         api_public_access=False if private_api else None,
@@ -59,7 +64,8 @@ def run(
     access.check(deployment)
     variables = {name: list(v) if isinstance(v, tuple) else v for name, v in access.decided().items()}
     if keda is None:
-        keda = asks and typer.confirm("Start and end pods by the clock or the queue (KEDA)?", default=False, err=True)
+        question = "Install KEDA, for scheduled or queue-based autoscaling of pods?"
+        keda = interactive and typer.confirm(question, default=False, err=True)
     settings = DeploymentSettings(
         account=deployment.account, region=deployment.region, instance_type=kind, keda=keda, platform=variables
     )
@@ -70,12 +76,12 @@ def run(
     note(f"next: comfyeks up{again} --plan, then comfyeks up{again}")
 
 
-def _ask(question: str, proposed: str, asks: bool) -> str:
-    return str(typer.prompt(question, default=proposed or None, err=True)) if asks else proposed
+def _ask(question: str, proposed: str, interactive: bool) -> str:
+    return str(typer.prompt(question, default=proposed or None, err=True)) if interactive else proposed
 
 
 def _own_address() -> str:
-    """This machine's public address as a range, empty when nobody tells."""
+    """Return this machine's public address as a range; empty if it cannot be found out."""
     try:
         address = requests.get(WHAT_IS_MY_ADDRESS, timeout=3).text.strip()
     except requests.RequestException:

@@ -1,4 +1,4 @@
-"""`comfyeks scale`: how many ComfyUI pods run, now; `auto` gives the word back to the chart's schedule."""
+"""`comfyeks scale`: set the number of ComfyUI pods; `auto` returns to the chart's schedule."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from comfyeks.kubernetes.kubeconfig import checked_context
 from comfyeks.options import Project, Region
 
 AUTO = "auto"
-# KEDA holds the number of pods at this annotation's value and lets its triggers rest.
+# KEDA keeps the number of pods at this annotation's value, and ignores its triggers meanwhile.
 PAUSED = "autoscaling.keda.sh/paused-replicas"
 
 
-def wanted(pods: str) -> int | None:
-    """Number of pods; None for the schedule's own. Raises UserError."""
+def pod_count(pods: str) -> int | None:
+    """Parse the number of pods; None stands for the schedule's number. Raises UserError."""
     if pods == AUTO:
         return None
     if not (pods.isascii() and pods.isdigit()):
-        raise UserError(f"{pods!r} is no number of pods: give 0 or more, or `{AUTO}` for the schedule's own")
+        raise UserError(
+            f"{pods!r} is not a number of pods: expected 0 or more, or `{AUTO}` for the number of the schedule"
+        )
     return int(pods)
 
 
 def scale(cluster: Cluster, namespace: str, release: str, pods: int | None) -> str:
-    """Set the number of pods; what was done, as a sentence.
+    """Set the number of pods, and return what was done as a sentence.
 
     Raises:
         UserError: there is no such Deployment, or no schedule to return to.
-        OperationError: the cluster does not answer, or says no.
+        OperationError: the cluster does not answer, or refuses the change.
     """
     path = path_of("Deployment", namespace, release)
     deployment = cluster.get(path)
     if deployment is None:
         raise UserError(
-            f"there is no Deployment {release} in the namespace: install the comfyui chart, or give --release"
+            f"there is no Deployment {release} in namespace {namespace}: install the comfyui chart, or give --release "
+            "and --namespace"
         )
     schedule = path_of("ScaledObject", namespace, release)
     if cluster.get(schedule) is not None:
         cluster.patch(schedule, {"metadata": {"annotations": {PAUSED: None if pods is None else str(pods)}}})
         if pods is None:
             return f"{release} follows its schedule again"
-        return f"{release} has {pods} pods whatever its schedule says; `comfyeks scale {AUTO}` gives it back"
+        return f"{release} has {pods} pods and ignores its schedule; `comfyeks scale {AUTO}` returns to it"
     if pods is None:
         raise UserError(
             f"{release} has no schedule to return to: give a number of pods, or set schedule.windows in the chart"
@@ -55,15 +58,18 @@ def scale(cluster: Cluster, namespace: str, release: str, pods: int | None) -> s
 
 
 def run(
-    pods: Annotated[str, typer.Argument(help=f"Number of pods, or `{AUTO}`: what the schedule says.")],
+    pods: Annotated[str, typer.Argument(help=f"Number of pods, or `{AUTO}` for the number of the schedule.")],
     release: Annotated[str, typer.Option(help="Helm release of the comfyui chart.")] = "comfyui",
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "comfyui",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the release.")] = "comfyui",
     context: Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")] = None,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """Set how many ComfyUI pods run. A pod that goes ends its jobs first; Karpenter brings and removes nodes."""
-    count = wanted(pods)
+    """Set how many ComfyUI pods run; safe to repeat.
+
+    Pods that are removed finish their jobs first; Karpenter adds and removes nodes.
+    """
+    count = pod_count(pods)
     deployment = current(project, region)
     chosen = checked_context(context, deployment)
     note(f"{deployment.name} in account {deployment.account}, {deployment.region}; kubectl context {chosen}")

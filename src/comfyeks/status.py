@@ -1,4 +1,4 @@
-"""`comfyeks status`: one screen about a deployment."""
+"""`comfyeks status`: the state of a deployment on one screen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Node:
-    """A GPU node. `models` is what it says of its sync."""
+    """A GPU node. `models`: the state of its model sync."""
 
     id: str
     type: str
@@ -52,7 +52,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Pod:
-    """A ComfyUI pod. `jobs` run and wait, None when it does not say; `why` it is not ready, with the `fix`."""
+    """A ComfyUI pod. `jobs`: running and waiting ones, None if not known; `why` it is not ready, and the `fix`."""
 
     name: str
     state: str
@@ -64,7 +64,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Status:
-    """`problems` are the questions that nobody answered."""
+    """The state of a deployment. `problems`: what could not be found out, and why."""
 
     deployment: str
     account: str
@@ -85,7 +85,7 @@ def run(
     context: Annotated[str | None, typer.Option(help="kubectl context; default: the current one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """GPU nodes, pods, queue, address and what the month has cost so far, on one screen."""
+    """Show GPU nodes, pods, queues, address and what the month has cost so far, on one screen. Changes nothing."""
     deployment = current(project, region)
     found = collect(deployment, context)
     if as_json:
@@ -95,7 +95,7 @@ def run(
 
 
 def collect(deployment: Deployment, context: str | None) -> Status:
-    """Ask everything at once; what does not answer is a problem in the status, not an error."""
+    """Collect everything at once; what does not answer is one of the status's `problems`, not an error."""
     problems: list[str] = []
 
     def answer(what: str, ask: Callable[[], T], otherwise: T) -> T:
@@ -130,17 +130,17 @@ def collect(deployment: Deployment, context: str | None) -> Status:
 
 
 def _nodes(deployment: Deployment) -> tuple[list[Node], list[Running]]:
-    """Every live GPU node, and since when it is paid for."""
+    """Return every live GPU node, and since when it is paid."""
     session = boto3.Session(region_name=deployment.region)
     instances = models_status.live_instances(session, deployment)
-    said = {}
+    reports = {}
     if instances:
         models = ModelStore(session, deployment.bucket("models")).models()
-        answers = models_status.collect(session, deployment, models, wait=MODELS_SECONDS)
-        said = {node.node: node for node in answers}
+        collected = models_status.collect(session, deployment, models, wait=MODELS_SECONDS)
+        reports = {report.node: report for report in collected}
     shown, running = [], []
     for instance_id, instance in instances.items():
-        node = said.get(instance_id)
+        report = reports.get(instance_id)
         capacity = "spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand"
         launched = instance["LaunchTime"]
         running.append(Running(instance["InstanceType"], capacity, launched))
@@ -151,7 +151,7 @@ def _nodes(deployment: Deployment) -> tuple[list[Node], list[Running]]:
                 capacity=capacity,
                 zone=instance["Placement"]["AvailabilityZone"],
                 age=_age(launched),
-                models=f"{node.files} models, {node.state}" if node else "no answer",
+                models=f"{report.files} models, {report.state}" if report else "no answer",
             )
         )
     return shown, running
@@ -175,7 +175,7 @@ def _pods(deployment: Deployment, context: str | None) -> list[Pod]:
 
 
 def _jobs(cluster: Cluster, pod: Object) -> int | None:
-    """Jobs of a pod, asked of ComfyUI itself through the API server."""
+    """Return the number of a pod's jobs, as ComfyUI answers through the API server; None if it does not."""
     metadata = pod["metadata"]
     try:
         queue = cluster.get(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}:{PORT}/proxy/queue")
@@ -185,7 +185,7 @@ def _jobs(cluster: Cluster, pod: Object) -> int | None:
 
 
 def _queues(deployment: Deployment) -> tuple[int, int]:
-    """Model events that wait, and dead letters."""
+    """Return the number of waiting model events, and of dead letters."""
     sqs = boto3.client("sqs", region_name=deployment.region)
 
     def count(name: str) -> int:
@@ -197,7 +197,7 @@ def _queues(deployment: Deployment) -> tuple[int, int]:
 
 
 def cost_so_far(deployment: Deployment, nodes: list[Running]) -> tuple[str, str]:
-    """USD of this month so far, and of an hour as it is now. Raises UserError naming a price that is not known."""
+    """Return USD of this month so far, and of an hour with the current nodes. Raises UserError for a missing price."""
     cluster = find_cluster(deployment)
     if cluster is None:
         raise OperationError(f"{deployment.name} has no EKS cluster")
@@ -220,7 +220,7 @@ def _age(since: datetime) -> str:
 
 
 def screen(found: Status) -> Group:
-    """The status as a person reads it."""
+    """Return the status as a person reads it."""
     parts: list[Any] = [Text(f"{found.deployment}, account {found.account}, {found.region}", style="bold")]
     nodes = _rows("node", "type", "capacity", "zone", "age", "models")
     for node in found.nodes:
@@ -235,7 +235,7 @@ def screen(found: Status) -> Group:
     known = {
         "model events waiting": found.model_events,
         "dead letters": found.dead_letters,
-        "address": found.address or "port-forward: comfyeks up says how",
+        "address": found.address or "by port-forward only; comfyeks up prints the command",
         "this month so far": found.month_to_date_usd
         and f"about {found.month_to_date_usd} USD, {found.hour_usd} an hour now; no storage, transfer or ended nodes",
     }

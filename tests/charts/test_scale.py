@@ -1,4 +1,4 @@
-"""`comfyeks scale`, against an API server that answers what a test put there."""
+"""`comfyeks scale`, against an API server with the objects of the test."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_a_fixed_number_is_set_on_the_deployment(cluster: Cluster) -> None:
     assert cluster.changes == [(f"{DEPLOYMENTS}/comfyui/scale", {"spec": {"replicas": 3}})]
 
 
-def test_a_schedule_rests_while_a_number_is_given_and_works_again_afterwards(cluster: Cluster) -> None:
+def test_a_schedule_is_ignored_while_a_number_is_given_and_applies_again_afterwards(cluster: Cluster) -> None:
     cluster.has(replicas=0, keda=True, scheduled=True)
-    assert "whatever its schedule says" in comfyeks_scale("2")
+    assert "ignores its schedule" in comfyeks_scale("2")
     assert "follows its schedule again" in comfyeks_scale("auto")
     assert cluster.changes == [
         (f"{SCHEDULES}/comfyui", {"metadata": {"annotations": {scale.PAUSED: value}}}) for value in ("2", None)
@@ -84,20 +84,20 @@ def test_keda_without_a_schedule_of_ours_changes_nothing(cluster: Cluster) -> No
     assert cluster.changes == [(f"{DEPLOYMENTS}/comfyui/scale", {"spec": {"replicas": 0}})]
 
 
-def test_no_schedule_to_return_to_is_told(cluster: Cluster) -> None:
+def test_auto_without_a_schedule_is_refused(cluster: Cluster) -> None:
     with pytest.raises(UserError, match="has no schedule to return to"):
         comfyeks_scale("auto")
     assert cluster.changes == []
 
 
 @pytest.mark.parametrize("pods", ["two", "1.5", "٣"])
-def test_what_is_no_number_is_refused_before_anything_is_asked(cluster: Cluster, pods: str) -> None:
-    with pytest.raises(UserError, match="is no number of pods: give 0 or more, or `auto`"):
+def test_what_is_not_a_number_is_refused_before_the_cluster_is_asked(cluster: Cluster, pods: str) -> None:
+    with pytest.raises(UserError, match="is not a number of pods: expected 0 or more, or `auto`"):
         comfyeks_scale(pods)
     assert cluster.changes == []
 
 
-def test_another_accounts_cluster_is_left_alone(cluster: Cluster) -> None:
+def test_another_accounts_cluster_is_not_changed(cluster: Cluster) -> None:
     with pytest.raises(UserError, match="nothing was changed"):
         comfyeks_scale("3", "--context", "other")
     assert cluster.changes == []

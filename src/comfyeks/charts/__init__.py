@@ -1,4 +1,4 @@
-"""The Helm charts of this project: where they are, what they render, what an instance type has room for."""
+"""The Helm charts of this project: where they are, how they render, and the values for each instance type."""
 
 from __future__ import annotations
 

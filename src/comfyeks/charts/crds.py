@@ -32,20 +32,20 @@ CRD_MODULES = {
 
 
 def karpenter_crds() -> Path:
-    """Folder of Karpenter's CRDs."""
+    """Return the folder of Karpenter's CRDs."""
     return crd_folder(_KARPENTER)
 
 
 @cache
 def crd_folder(module: str) -> Path:
-    """Folder of a Go module's CRDs in Go's cache: the version that tools/crds/go.mod pins, checked by its go.sum.
+    """Return the folder of a Go module's CRDs in Go's cache: the version of tools/crds/go.mod, verified by its go.sum.
 
     Raises:
-        UserError: there is no Go on PATH.
-        OperationError: Go could not get the module.
+        UserError: Go is not on PATH.
+        OperationError: Go could not download the module.
     """
     if shutil.which("go") is None:
-        raise UserError(f"the CRDs of {module} come from its Go module, and go is not on PATH: go.dev/doc/install")
+        raise UserError(f"go is not on PATH: it downloads the CRDs of {module}; install it, see go.dev/doc/install")
     argv = ["go", "mod", "download", "-json", module]
     done = subprocess.run(argv, cwd=_CRD_PIN, capture_output=True, text=True, check=False)
     if done.returncode != 0:

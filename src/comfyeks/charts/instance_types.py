@@ -1,8 +1,8 @@
-"""What each GPU instance type has left for one ComfyUI pod, and the values files that say so.
+"""What each GPU instance type offers to one ComfyUI pod, and the chart values that follow from it.
 
-Karpenter starts a node only for a pod that fits what it expects the node to have, so its arithmetic is ours: capacity
-less its estimate of what the hypervisor keeps, less what kubelet reserves. From that go the daemons, Mountpoint's pods
-(which Karpenter does not count) and the uploader; the rest is the pod's. The real node has more memory than expected.
+Karpenter starts a node only for a pod that fits what it expects the node to have, so this module computes like
+Karpenter: capacity, less its estimate for the hypervisor, less what kubelet reserves. Daemons, Mountpoint's pods (which
+Karpenter does not count) and the uploader are subtracted; the rest is the pod's. Real nodes have more memory than that.
 
 The disk is divided the same way: kubelet's reserve, images, what the pod may write, and the rest for models.
 """
@@ -34,7 +34,7 @@ _MOUNTPOINT_MIB = 2 * 512
 _UPLOADER_MILLICPU = 100
 _UPLOADER_MIB = 512
 
-# Rounded down to what a person would write.
+# Requests are rounded down to multiples of these.
 _MILLICPU_STEP = 250
 _MIB_STEP = 256
 
@@ -57,7 +57,7 @@ class InstanceType:
 
     @property
     def allocatable_millicpu(self) -> int:
-        """What kubelet leaves: it reserves 6 % of the first CPU, 1 % of the second, 0.5 % of two more, then 0.25 %."""
+        """CPU for pods: kubelet reserves 6 % of the first CPU, 1 % of the second, 0.5 % of two more, then 0.25 %."""
         reserved, shares = 0.0, [0.06, 0.01, 0.005, 0.005]
         for cpu in range(self.vcpu):
             reserved += 1000 * (shares[cpu] if cpu < len(shares) else 0.0025)
@@ -65,24 +65,24 @@ class InstanceType:
 
     @property
     def allocatable_mib(self) -> int:
-        """What Karpenter expects kubelet to leave: it reserves 255 MiB, and 11 MiB for each pod that there may be."""
+        """Memory that Karpenter expects kubelet to leave to pods: it reserves 255 MiB, and 11 MiB per possible pod."""
         hypervisor = math.ceil(self.memory_mib * _HYPERVISOR_SHARE)
         return self.memory_mib - hypervisor - (255 + 11 * self.max_pods) - _EVICTION_MIB
 
     @property
     def disk_gib(self) -> float:
-        """What may be written to the instance store before kubelet begins to clean up."""
+        """Space of the instance store that can be used before kubelet begins to clean up."""
         return self.nvme_total_gb * 1e9 / 2**30 * _DISK_SHARE
 
     @property
     def pod_millicpu(self) -> int:
-        left = self.allocatable_millicpu - _DAEMONS_MILLICPU - _UPLOADER_MILLICPU
-        return left // _MILLICPU_STEP * _MILLICPU_STEP
+        remaining = self.allocatable_millicpu - _DAEMONS_MILLICPU - _UPLOADER_MILLICPU
+        return remaining // _MILLICPU_STEP * _MILLICPU_STEP
 
     @property
     def pod_mib(self) -> int:
-        left = self.allocatable_mib - _DAEMONS_MIB - _MOUNTPOINT_MIB - _UPLOADER_MIB
-        return left // _MIB_STEP * _MIB_STEP
+        remaining = self.allocatable_mib - _DAEMONS_MIB - _MOUNTPOINT_MIB - _UPLOADER_MIB
+        return remaining // _MIB_STEP * _MIB_STEP
 
     @property
     def pod_ephemeral_gib(self) -> int:
@@ -90,12 +90,12 @@ class InstanceType:
 
     @property
     def models_bytes(self) -> int:
-        """What is left for models; the node computes the same from the size that its file system really has."""
+        """Disk space for models; the node computes the same from the real size of its file system."""
         usable = int(self.nvme_total_gb * 1e9 * _DISK_SHARE)
         return max(0, usable - _IMAGES_BYTES - self.pod_ephemeral_gib * 2**30)
 
     def comfyui_values(self) -> dict[str, Any]:
-        """One pod that fills the node. Memory is limited to its request, so that a leak ends the pod, not the node."""
+        """Return values for one pod that fills the node. Its memory limit is its request: a leak ends only the pod."""
         memory = f"{self.pod_mib}Mi"
         requests = {
             "cpu": f"{self.pod_millicpu}m",
@@ -108,7 +108,7 @@ class InstanceType:
         }
 
     def karpenter_values(self) -> dict[str, Any]:
-        """Pools of this type, whose models leave the pod of `comfyui_values` its share of the disk."""
+        """Return values for pools of this type, whose models leave the pod of `comfyui_values` its disk space."""
         return {
             "poolDefaults": {"instanceTypes": [self.name]},
             "modelSync": {"settings": {"scratchReserve": f"{self.pod_ephemeral_gib}GiB"}},
@@ -116,7 +116,7 @@ class InstanceType:
 
 
 def read_table(table: Path = TABLE) -> dict[str, InstanceType]:
-    """Name → type, in the table's order."""
+    """Return the instance types by name, in the table's order."""
     with table.open(newline="") as rows:
         return {
             row["instance_type"]: InstanceType(
@@ -133,8 +133,8 @@ def read_table(table: Path = TABLE) -> dict[str, InstanceType]:
 
 
 def instance_type(name: str) -> InstanceType:
-    """Raises UserError for a type that the charts have no values for."""
+    """Return the instance type of that name. Raises UserError if the charts have no values for it."""
     table = read_table()
     if name not in table:
-        raise UserError(f"instance type {name!r} is not one of those that work here: {', '.join(table)}")
+        raise UserError(f"instance type {name!r} is not supported; expected one of {', '.join(table)}")
     return table[name]

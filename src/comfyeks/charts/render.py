@@ -1,6 +1,6 @@
-"""One way to render a chart, for command line and tests: `helm template` of the whole chart, cached by inputs.
+"""Render a chart, for command line and tests: `helm template` of the whole chart, cached by inputs.
 
-Never a part of a chart: an object that is not there is then an ordinary answer, and a refusal is always seen.
+Never a single template: so an absent object is an ordinary result, and every refusal of the chart is seen.
 
 Example:
     >>> [service] = render("comfyui", files=[Path("charts/comfyui/ci/minimal-values.yaml")]).of_kind("Service")
@@ -32,7 +32,7 @@ _TIMEOUT_SECONDS = 60
 
 
 class RenderError(OperationError):
-    """helm refused to render. `stderr` is what it said, `values` what it was given."""
+    """helm refused to render. `stderr` is its output, `values` its input."""
 
     def __init__(self, chart: str, stderr: str, values: Mapping[str, Any], files: Sequence[Path]):
         self.chart = chart
@@ -59,17 +59,17 @@ class Rendered:
 
     @property
     def inventory(self) -> list[tuple[str, str]]:
-        """(kind, name) of every object, sorted; a list, so that a duplicate shows."""
+        """(kind, name) of every object, sorted; a list, so that duplicates are visible."""
         return sorted((item["kind"], item["metadata"]["name"]) for item in self.objects)
 
     def of_kind(self, kind: str) -> list[KubernetesObject]:
         return [item for item in self.objects if item["kind"] == kind]
 
     def get(self, kind: str, name: str) -> KubernetesObject:
-        """The one object of this kind and name.
+        """Return the one object of this kind and name.
 
         Raises:
-            LookupError: there is none, or more than one; names what there is.
+            LookupError: there is none, or more than one; lists all objects.
         """
         found = [item for item in self.of_kind(kind) if item["metadata"]["name"] == name]
         if len(found) != 1:
@@ -95,7 +95,7 @@ def render(
     kube_version: str | None = None,
     api_versions: Sequence[str] = (),
 ) -> Rendered:
-    """The objects that `helm template` makes of a whole chart.
+    """Return the objects that `helm template` renders from a whole chart.
 
     Args:
         chart: "comfyui" or "karpenter-gpu".
@@ -111,19 +111,19 @@ def render(
     """
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise UserError(f"no values file {missing[0]}")
+        raise UserError(f"there is no values file {missing[0]}")
     objects = _render(
         chart,
-        # Order decides nothing in values, so it must not make two cache entries of one input.
+        # Sorted, because the order of values has no meaning and must not create a second cache entry.
         json.dumps(values or {}, sort_keys=True),
-        # Contents and not only paths: a test may write the same file twice.
+        # With the content, because a test may write the same file twice.
         tuple((file, file.read_bytes()) for file in files),
         release or chart,
         namespace,
         kube_version or VERSIONS["kubernetes"],
         tuple(api_versions),
     )
-    # A copy, or one test's change of an object would be the next test's input.
+    # A copy, because a test may change an object.
     return Rendered(chart, copy.deepcopy(objects))
 
 
@@ -151,9 +151,9 @@ def _render(
 
 
 def helm(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """helm without any cluster, also on a machine that has one."""
+    """Run helm without any cluster, even if this machine has access to one."""
     return tools.run_helm(*arguments, stdin=stdin, kubeconfig=Path(os.devnull), seconds=_TIMEOUT_SECONDS)
 
 
-# libyaml reads a render ten times faster where PyYAML was built with it.
+# PyYAML with libyaml reads a render ten times faster; not every build has it.
 YamlLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
