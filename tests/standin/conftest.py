@@ -1,4 +1,4 @@
-"""The server under contract: the stand-in, and the real one at COMFYUI_URL when that is set."""
+"""The server under test: the stand-in, and the real one at COMFYUI_URL if that is set."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a server declares and answers, as shapes: names, types and limits, no texts.
+"""Records what a server declares and answers, as shapes: names, types and limits, without texts.
 
     python -m tests.standin.record http://127.0.0.1:8188 > tests/standin/real_server.yaml
 
-records them from a real one, so that the stand-in and the example workflows can be held to it where there is none.
+records a real server, so that the stand-in and the example workflows can be compared with it where there is none.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ import requests
 import websocket
 import yaml
 
-from comfyeks_local.comfyui.nodes import NODES
+from comfyeks_local.comfyui.graph_nodes import GRAPH_NODES
 from tests.support.comfyui import Server, empty_image
 
 _LIMITS = ("min", "max", "step")
-# Choices that are the same on every machine; those of others are files.
+# Choices that are the same on every machine; other choices are names of files.
 CHOICES = (
     "KSampler.sampler_name", "KSampler.scheduler", "KSamplerAdvanced.add_noise",
     "KSamplerAdvanced.return_with_leftover_noise", "KSamplerSelect.sampler_name", "UNETLoader.weight_dtype",
     "CLIPLoader.type", "CLIPLoader.device", "DualCLIPLoader.type", "DualCLIPLoader.device", "SaveWEBM.codec",
     "ImageScale.upscale_method", "ImageScale.crop", "SaveAnimatedWEBP.method", "LoadImageMask.channel",
 )  # fmt: skip
-NODE_CLASSES = sorted(NODES.keys() - {"StandInSleep"})  # the examples need no others; test_record.py says so
+GRAPH_NODE_NAMES = sorted(
+    GRAPH_NODES.keys() - {"StandInSleep"}
+)  # the examples need no others, as test_record.py checks
 
 
 def choices(spec: list[Any]) -> list[Any] | None:
-    """The choices of an input's declaration, None for one that is none."""
+    """The choices in an input's declaration; None if it is not a choice."""
     if isinstance(spec[0], list):
         return spec[0]
     return spec[1]["options"] if spec[0] == "COMBO" else None
 
 
 def declaration(info: dict[str, Any]) -> dict[str, Any]:
-    """Of one class in /object_info: inputs with type and limits, outputs."""
+    """Inputs with types and limits, and outputs, of one graph node in /object_info."""
 
     def one(spec: list[Any]) -> str:
         options = spec[1] if len(spec) > 1 else {}
@@ -53,7 +55,7 @@ def declaration(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def shape(value: Any) -> Any:
-    """Types in place of values; of a list the shapes of its items, each once. What declares an input is no answer."""
+    """Types in place of values; for a list the shapes of its items, each once."""
     if isinstance(value, dict):
         return {key: "…" if key == "input_config" else shape(value[key]) for key in sorted(value)}
     if isinstance(value, list):
@@ -70,7 +72,7 @@ def _graph() -> dict[str, Any]:
 
 
 def _job(server: Server, graph: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Run a workflow; its id, and the shape of each kind of event on the way."""
+    """Run a workflow; returns its id and the shape of each kind of event."""
     client_id, events = uuid.uuid4().hex, dict[str, list[Any]]()
     socket = websocket.create_connection(f"{server.ws_url}?clientId={client_id}", timeout=60, suppress_origin=True)
     try:
@@ -88,7 +90,7 @@ def _job(server: Server, graph: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def answers(server: Server) -> dict[str, Any]:
-    """The shape of what the server says to what the client asks."""
+    """The shapes of the server's answers to the client's requests."""
     found: dict[str, Any] = {}
     good, found["events"] = _job(server, _graph())
     upload = server.post("/upload/image", files={"image": (f"{uuid.uuid4().hex}.png", b"no image")}).json()
@@ -110,9 +112,9 @@ def answers(server: Server) -> dict[str, Any]:
     for name, graph in refusals.items():
         answer = server.post("/prompt", json={"prompt": graph})
         found[name] = [answer.status_code, shape(answer.json())]
-    nobody = uuid.uuid4()
+    unknown = uuid.uuid4()
     for name, path in {
-        "job": f"/api/jobs/{good}", "failed job": f"/api/jobs/{bad}", "unknown job": f"/api/jobs/{nobody}",
+        "job": f"/api/jobs/{good}", "failed job": f"/api/jobs/{bad}", "unknown job": f"/api/jobs/{unknown}",
         "history": f"/history/{good}", "queue": "/prompt", "machine": "/system_stats",
     }.items():  # fmt: skip
         answer = server.get(path)
@@ -122,7 +124,7 @@ def answers(server: Server) -> dict[str, Any]:
     return found
 
 
-def record(server: Server, classes: Iterable[str] = NODE_CLASSES) -> dict[str, Any]:
+def record(server: Server, classes: Iterable[str] = GRAPH_NODE_NAMES) -> dict[str, Any]:
     declared = server.get("/object_info").json()
     named = {place: place.split(".") for place in CHOICES}
     inputs = {name: {**info["input"].get("required", {}), **info["input"].get("optional", {})}

@@ -1,7 +1,7 @@
 """ComfyUI's API as measured, for the stand-in and for any real server (COMFYUI_URL).
 
-Only nodes that need neither a model nor a GPU are run, so that a real server on any machine can pass. What needs the
-stand-in's own slow node is in test_standin.py.
+Only graph nodes that need neither a model nor a GPU are run, so that a real server on any machine can pass. Tests with
+the stand-in's own slow node are in test_standin.py.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def test_the_clients_own_id_is_kept(server: Server) -> None:
 
 
 @pytest.mark.parametrize("bad", ["abc", "550E8400-E29B-41D4-A716-446655440000", "550e8400e29b41d4a716446655440000"])
-def test_an_id_that_is_no_canonical_uuid_is_refused(server: Server, bad: str) -> None:
+def test_an_id_that_is_not_a_canonical_uuid_is_refused(server: Server, bad: str) -> None:
     assert refused(server, image_graph(), prompt_id=bad)["error"]["type"] == "invalid_prompt_id"
 
 
@@ -176,7 +176,7 @@ def test_an_unknown_class_fails_the_whole_prompt_even_where_nothing_uses_it(serv
         ({"width": ["3", 0]}, "return_type_mismatch"),
     ],
 )
-def test_a_bad_value_is_told_per_node(server: Server, change: dict[str, Any], kind: str) -> None:
+def test_a_bad_value_is_reported_per_node(server: Server, change: dict[str, Any], kind: str) -> None:
     graph = {**image_graph(**change), "3": image_graph()["1"]}
     body = refused(server, graph)
     assert body["error"]["type"] == "prompt_outputs_failed_validation"
@@ -189,14 +189,14 @@ def test_a_bad_value_is_told_per_node(server: Server, change: dict[str, Any], ki
     assert problem["extra_info"]["input_name"] == "width"
 
 
-def test_a_missing_input_is_told(server: Server) -> None:
+def test_a_missing_input_is_reported(server: Server) -> None:
     graph = image_graph()
     del graph["1"]["inputs"]["width"]
     [problem] = refused(server, graph)["node_errors"]["1"]["errors"]
     assert problem["type"] == "required_input_missing"
 
 
-def test_a_model_that_is_not_there_is_value_not_in_list_with_the_choices(server: Server) -> None:
+def test_a_missing_model_is_value_not_in_list_with_the_choices(server: Server) -> None:
     graph = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "no-such-model.safetensors"}},
         "2": {"class_type": "EmptyImage", "inputs": image_graph()["1"]["inputs"]},
@@ -240,7 +240,7 @@ def test_outputs_that_cannot_run_are_skipped_with_node_errors_on_a_200(server: S
     assert list(finished(server, answer.json()["prompt_id"])["outputs"]) == ["2"]
 
 
-def test_only_the_outputs_asked_for_run(server: Server) -> None:
+def test_only_the_requested_outputs_run(server: Server) -> None:
     graph = {**image_graph(), "8": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
     assert list(run(server, graph, partial_execution_targets=["8"])["outputs"]) == ["8"]
 
@@ -256,7 +256,7 @@ def test_secrets_in_extra_data_are_not_echoed(server: Server) -> None:
 # Results --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_job_tells_its_outputs_in_history_and_jobs(server: Server) -> None:
+def test_a_finished_job_has_its_outputs_in_history_and_jobs(server: Server) -> None:
     workflow_id = str(uuid.uuid4())
     extra_data = {"extra_pnginfo": {"workflow": {"id": workflow_id}}}
     job = run(server, image_graph(prefix="contract/deep"), extra_data=extra_data)
@@ -278,9 +278,9 @@ def test_a_finished_job_tells_its_outputs_in_history_and_jobs(server: Server) ->
 
 
 def test_unknown_jobs_are_empty_in_history_and_404_in_jobs(server: Server) -> None:
-    nobody = str(uuid.uuid4())
-    assert server.get(f"/history/{nobody}").json() == {}
-    answer = server.get(f"/api/jobs/{nobody}")
+    unknown = str(uuid.uuid4())
+    assert server.get(f"/history/{unknown}").json() == {}
+    answer = server.get(f"/api/jobs/{unknown}")
     assert answer.status_code == 404
     assert answer.json() == {"error": "Job not found"}
 
@@ -350,7 +350,7 @@ def test_a_preview_is_a_temp_file(server: Server) -> None:
     assert view(server, job).status_code == 200
 
 
-def test_animations_and_videos_stand_under_images_with_a_flag(server: Server) -> None:
+def test_animations_and_videos_are_listed_as_images_with_a_flag(server: Server) -> None:
     graph = image_graph(batch_size=3)
     graph["2"] = {
         "class_type": "SaveAnimatedWEBP",
@@ -401,7 +401,7 @@ def test_view_makes_previews_and_channels(server: Server) -> None:
         ("", 404),
     ],
 )
-def test_view_refuses_what_it_must(server: Server, query: str, status: int) -> None:
+def test_view_refuses_bad_requests(server: Server, query: str, status: int) -> None:
     assert server.get(f"/view?{query}").status_code == status
 
 
@@ -442,7 +442,7 @@ def test_an_uploaded_image_can_be_loaded_from_its_subfolder(server: Server) -> N
     assert Image.open(io.BytesIO(view(server, job).content)).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_an_input_image_that_is_not_there_fails_its_own_validation(server: Server) -> None:
+def test_a_missing_input_image_fails_its_own_validation(server: Server) -> None:
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "no-such-image.png"}},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
@@ -452,7 +452,7 @@ def test_an_input_image_that_is_not_there_fails_its_own_validation(server: Serve
     assert "no-such-image.png" in problem["details"]
 
 
-def test_a_file_that_is_no_image_fails_when_it_is_loaded(server: Server) -> None:
+def test_a_file_that_is_not_an_image_fails_when_it_is_loaded(server: Server) -> None:
     name = upload(server, f"fake-{uuid.uuid4().hex[:8]}.png", b"not an image").json()["name"]
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": name}},
@@ -481,11 +481,11 @@ def test_a_mask_upload_gives_the_original_its_alpha(server: Server) -> None:
 
 
 def test_deleting_and_cancelling_unknown_jobs_is_a_quiet_success(server: Server) -> None:
-    nobody = str(uuid.uuid4())
-    answer = server.post("/queue", json={"delete": [nobody]})
+    unknown = str(uuid.uuid4())
+    answer = server.post("/queue", json={"delete": [unknown]})
     assert (answer.status_code, answer.content) == (200, b"")
-    assert server.post(f"/api/jobs/{nobody}/cancel").json() == {"cancelled": False}
-    assert server.post("/interrupt", json={"prompt_id": nobody}).status_code == 200
+    assert server.post(f"/api/jobs/{unknown}/cancel").json() == {"cancelled": False}
+    assert server.post("/interrupt", json={"prompt_id": unknown}).status_code == 200
     assert server.post("/api/jobs/cancel", json={"job_ids": ["nonsense"]}).json()["invalid_ids"] == ["nonsense"]
 
 
@@ -519,15 +519,15 @@ def test_feature_flags_are_answered(server: Server, listen: Callable[..., Any]) 
     assert answer["data"]["supports_preview_metadata"] is True
 
 
-def test_events_come_in_order_and_history_is_there_at_the_end(server: Server, listen: Callable[..., Any]) -> None:
+def test_events_come_in_order_and_history_exists_at_the_end(server: Server, listen: Callable[..., Any]) -> None:
     client_id = uuid.uuid4().hex
     socket = listen(client_id)
     prompt_id = submit(server, image_graph(), client_id=client_id)
     events = events_until_end(socket, prompt_id)
     assert prompt_id in server.get(f"/history/{prompt_id}").json()
     own = [event for event in events if event["type"] not in ("status", "progress_state", "progress")]
-    told = [(event["type"], event["data"].get("node")) for event in own]
-    assert told == [
+    received = [(event["type"], event["data"].get("node")) for event in own]
+    assert received == [
         ("execution_start", None),
         ("execution_cached", None),
         ("executing", "1"),
@@ -561,15 +561,15 @@ def test_an_error_ends_with_execution_error_and_no_success(server: Server, liste
     assert "execution_success" not in [event["type"] for event in events]
 
 
-def test_another_clients_socket_hears_nothing_but_status(server: Server, listen: Callable[..., Any]) -> None:
-    stranger = listen("stranger", timeout=0.5)
-    stranger.recv()
-    run(server, image_graph(), client_id="somebody-else")
-    heard = []
+def test_another_clients_socket_receives_nothing_but_status(server: Server, listen: Callable[..., Any]) -> None:
+    other = listen("other", timeout=0.5)
+    other.recv()
+    run(server, image_graph(), client_id="another-client")
+    received = []
     with contextlib.suppress(websocket.WebSocketTimeoutException):
         while True:
-            heard.append(json.loads(stranger.recv())["type"])
-    assert set(heard) == {"status"}
+            received.append(json.loads(other.recv())["type"])
+    assert set(received) == {"status"}
 
 
 def test_pings_are_answered(server: Server, listen: Callable[..., Any]) -> None:
@@ -610,7 +610,7 @@ def test_model_lists_name_kinds_and_files(server: Server) -> None:
     assert isinstance(server.get("/embeddings").json(), list)
 
 
-def test_system_stats_and_features_tell_about_the_machine(server: Server) -> None:
+def test_system_stats_and_features_describe_the_machine(server: Server) -> None:
     stats = server.get("/system_stats").json()
     assert {"os", "ram_total", "ram_free", "comfyui_version", "python_version", "argv"} <= set(stats["system"])
     assert {"name", "type", "vram_total", "vram_free"} <= set(stats["devices"][0])

@@ -1,4 +1,4 @@
-"""The stand-in, held to what was recorded from a real server; a real one at COMFYUI_URL is held to the record too."""
+"""The stand-in, and a real server at COMFYUI_URL, compared with the record of a real server."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.standin.record import NODE_CLASSES, record
+from tests.standin.record import GRAPH_NODE_NAMES, record
 from tests.support.comfyui import Server
 
 RECORD: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "real_server.yaml").read_text())
 
 
 def missing(wanted: Any, found: Any, where: str = "") -> list[str]:
-    """What `wanted` has and `found` has not; more in `found` is no matter."""
+    """What `wanted` has and `found` does not; `found` may have more."""
     if isinstance(wanted, dict) and isinstance(found, dict):
         return [
             line
@@ -34,11 +34,11 @@ def now(server: Server) -> dict[str, Any]:
     return record(server)
 
 
-def test_the_record_is_of_every_node_that_the_stand_in_has() -> None:
-    assert sorted(RECORD["nodes"]) == NODE_CLASSES
+def test_the_record_has_every_graph_node_of_the_stand_in() -> None:
+    assert sorted(RECORD["nodes"]) == GRAPH_NODE_NAMES
 
 
-def test_nodes_are_declared_as_recorded(now: dict[str, Any], server: Server) -> None:
+def test_graph_nodes_are_declared_as_recorded(now: dict[str, Any], server: Server) -> None:
     assert missing(RECORD["nodes"], now["nodes"]) == []
     if server.stand_in:
         assert missing(now["nodes"], RECORD["nodes"]) == []

@@ -1,4 +1,4 @@
-"""What the stand-in does beyond what every server can be asked to show: models, slow nodes, media, its process."""
+"""Behaviour of the stand-in that cannot be tested on every server: models, slow graph nodes, media, its process."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_new_model_is_listed_at_once_and_gone_when_deleted(server: RunningServ
     assert server.get("/models/checkpoints").json() == [CHECKPOINT]
 
 
-def test_a_model_stays_invisible_when_no_folder_changes_its_time(server: RunningServer) -> None:
+def test_a_new_model_is_not_listed_while_the_times_of_its_folders_stay_the_same(server: RunningServer) -> None:
     folder = server.models / "checkpoints"
     server.get("/models/checkpoints")
     before = folder.stat()
@@ -111,7 +111,7 @@ def test_only_model_files_are_listed(server: RunningServer) -> None:
     assert server.get("/models/loras").json() == [".hidden.safetensors", "c.ckpt"]
 
 
-def test_a_vanished_model_folder_fails_its_kind_only_until_it_is_back(server: RunningServer, tmp_path: Path) -> None:
+def test_a_missing_model_folder_breaks_only_its_kind_until_it_is_back(server: RunningServer, tmp_path: Path) -> None:
     server.get("/models/checkpoints")
     (server.models / "checkpoints").rename(tmp_path / "away")
     assert server.get("/models/checkpoints").status_code == 500
@@ -215,7 +215,7 @@ def test_a_cancelled_pending_job_leaves_no_trace(server: RunningServer) -> None:
     assert server.get(f"/api/jobs/{pending}").status_code == 404
 
 
-def test_without_a_client_id_only_progress_is_told_to_everybody(server: RunningServer) -> None:
+def test_without_a_client_id_only_progress_is_sent_to_everybody(server: RunningServer) -> None:
     socket = listen(server, "onlooker")
     submit(server, text_to_image())
     types = set()
@@ -246,25 +246,25 @@ def test_previews_come_as_binary_frames(tmp_path: Path, metadata: bool) -> None:
     assert Image.open(io.BytesIO(image)).format == "JPEG"
 
 
-def test_a_reconnecting_client_is_told_the_running_node_and_goes_deaf_when_the_old_socket_closes(
+def test_a_reconnecting_client_receives_the_running_node_and_nothing_after_the_old_socket_closes(
     server: RunningServer,
 ) -> None:
     old = listen(server, "me")
     prompt_id = submit(server, sleeping(1.0, 20), client_id="me")
     frames_until(old, "executing")
     new = listen(server, "me")
-    told = json.loads(new.recv())
-    assert told == {"type": "executing", "data": {"node": "1"}}
+    received = json.loads(new.recv())
+    assert received == {"type": "executing", "data": {"node": "1"}}
     frames_until(new, "progress")
     old.close()
     until(lambda: job(server, prompt_id)["status"] == "completed")
     new.settimeout(0.3)
-    heard = []
+    kinds = []
     try:
         while True:
-            heard.append(json.loads(new.recv())["type"])
+            kinds.append(json.loads(new.recv())["type"])
     except websocket.WebSocketTimeoutException:
-        assert "execution_success" not in heard
+        assert "execution_success" not in kinds
 
 
 # Media ----------------------------------------------------------------------------------------------------------------
@@ -338,13 +338,13 @@ def start(home: Path, *flags: str) -> tuple[subprocess.Popen[str], str]:
 @pytest.mark.parametrize(
     "flags", [["--no-such-flag"], ["--models-directory", "/no/such/folder"], ["--preview-method", "best"]]
 )
-def test_flags_the_server_does_not_know_are_refused(flags: list[str]) -> None:
+def test_flags_that_the_server_does_not_have_are_refused(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         parser().parse_args(flags)
     assert exit_.value.code == 2
 
 
-def test_the_flags_a_pod_is_given_are_known() -> None:
+def test_the_flags_of_a_pod_are_accepted() -> None:
     flags = (
         "--listen 0.0.0.0 --port 8848 --database-url sqlite:///:memory: --disable-all-custom-nodes "
         "--preview-method auto --cache-lru 10 --reserve-vram 1.5 --disable-api-nodes --log-stdout"

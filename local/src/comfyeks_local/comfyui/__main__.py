@@ -22,7 +22,7 @@ _log = logging.getLogger("comfyui")
 
 
 def _lock_database(options: argparse.Namespace, folders: Folders) -> IO[str] | None:
-    """Take the lock newer servers take on their SQLite file; a second server on the same file ends with exit code 1."""
+    """Take the lock that newer servers take on their SQLite file; a second server on that file exits with code 1."""
     url: str = options.database_url or f"sqlite:///{folders.user / 'comfyui.db'}"
     if ":memory:" in url or not url.startswith("sqlite:///"):
         return None
@@ -43,7 +43,7 @@ async def _serve(server: StandIn) -> None:
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     stop = asyncio.Event()
-    # SIGINT ends cleanly; SIGTERM keeps its default action and ends the process at once, like the server's.
+    # As on the server, SIGINT ends cleanly, and SIGTERM keeps its default action and ends the process at once.
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
     for host in options.listen.split(","):
         site = web.TCPSite(runner, host.strip(), options.port, ssl_context=tls)

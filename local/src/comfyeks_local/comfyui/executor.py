@@ -17,10 +17,10 @@ from typing import Any
 
 from comfyeks_local.comfyui.folders import Folders
 from comfyeks_local.comfyui.graph import Graph, is_link
-from comfyeks_local.comfyui.nodes import NODES, Outcome
+from comfyeks_local.comfyui.graph_nodes import GRAPH_NODES, Outcome
 
 HISTORY_LIMIT = 10_000
-# (number, prompt id, graph, extra_data, output node ids): compared as a whole by the heap, like the server's.
+# (number, prompt id, graph, extra_data, output node ids): the heap compares it as a whole, as on the server.
 Item = tuple[float, str, Graph, dict[str, Any], list[str]]
 # send(event, data, socket id or None for all); event is a name, or a number for binary data.
 Send = Callable[[str | int, Any, str | None], None]
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class InterruptProcessingException(Exception):
-    """Somebody interrupted the running prompt."""
+    """A client interrupted the running prompt; the name is ComfyUI's."""
 
 
 class PromptQueue:
@@ -45,7 +45,7 @@ class PromptQueue:
         self._closed = False
 
     def put(self, item: Item) -> None:
-        """TypeError when number and id equal a pending item's; the prompt is queued all the same (as on the server)."""
+        """Queue a prompt. Also raises TypeError if a pending one has its number and id, as on the server."""
         with self._condition:
             try:
                 heapq.heappush(self._pending, item)
@@ -54,13 +54,13 @@ class PromptQueue:
                 self._condition.notify()
 
     def take(self) -> Item | None:
-        """Wait for a prompt and make it the running one; None once the queue is closed."""
+        """Wait for the next prompt, which is the running one from then on; None once the queue is closed."""
         with self._condition:
             while not self._pending and not self._closed:
                 self._condition.wait()
             if self._closed:
                 return None
-            # Not heappop: two items of equal number and id cannot be compared, and this worker must outlive them.
+            # Not heappop: two items with equal number and id cannot be compared, and the worker must survive that.
             self._pending.sort(key=lambda item: item[:2])
             self._running = self._pending.pop(0)
             self._changed()
@@ -156,13 +156,13 @@ class Executor:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop after the running node; nothing drains, as on the server."""
+        """Stop after the running graph node, without finishing the queue, as on the server."""
         self.queue.close()
         self._interrupt.set()
         self._thread.join(timeout=30)
 
     def interrupt(self, prompt_id: str | None = None) -> bool:
-        """Interrupt the running prompt, or only this one. False when there is nothing to interrupt."""
+        """Interrupt the running prompt, or only if it is `prompt_id`. Returns whether there was one to interrupt."""
         running = self.queue.running_id()
         if running is None or (prompt_id is not None and prompt_id != running):
             return False
@@ -207,13 +207,13 @@ class Executor:
         self._cache[signature] = outcome
 
     def trim_cache(self, signatures: set[str]) -> None:
-        """Results of nodes that are not in the newest prompt are forgotten; of all nodes with --cache-none."""
+        """Drop results of nodes that the newest prompt does not have; with --cache-none those of all nodes."""
         keep = signatures if self._keep_results else set()
         self._cache = {key: outcome for key, outcome in self._cache.items() if key in keep}
 
 
 class _Run:
-    """One prompt on its way."""
+    """Runs one prompt."""
 
     def __init__(
         self, executor: Executor, prompt_id: str, graph: Graph, extra_data: dict[str, Any], outputs: list[str]
@@ -232,7 +232,7 @@ class _Run:
         self._signatures: dict[str, str] = {}
         self._values: dict[str, Outcome] = {}
 
-    # What nodes see (nodes.Context) ---------------------------------------------------------------------------------
+    # What graph nodes see (graph_nodes.Context) ---------------------------------------------------------------------
 
     @property
     def folders(self) -> Folders:
@@ -292,7 +292,7 @@ class _Run:
     # Running ----------------------------------------------------------------------------------------------------------
 
     def execute(self) -> bool:
-        self._tell("execution_start")
+        self._message("execution_start")
         needed = list(self._in_order())
         signatures = {node_id: self._signature(node_id) for node_id in needed}
         self.executor.trim_cache(set(signatures.values()))
@@ -301,13 +301,13 @@ class _Run:
             for node_id in self.graph
             if node_id in signatures and self.executor.cached(signatures[node_id]) is not None
         ]
-        self._tell("execution_cached", nodes=cached)
+        self._message("execution_cached", nodes=cached)
         for node_id in needed:
             self.node_id = node_id
             try:
                 self._run_node(node_id)
             except InterruptProcessingException:
-                self._tell(
+                self._message(
                     "execution_interrupted",
                     broadcast=True,
                     node_id=node_id,
@@ -316,10 +316,10 @@ class _Run:
                 )
                 return False
             except Exception as error:
-                _log.exception("node %s failed", node_id)
-                self._tell("execution_error", **self._error(node_id, error))
+                _log.exception("graph node %s failed", node_id)
+                self._message("execution_error", **self._error(node_id, error))
                 return False
-        self._tell("execution_success")
+        self._message("execution_success")
         return True
 
     def _run_node(self, node_id: str) -> None:
@@ -330,7 +330,7 @@ class _Run:
             executor.check_interrupt()
             self._set_state(0, 1, "running")
             self._to_client("executing", {"node": node_id, "display_node": node_id, "prompt_id": self.prompt_id})
-            outcome = NODES[self.graph[node_id]["class_type"]].run(self, **self._inputs(node_id))
+            outcome = GRAPH_NODES[self.graph[node_id]["class_type"]].run(self, **self._inputs(node_id))
             executor.store(signature, outcome)
             self._publish(node_id, outcome)
             state = self._states[node_id]
@@ -350,7 +350,7 @@ class _Run:
 
     def _inputs(self, node_id: str) -> dict[str, Any]:
         node = self.graph[node_id]
-        declaration = NODES[node["class_type"]]
+        declaration = GRAPH_NODES[node["class_type"]]
         known = {*declaration.required, *declaration.optional}
         return {
             name: self._values[value[0]].results[value[1]] if is_link(value) else value
@@ -359,7 +359,7 @@ class _Run:
         }
 
     def _in_order(self) -> Iterator[str]:
-        """Every node an output needs, each after what it needs itself."""
+        """Every node that an output needs, each after the nodes that it needs itself."""
         done: set[str] = set()
         stack = [(output, False) for output in reversed(self.outputs)]
         while stack:
@@ -375,29 +375,29 @@ class _Run:
                 stack.extend((link, False) for link in reversed(links))
 
     def _signature(self, node_id: str) -> str:
-        """Equal for nodes that must give the same result: class, literals, ancestors and input files are the same."""
+        """A hash of class, literals, ancestors and input files: nodes with equal ones have the same result."""
         if node_id not in self._signatures:
             node = self.graph[node_id]
-            declaration = NODES[node["class_type"]]
+            declaration = GRAPH_NODES[node["class_type"]]
             inputs = {
                 name: [self._signature(value[0]), value[1]] if is_link(value) else value
                 for name, value in node["inputs"].items()
             }
             try:
                 files = declaration.fingerprint(self.folders, node["inputs"]) if declaration.fingerprint else None
-            except OSError:  # gone since validation: the node itself will say so
+            except OSError:  # deleted since validation: running the node raises the error
                 files = None
             recipe = json.dumps([node["class_type"], inputs, files], sort_keys=True)
             self._signatures[node_id] = hashlib.sha256(recipe.encode()).hexdigest()
         return self._signatures[node_id]
 
-    # Telling ----------------------------------------------------------------------------------------------------------
+    # Messages ---------------------------------------------------------------------------------------------------------
 
     def names(self, node_id: str) -> dict[str, Any]:
         return {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
 
-    def _tell(self, event: str, *, broadcast: bool = False, **data: Any) -> None:
-        """A message that history keeps. Without a client id only the broadcast ones are sent."""
+    def _message(self, event: str, *, broadcast: bool = False, **data: Any) -> None:
+        """Record a message in the history and send it; without a client id only broadcast messages are sent."""
         message = {"prompt_id": self.prompt_id, **data, "timestamp": int(time.time() * 1000)}
         self.messages.append((event, message))
         if broadcast or self.client_id is not None:

@@ -1,4 +1,4 @@
-"""/view and /upload: files by name, with the server's rules about what a name may be."""
+"""/view and /upload: files by name, with the server's rules for names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _inside(folder: Path, path: Path) -> bool:
 
 
 def view(folders: Folders, request: web.Request) -> web.StreamResponse:
-    """The file a result item names. 400: bad name or type; 403: a subfolder outside; 404: no such file."""
+    """The file of a result item. 400: bad name or type; 403: a subfolder outside the folder; 404: no such file."""
     name, folder = folders.annotated(request.query.get("filename", ""))
     if not name:
         return web.Response(status=404)
@@ -84,7 +84,7 @@ def _channel(path: Path, channel: str) -> web.Response:
 
 
 async def upload(folders: Folders, request: web.Request, *, mask: bool) -> web.Response:
-    """Store an uploaded file; answers the name it got. KeyError and the like (500) for a bad type or original_ref."""
+    """Store an uploaded file; answers with its name. A bad type or original_ref raises, which becomes a 500."""
     form = await request.post()
     part = form.get("image")
     if not isinstance(part, web.FileField) or not part.filename:
@@ -110,7 +110,7 @@ async def upload(folders: Folders, request: web.Request, *, mask: bool) -> web.R
 
 
 def _free_name(folder: Path, name: str, data: bytes) -> str:
-    """`name`, or "name (1)" and so on when other bytes have it already."""
+    """`name`, or "name (1)" and so on if a file with other bytes already has that name."""
     candidate, number = name, 0
     while (folder / candidate).exists() and _digest((folder / candidate).read_bytes()) != _digest(data):
         number += 1
@@ -124,7 +124,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _write_masked(folders: Folders, reference: dict[str, Any], mask: bytes, path: Path) -> web.Response | None:
-    """The original with the mask's alpha. A missing original is a success that writes nothing, as on the server."""
+    """Write the original with the mask as alpha. A missing original succeeds without a file, as on the server."""
     name, folder = folders.annotated(reference["filename"])
     if name.startswith("/") or ".." in name:
         return web.Response(status=400)

@@ -1,4 +1,4 @@
-"""Where files are: model folders with ComfyUI's own cache rule, input, output, temp and user directories."""
+"""The server's directories: model folders with ComfyUI's caching of listings, input, output, temp and user."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class _Listing:
 class Folders:
     """The server's directories, from its command line.
 
-    Raises FileNotFoundError where the real server crashes at start: a named extra-paths file that is missing, a base
-    directory without custom_nodes.
+    Raises FileNotFoundError where the real server crashes at its start: a missing extra-paths file, a base directory
+    without custom_nodes.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -79,7 +79,7 @@ class Folders:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Make the writable directories; the temp directory starts empty, whoever else may be using it."""
+        """Create the writable directories; empties the temp directory, even if another server uses it."""
         self.clean_temp()
         self.input.mkdir(parents=True, exist_ok=True)
 
@@ -90,7 +90,7 @@ class Folders:
         return {"output": self.output, "input": self.input, "temp": self.temp}.get(kind)
 
     def annotated(self, name: str) -> tuple[str, Path | None]:
-        """A file name with an optional ` [input|output|temp]` behind it, as (name, directory or None)."""
+        """Split a file name that may end in ` [input|output|temp]` into (name, directory or None)."""
         match = _ANNOTATION.fullmatch(name)
         return (match[1], self.by_type(match[2])) if match else (name, None)
 
@@ -105,8 +105,8 @@ class Folders:
     def model_names(self, kind: str) -> list[str]:
         """Sorted relative paths of one kind.
 
-        Like the server's, the list is cached and looked at again only when the mtime of a known directory changed. A
-        directory that vanished after it was listed raises FileNotFoundError until it is back. KeyError: unknown kind.
+        As on the server, the list is cached, and read again only if the mtime of a known directory has changed. Raises
+        FileNotFoundError while a directory that was listed before is missing, and KeyError for an unknown kind.
         """
         roots, extensions = self._kinds[kind]
         with self._lock:
@@ -118,7 +118,7 @@ class Folders:
 
     def model_path(self, kind: str, name: str) -> Path | None:
         for root in self._kinds[_LEGACY_KINDS.get(kind, kind)][0]:
-            path = root / os.path.relpath(os.path.join("/", name), "/")  # noqa: PTH118 - "..", as the server does it
+            path = root / os.path.relpath(os.path.join("/", name), "/")  # noqa: PTH118 - handles ".." as the server does
             if path.is_file():
                 return path
         return None
@@ -187,7 +187,7 @@ class Folders:
 
 
 def next_counter(folder: Path, prefix: str) -> int:
-    """The number SaveImage gives its next file: one more than the highest in the folder. No lock, like the server's."""
+    """The number of SaveImage's next file: one more than the highest in the folder. No lock, as on the server."""
     pattern = re.compile(re.escape(prefix) + r"_(\d+)_?(?:\..*)?", re.IGNORECASE)
     numbers = [int(match[1]) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
     return max(numbers, default=0) + 1

@@ -1,7 +1,7 @@
-"""What the browser's front end asks of the server beside the API: its own files, and what it keeps for its user.
+"""Routes that the front end in the browser needs besides the API: its own files, and the data of its user.
 
-The front end is the real one, of the release that the image has (PyPI: comfyui-frontend-package). Without that package
-there is a page that says so.
+The front end is the real one, in the release that the image has (PyPI: comfyui-frontend-package). Without that package
+a page explains how to install it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from aiohttp import web
 
 _NO_FRONT_END = (
-    "<!doctype html><title>ComfyUI stand-in</title><p>This is comfyeks' stand-in for ComfyUI: its API. Its page "
+    "<!doctype html><title>ComfyUI stand-in</title><p>This is the API of comfyeks' stand-in for ComfyUI. The page "
     "needs the package comfyui-frontend-package, which <code>make setup</code> installs."
 )
-# The page of a new user opens on the list of templates, which this server has not.
+# For a new user the page would open the list of templates, which this server does not have.
 _DEFAULTS = {"Comfy.TutorialCompleted": True}
-# Asked at the start of the page; a server without custom nodes and templates says nothing more.
+# The page requests these when it starts; a server without custom nodes and templates answers the same.
 _EMPTY: dict[str, Any] = {
     "/i18n": {},
     "/workflow_templates": {},
@@ -30,7 +30,7 @@ _EMPTY: dict[str, Any] = {
 
 
 def static_files() -> Path | None:
-    """The front end's files, or None where the package is not installed."""
+    """The folder of the front end's files, or None if the package is not installed."""
     found = importlib.util.find_spec("comfyui_frontend_package")
     if found is None or not found.submodule_search_locations:
         return None

@@ -1,4 +1,4 @@
-"""Validation of an API-format graph: which outputs can run, and per node what is wrong with the others."""
+"""Validation of a workflow in API format: which outputs can run, and the errors of the others, by node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfyeks_local.comfyui.folders import Folders
-from comfyeks_local.comfyui.nodes import NODES, Spec
+from comfyeks_local.comfyui.graph_nodes import GRAPH_NODES, Spec
 
 Graph = dict[str, dict[str, Any]]
 Problem = dict[str, Any]
@@ -22,7 +22,7 @@ def problem(kind: str, message: str, details: str = "", **extra_info: Any) -> Pr
 
 @dataclass(frozen=True)
 class Validation:
-    """`error` is None when at least one output can run; `node_errors` tells of the outputs that cannot, either way."""
+    """`error` is None if at least one output can run; `node_errors` has the errors of all outputs that cannot."""
 
     error: Problem | None
     outputs: list[str] = field(default_factory=list)
@@ -34,11 +34,11 @@ def is_link(value: Any) -> bool:
 
 
 def validate(graph: Graph, folders: Folders, targets: Iterable[str] | None = None) -> Validation:
-    """Check every node an output needs. Converts literals in `graph` to their declared type, as the server does."""
+    """Check every node that an output needs. Converts literals in `graph` to their declared type, as on the server."""
     candidates = []
     for node_id, node in graph.items():
         class_type = node.get("class_type")
-        if class_type not in NODES:
+        if class_type not in GRAPH_NODES:
             title = node.get("_meta", {}).get("title") or class_type
             reason = "has no class_type." if class_type is None else "not found. The custom node may not be installed."
             return Validation(
@@ -51,7 +51,7 @@ def validate(graph: Graph, folders: Folders, targets: Iterable[str] | None = Non
                     node_title=title,
                 )
             )
-        if NODES[class_type].output and (targets is None or node_id in targets):
+        if GRAPH_NODES[class_type].output and (targets is None or node_id in targets):
             candidates.append(node_id)
     if not candidates:
         return Validation(problem("prompt_no_outputs", "Prompt has no outputs"))
@@ -62,7 +62,9 @@ def validate(graph: Graph, folders: Folders, targets: Iterable[str] | None = Non
     for output in candidates:
         try:
             valid = checker.check(output)
-        except Exception as error:  # a dangling link, a bad slot: told about the output, with the server's traceback
+        except (
+            Exception
+        ) as error:  # a dangling link or a bad slot: an error of the output, with a traceback, as on the server
             valid = False
             checker.results[output] = (
                 False,
@@ -104,7 +106,7 @@ class _Checker:
         self.active: list[str] = []
 
     def check(self, node_id: str) -> bool:
-        """Whether this node and all it depends on are valid."""
+        """Whether this node and all nodes that it depends on are valid."""
         if node_id in self.results:
             return self.results[node_id][0]
         if node_id in self.active:
@@ -124,7 +126,7 @@ class _Checker:
             return False
         self.active.append(node_id)
         node = self.graph[node_id]
-        declaration = NODES[node["class_type"]]
+        declaration = GRAPH_NODES[node["class_type"]]
         declared = declaration.inputs(self.folders)
         specs = {**declared["required"], **declared.get("optional", {})}
         problems: list[Problem] = []
@@ -161,7 +163,7 @@ class _Checker:
                     )
                 )
         self.active.pop()
-        if node_id in self.results:  # a cycle came back to this node
+        if node_id in self.results:  # a cycle led back to this node
             problems = [*self.results[node_id][1], *problems]
         self.results[node_id] = (valid and not problems, problems)
         return self.results[node_id][0]
@@ -176,7 +178,7 @@ class _Checker:
                 input_config=spec,
                 received_value=link,
             )
-        received = NODES[self.graph[link[0]]["class_type"]].returns[link[1]]
+        received = GRAPH_NODES[self.graph[link[0]]["class_type"]].returns[link[1]]
         wanted = spec[0] if isinstance(spec[0], str) else "COMBO"
         if "*" in (received, wanted) or received in wanted.split(","):
             return None

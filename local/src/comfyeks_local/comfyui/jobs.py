@@ -14,6 +14,7 @@ Job = dict[str, Any]
 
 
 def all_jobs(queue: PromptQueue) -> list[Job]:
+    """Running, pending and finished jobs, without their outputs."""
     running, pending = queue.current()
     return [
         *(_waiting(item, "in_progress") for item in running),
@@ -23,7 +24,7 @@ def all_jobs(queue: PromptQueue) -> list[Job]:
 
 
 def find(queue: PromptQueue, prompt_id: str) -> Job | None:
-    """One job in full, or None when the server does not know it."""
+    """One job with all its fields, or None if the server does not know it."""
     entry = queue.history().get(prompt_id)
     if entry is not None:
         _, _, graph, extra_data, _ = entry["prompt"]
@@ -42,6 +43,8 @@ def find(queue: PromptQueue, prompt_id: str) -> Job | None:
 
 
 def sort(jobs: list[Job], by: str, *, descending: bool) -> list[Job]:
+    """The jobs in the order of one of SORT_KEYS."""
+
     def duration(job: Job) -> int:
         end = job.get("execution_end_time")
         return int(end - job["execution_start_time"]) if end else 0

@@ -1,4 +1,4 @@
-"""Real files for results nobody computed: pictures with their own recipe drawn on them, video, audio, safetensors."""
+"""Real files with invented content: pictures with their prompt drawn on them, video, audio, safetensors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 class SafetensorError(Exception):
-    """What the safetensors library raises on a file it cannot read."""
+    """The error of the safetensors library for a file that it cannot read."""
 
-    __module__ = "safetensors_rust"  # where the library's own class lives; clients see it in exception_type
+    __module__ = "safetensors_rust"  # the module of the library's own class, which clients see in exception_type
 
 
 def check_safetensors(path: Path) -> None:
@@ -49,7 +49,7 @@ def check_safetensors(path: Path) -> None:
 
 
 def safetensors_bytes(metadata: Mapping[str, str], data: bytes = b"\0" * 16) -> bytes:
-    """A valid file with one tensor of bytes."""
+    """The content of a valid file with one tensor of bytes."""
     header = json.dumps(
         {
             "__metadata__": dict(metadata),
@@ -61,14 +61,14 @@ def safetensors_bytes(metadata: Mapping[str, str], data: bytes = b"\0" * 16) -> 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a diffusion model would have painted: its size in pixels and the lines that tell how it was asked for."""
+    """Replaces the result of a diffusion model: its size in pixels, and lines with the prompt and the settings."""
 
     width: int
     height: int
     lines: tuple[str, ...]
 
     def draw(self) -> Image.Image:
-        """The same picture always gives the same pixels."""
+        """The image; equal pictures give equal pixels."""
         digest = hashlib.sha256("\n".join(self.lines).encode()).digest()
         size = (self.width, self.height)
         mask = Image.radial_gradient("L").resize(size)
@@ -95,7 +95,7 @@ def _colour(byte: int) -> tuple[int, int, int]:
 
 
 def write_png(path: Path, image: Image.Image, metadata: Mapping[str, str]) -> None:
-    """Write under the final name from the start, as the server does: who watches the folder sees a partial file."""
+    """Write under the final name from the start, as on the server: an observer of the folder sees a partial file."""
     info = PngInfo()
     for key, value in metadata.items():
         info.add_text(key, value)
@@ -103,7 +103,7 @@ def write_png(path: Path, image: Image.Image, metadata: Mapping[str, str]) -> No
 
 
 def write_video(path: Path, frames: Iterable[Image.Image], fps: float, codec: str, metadata: Mapping[str, str]) -> None:
-    """mp4, mkv or webm, told by the suffix. `codec` is PyAV's encoder name. Odd sizes lose a row or column."""
+    """Write mp4, mkv or webm, by the suffix. `codec` is PyAV's encoder name. Odd sizes lose a row or column."""
     options = {"movflags": "use_metadata_tags"} if path.suffix == ".mp4" else {}
     with av.open(str(path), mode="w", options=options) as container:
         for key, value in metadata.items():
@@ -137,7 +137,7 @@ def write_flac(path: Path, seconds: float, rate: int) -> None:
 
 
 def read_video(path: Path) -> tuple[list[Image.Image], float]:
-    """The frames of a video, and how many of them a second has."""
+    """The frames of a video, and their number per second."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [frame.to_image() for frame in container.decode(stream)]  # type: ignore[no-untyped-call]

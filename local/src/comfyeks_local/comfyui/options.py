@@ -1,4 +1,4 @@
-"""The server's command line: every flag a pod may be given is known, an unknown one is refused as argparse does."""
+"""The server's command line: every flag that a pod may have; argparse refuses others."""
 
 from __future__ import annotations
 

@@ -20,17 +20,17 @@ from comfyeks_local.comfyui import files, graph, jobs
 from comfyeks_local.comfyui.executor import Executor
 from comfyeks_local.comfyui.folders import Folders
 from comfyeks_local.comfyui.frontend import Frontend
-from comfyeks_local.comfyui.nodes import NODES
+from comfyeks_local.comfyui.graph_nodes import GRAPH_NODES
 from comfyeks_local.comfyui.sockets import FEATURES, Sockets
 
-COMFYUI_VERSION = "0.33.0"  # whose measured behaviour this server follows
+COMFYUI_VERSION = "0.33.0"  # the release whose measured behaviour this server has
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 _NO_MODEL_KINDS = ("configs", "custom_nodes")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class StandIn:
-    """One server. Nothing is shared between instances, so several can live in one process."""
+    """One server. Instances share nothing, so several can run in one process."""
 
     def __init__(self, options: argparse.Namespace, step_seconds: float | None = None) -> None:
         self.options = options
@@ -61,7 +61,7 @@ class StandIn:
                     app.router.add_route(method, full_path, handler)
         for method, path, handler in self._jobs_routes():
             app.router.add_route(method, f"/api{path}", handler)
-        # Static files end the table on the server: an unknown path is 404 for GET and 405 for everything else.
+        # As on the server, static files are the last route: an unknown path is 404 for GET and 405 otherwise.
         app.router.add_get("/{path:.*}", self.frontend.static)
         app.on_startup.append(self._start)
         app.on_cleanup.append(self._stop)
@@ -115,7 +115,7 @@ class StandIn:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """CORS when asked for; otherwise refuse what a foreign web page could send to a server on the same machine."""
+        """Add CORS headers if enabled; otherwise refuse requests of foreign web pages to a server on this machine."""
         cors = self.options.enable_cors_header
         if cors is None and (request.headers.get("Sec-Fetch-Site") == "cross-site" or _is_foreign_origin(request)):
             return web.Response(status=403)
@@ -289,15 +289,15 @@ class StandIn:
 
     async def _object_info(self, request: web.Request) -> web.Response:
         found = {}
-        for name, node in NODES.items():
+        for name, node in GRAPH_NODES.items():
             try:
                 found[name] = node.info(self.folders)
-            except OSError:  # its model folder vanished: the node drops out, silently
+            except OSError:  # its model folder is missing: the node is omitted, as on the server
                 continue
         return web.json_response(found)
 
     async def _object_info_of(self, request: web.Request) -> web.Response:
-        node = NODES.get(request.match_info["class"])
+        node = GRAPH_NODES.get(request.match_info["class"])
         return web.json_response({} if node is None else {node.name: node.info(self.folders)})
 
     async def _models(self, request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""The websockets of the server, with the rules clients must live with."""
+"""The websockets of the server, with their limitations, which clients must handle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sockets:
         """Queue an event for one socket, or for all when `client_id` is None."""
         if self._loop is None or self._outgoing is None or self._loop.is_closed():
             return
-        # Frozen now: nodes go on changing what they report about.
+        # Serialized now, because nodes keep changing the objects that they report.
         payload = data if isinstance(data, bytes) else json.dumps({"type": event, "data": data})
         self._loop.call_soon_threadsafe(self._outgoing.put_nowait, (event, payload, client_id))
 
@@ -49,10 +49,10 @@ class Sockets:
     async def serve(
         self, request: web.Request, greeting: dict[str, Any], running: tuple[str | None, str | None]
     ) -> web.WebSocketResponse:
-        """One connection. `running` is (client id, node) of the running prompt: its owner is told where it stands.
+        """Serve one connection. `running` is (client id, node) of the running prompt, which is sent to its owner.
 
-        A second connection with the same id takes the first one's place, and when the first one later ends, its
-        clean-up removes the second, which stays open and hears nothing more. The server does that too.
+        A second connection with the same id replaces the first one. When the first one ends later, its clean-up removes
+        the second, which stays open but receives nothing more. The server has the same behaviour.
         """
         socket = web.WebSocketResponse()
         await socket.prepare(request)

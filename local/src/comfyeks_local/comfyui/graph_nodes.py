@@ -1,4 +1,4 @@
-"""The node classes of the stand-in: names, inputs, outputs and files as the server's, without the mathematics."""
+"""The graph nodes of the stand-in: names, inputs, outputs and files as on the server, without the mathematics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PREVIEW_PIXELS = 128
 
 
 class Context(Protocol):
-    """What the executor offers a running node."""
+    """What the executor provides to a running node."""
 
     folders: Folders
     step_seconds: float
@@ -52,9 +52,9 @@ class Context(Protocol):
         """The text to embed in files: `prompt` and each entry of extra_pnginfo, as JSON."""
 
     def progress(self, value: float, maximum: float, preview: tuple[str, bytes] | None = None) -> None:
-        """Report a tick with an optional (format, bytes) preview.
+        """Report a step with an optional (format, bytes) preview.
 
-        Raises JobInterruptedError once somebody asked for it.
+        Raises executor.InterruptProcessingException if a client interrupted the prompt.
         """
 
 
@@ -65,8 +65,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Node:
-    """One class: its declaration for /object_info and validation, and the function that runs it."""
+class GraphNode:
+    """One class of graph node: its declaration for /object_info and validation, and the function that runs it."""
 
     name: str
     run: Callable[..., Outcome]
@@ -76,10 +76,10 @@ class Node:
     return_names: tuple[str, ...] = ()  # if other than the types
     category: str = "stand-in"
     output: bool = False
-    # Says what is wrong with literal inputs, or None. Replaces the choice list check of the inputs it names.
+    # Returns what is wrong with literal inputs, or None. Replaces the check against the choices for `checked`.
     check: Callable[[Folders, dict[str, Any]], str | None] | None = None
     checked: tuple[str, ...] = ()
-    # Goes into the cache key, for nodes that read files.
+    # A part of the cache key, for nodes that read files.
     fingerprint: Callable[[Folders, dict[str, Any]], str] | None = None
 
     def inputs(self, folders: Folders) -> dict[str, dict[str, Spec]]:
@@ -108,12 +108,12 @@ class Node:
         }
 
 
-NODES: dict[str, Node] = {}
+GRAPH_NODES: dict[str, GraphNode] = {}
 
 
-def _node(name: str, **declaration: Any) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+def _graph_node(name: str, **declaration: Any) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     def register(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        NODES[name] = Node(name=name, run=run, **declaration)
+        GRAPH_NODES[name] = GraphNode(name=name, run=run, **declaration)
         return run
 
     return register
@@ -140,12 +140,12 @@ def _vae_models(folders: Folders) -> Spec:
 
 
 def _side(low: int = 16, *, step: int) -> Spec:
-    """Width or height of a picture still to be made."""
+    """Width or height of a picture that is generated."""
     return _integer(1024, low, MAX_RESOLUTION, step=step)
 
 
 def _combo(*options: str) -> Spec:
-    """A choice as the server's newer nodes declare it."""
+    """A choice in the form of the server's newer nodes."""
     return ["COMBO", {"options": list(options)}]
 
 
@@ -162,7 +162,7 @@ _PREFIX = _text(default="ComfyUI")
 
 @dataclass(frozen=True)
 class Weights:
-    """A MODEL, CLIP or VAE: the names of the files it is made of."""
+    """A MODEL, CLIP or VAE: the names of its files."""
 
     names: tuple[str, ...]
 
@@ -210,7 +210,7 @@ class Audio:
 
 
 def _load(context: Context, kind: str, name: str) -> Weights:
-    """Open a model file as its loader would. Raises what the loader raises on a missing or damaged one."""
+    """Open a model file as its loader would. Raises the loader's errors for a missing or damaged file."""
     path = context.folders.model_path(kind, name)
     if path is None:
         raise FileNotFoundError(f"Model in folder '{kind}' with filename '{name}' not found.")
@@ -222,7 +222,7 @@ def _load(context: Context, kind: str, name: str) -> Weights:
     return Weights((name,))
 
 
-@_node(
+@_graph_node(
     "CheckpointLoaderSimple",
     required={"ckpt_name": _models("checkpoints")},
     returns=("MODEL", "CLIP", "VAE"),
@@ -233,7 +233,7 @@ def _checkpoint_loader(context: Context, ckpt_name: str) -> Outcome:
     return Outcome((weights, weights, weights))
 
 
-@_node(
+@_graph_node(
     "UNETLoader",
     required={
         "unet_name": _models("diffusion_models"),
@@ -258,7 +258,7 @@ _DUAL_CLIP_TYPES = [
 ]  # fmt: skip
 
 
-@_node(
+@_graph_node(
     "CLIPLoader",
     required={"clip_name": _models("text_encoders"), "type": [_CLIP_TYPES]},
     optional={"device": [["default", "cpu"], {"advanced": True}]},
@@ -269,7 +269,7 @@ def _clip_loader(context: Context, clip_name: str, type: str, device: str = "def
     return Outcome((_load(context, "text_encoders", clip_name),))
 
 
-@_node(
+@_graph_node(
     "DualCLIPLoader",
     required={
         "clip_name1": _models("text_encoders"),
@@ -291,7 +291,7 @@ def _dual_clip_loader(
     return Outcome((Weights(tuple(names)),))
 
 
-@_node(
+@_graph_node(
     "TripleCLIPLoader",
     required={f"clip_name{number}": _combo_of_models("text_encoders") for number in (1, 2, 3)},
     returns=("CLIP",),
@@ -302,12 +302,12 @@ def _triple_clip_loader(context: Context, clip_name1: str, clip_name2: str, clip
     return Outcome((Weights(tuple(name for clip in clips for name in clip.names)),))
 
 
-@_node("VAELoader", required={"vae_name": _vae_models}, returns=("VAE",), category="loaders")
+@_graph_node("VAELoader", required={"vae_name": _vae_models}, returns=("VAE",), category="loaders")
 def _vae_loader(context: Context, vae_name: str) -> Outcome:
     return Outcome((Weights(()) if vae_name == "pixel_space" else _load(context, "vae", vae_name),))
 
 
-@_node(
+@_graph_node(
     "LoraLoader",
     required={
         "model": ["MODEL"],
@@ -326,7 +326,7 @@ def _lora_loader(
     return Outcome((Weights(model.names + lora.names), Weights(clip.names + lora.names)))
 
 
-@_node(
+@_graph_node(
     "LoraLoaderModelOnly",
     required={"model": ["MODEL"], "lora_name": _models("loras"), "strength_model": _float(1, -100, 100, step=0.01)},
     returns=("MODEL",),
@@ -356,7 +356,7 @@ def _check_input_image(folders: Folders, inputs: dict[str, Any]) -> str | None:
     return None
 
 
-@_node(
+@_graph_node(
     "LoadImage",
     required={"image": _input_images},
     returns=("IMAGE", "MASK"),
@@ -372,7 +372,7 @@ def _load_image(context: Context, image: str) -> Outcome:
         return Outcome(([picture.convert("RGB")], mask))
 
 
-@_node(
+@_graph_node(
     "LoadImageMask",
     required={"image": _input_images, "channel": [["alpha", "red", "green", "blue"]]},
     returns=("MASK",),
@@ -387,7 +387,7 @@ def _load_image_mask(context: Context, image: str, channel: str) -> Outcome:
         return Outcome((ImageOps.invert(mask) if channel == "alpha" else mask,))
 
 
-@_node("MaskToImage", required={"mask": ["MASK"]}, returns=("IMAGE",), category="mask")
+@_graph_node("MaskToImage", required={"mask": ["MASK"]}, returns=("IMAGE",), category="mask")
 def _mask_to_image(context: Context, mask: Image.Image) -> Outcome:
     return Outcome(([mask.convert("RGB")],))
 
@@ -403,7 +403,7 @@ def _check_input_video(folders: Folders, inputs: dict[str, Any]) -> str | None:
     return None
 
 
-@_node(
+@_graph_node(
     "LoadVideo",
     required={"file": _input_videos},
     returns=("VIDEO",),
@@ -416,7 +416,7 @@ def _load_video(context: Context, file: str) -> Outcome:
     return Outcome((Video(*media.read_video(_input_path(context.folders, file))),))
 
 
-@_node(
+@_graph_node(
     "EmptyImage",
     required={
         "width": _integer(512, 1, MAX_RESOLUTION, step=1),
@@ -431,7 +431,7 @@ def _empty_image(context: Context, width: int, height: int, batch_size: int, col
     return Outcome(([Image.new("RGB", (width, height), f"#{color:06x}")] * batch_size,))
 
 
-@_node(
+@_graph_node(
     "ImageScale",
     required={
         "image": ["IMAGE"],
@@ -451,7 +451,7 @@ def _image_scale(context: Context, image: Images, upscale_method: str, width: in
 # Sampling -------------------------------------------------------------------------------------------------------------
 
 
-@_node(
+@_graph_node(
     "CLIPTextEncode",
     required={"text": _text(multiline=True, dynamicPrompts=True), "clip": ["CLIP"]},
     returns=("CONDITIONING",),
@@ -466,7 +466,7 @@ def _empty_latent(context: Context, width: int, height: int, batch_size: int) ->
 
 
 for _name, _step in (("EmptyLatentImage", 8), ("EmptySD3LatentImage", 16)):
-    NODES[_name] = Node(
+    GRAPH_NODES[_name] = GraphNode(
         _name,
         _empty_latent,
         {"width": _side(step=_step), "height": _side(step=_step), "batch_size": _BATCH},
@@ -516,7 +516,7 @@ _SAMPLING: dict[str, InputSpec] = {
 }
 
 
-@_node(
+@_graph_node(
     "KSampler",
     required={"model": ["MODEL"], "seed": _SEED, **_SAMPLING, "denoise": _float(1.0, 0.0, 1.0, step=0.01)},
     returns=("LATENT",),
@@ -547,7 +547,7 @@ def _ksampler(
     )
 
 
-@_node(
+@_graph_node(
     "KSamplerAdvanced",
     required={
         "model": ["MODEL"],
@@ -590,7 +590,7 @@ def _ksampler_advanced(
     )
 
 
-# What the newer model families put around a sampler -------------------------------------------------------------------
+# Nodes around the sampler of newer model families ---------------------------------------------------------------------
 
 
 def _shift(context: Context, model: Weights, shift: float) -> Outcome:
@@ -598,7 +598,7 @@ def _shift(context: Context, model: Weights, shift: float) -> Outcome:
 
 
 for _name, _default in (("ModelSamplingSD3", 3.0), ("ModelSamplingAuraFlow", 1.73)):
-    NODES[_name] = Node(
+    GRAPH_NODES[_name] = GraphNode(
         _name,
         _shift,
         {"model": ["MODEL"], "shift": _float(_default, 0.0, 100.0, step=0.01)},
@@ -607,7 +607,7 @@ for _name, _default in (("ModelSamplingSD3", 3.0), ("ModelSamplingAuraFlow", 1.7
     )
 
 
-@_node(
+@_graph_node(
     "FluxGuidance",
     required={"conditioning": ["CONDITIONING"], "guidance": _float(3.5, 0.0, 100.0, step=0.1)},
     returns=("CONDITIONING",),
@@ -617,7 +617,7 @@ def _flux_guidance(context: Context, conditioning: Conditioning, guidance: float
     return Outcome((conditioning,))
 
 
-@_node(
+@_graph_node(
     "ConditioningZeroOut",
     required={"conditioning": ["CONDITIONING"]},
     returns=("CONDITIONING",),
@@ -627,7 +627,7 @@ def _conditioning_zero_out(context: Context, conditioning: Conditioning) -> Outc
     return Outcome((Conditioning(""),))
 
 
-@_node(
+@_graph_node(
     "Wan22ImageToVideoLatent",
     required={
         "vae": ["VAE"],
@@ -652,7 +652,7 @@ def _wan22_latent(
     return Outcome((Latent(width, height, length * batch_size),))
 
 
-@_node(
+@_graph_node(
     "EmptyLTXVLatentVideo",
     required={
         "width": _side(64, step=32),
@@ -667,7 +667,7 @@ def _ltxv_latent(context: Context, width: int, height: int, length: int, batch_s
     return Outcome((Latent(width, height, length * batch_size),))
 
 
-@_node(
+@_graph_node(
     "LTXVConditioning",
     required={
         "positive": ["CONDITIONING"],
@@ -682,7 +682,7 @@ def _ltxv_conditioning(context: Context, positive: Conditioning, negative: Condi
     return Outcome((positive, negative))
 
 
-@_node(
+@_graph_node(
     "LTXVScheduler",
     required={
         "steps": _integer(20, 1, 10000),
@@ -707,14 +707,14 @@ def _ltxv_scheduler(
     return Outcome((steps,))
 
 
-@_node(
+@_graph_node(
     "KSamplerSelect", required={"sampler_name": _combo(*SAMPLERS)}, returns=("SAMPLER",), category="sampling/samplers"
 )
 def _ksampler_select(context: Context, sampler_name: str) -> Outcome:
     return Outcome((sampler_name,))
 
 
-@_node(
+@_graph_node(
     "SamplerCustom",
     required={
         "model": ["MODEL"],
@@ -748,12 +748,12 @@ def _sampler_custom(
     return Outcome(outcome.results * 2)
 
 
-@_node("VAEDecode", required={"samples": ["LATENT"], "vae": ["VAE"]}, returns=("IMAGE",), category="latent")
+@_graph_node("VAEDecode", required={"samples": ["LATENT"], "vae": ["VAE"]}, returns=("IMAGE",), category="latent")
 def _vae_decode(context: Context, samples: Latent, vae: Weights) -> Outcome:
     return Outcome(([picture.draw() for picture in samples.pictures()],))
 
 
-@_node("VAEEncode", required={"pixels": ["IMAGE"], "vae": ["VAE"]}, returns=("LATENT",), category="latent")
+@_graph_node("VAEEncode", required={"pixels": ["IMAGE"], "vae": ["VAE"]}, returns=("LATENT",), category="latent")
 def _vae_encode(context: Context, pixels: Images, vae: Weights) -> Outcome:
     return Outcome((Latent(pixels[0].width // 8 * 8, pixels[0].height // 8 * 8, len(pixels)),))
 
@@ -763,7 +763,7 @@ def _vae_encode(context: Context, pixels: Images, vae: Weights) -> Outcome:
 
 @dataclass(frozen=True)
 class _Target:
-    """Where a saving node writes: `folder`/`stem`_00001_.ext, seen by clients as `subfolder`."""
+    """Where a saving node writes: `folder`/`stem`_00001_.ext; clients see `subfolder`."""
 
     folder: Path
     stem: str
@@ -811,7 +811,7 @@ def _save_png(context: Context, images: Images, target: _Target) -> Outcome:
     return Outcome((images,), ui={"images": items})
 
 
-@_node(
+@_graph_node(
     "SaveImage",
     required={"images": ["IMAGE"], "filename_prefix": _PREFIX},
     returns=("IMAGE",),
@@ -823,7 +823,7 @@ def _save_image(context: Context, images: Images, filename_prefix: str = "ComfyU
     return _save_png(context, images, _target(context, filename_prefix, images[0].size))
 
 
-@_node(
+@_graph_node(
     "PreviewImage",
     required={"images": ["IMAGE"]},
     returns=("IMAGE",),
@@ -835,7 +835,7 @@ def _preview_image(context: Context, images: Images) -> Outcome:
     return _save_png(context, images, _target(context, f"ComfyUI_temp_{context.temp_prefix}", images[0].size, "temp"))
 
 
-@_node("SaveImageWebsocket", required={"images": ["IMAGE"]}, category="api/image", output=True)
+@_graph_node("SaveImageWebsocket", required={"images": ["IMAGE"]}, category="api/image", output=True)
 def _save_image_websocket(context: Context, images: Images) -> Outcome:
     for index, image in enumerate(images, 1):
         buffer = io.BytesIO()
@@ -844,7 +844,7 @@ def _save_image_websocket(context: Context, images: Images) -> Outcome:
     return Outcome()
 
 
-@_node(
+@_graph_node(
     "SaveAnimatedWEBP",
     required={
         "images": ["IMAGE"],
@@ -876,7 +876,7 @@ def _save_animated_webp(
     return Outcome((images,), ui={"images": [target.item(name)], "animated": [True]})
 
 
-@_node(
+@_graph_node(
     "SaveWEBM",
     required={
         "images": ["IMAGE"],
@@ -898,7 +898,7 @@ def _save_webm(context: Context, images: Images, filename_prefix: str, codec: st
     return Outcome((images,), ui={"images": [target.item(name)], "animated": [True]})
 
 
-@_node(
+@_graph_node(
     "CreateVideo",
     required={"images": ["IMAGE"], "fps": _float(30.0, 1.0, 120.0, step=1.0)},
     optional={"audio": ["AUDIO"], "bit_depth": _integer(8, 8, 10, step=2)},
@@ -911,12 +911,12 @@ def _create_video(
     return Outcome((Video(images, fps),))
 
 
-# A choice with inputs of its own for each option; plain words are taken too.
+# A choice with further inputs for each option; a plain name of an option is accepted too.
 _CONTAINER: Spec = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": key, "inputs": {}} for key in ("auto", "mp4")]}]
 _CODEC: Spec = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": key, "inputs": {}} for key in ("auto", "h264")]}]
 
 
-@_node(
+@_graph_node(
     "SaveVideo",
     required={"video": ["VIDEO"], "filename_prefix": _text(default="video/ComfyUI"), "format": _CONTAINER},
     optional={"codec": _CODEC},
@@ -938,7 +938,7 @@ def _save_video(
     return Outcome((video,), ui={"images": [target.item(name)], "animated": [True]})
 
 
-@_node(
+@_graph_node(
     "EmptyAudio",
     required={
         "duration": _float(60.0, 0.0, MAX_SEED, step=0.01),
@@ -952,7 +952,7 @@ def _empty_audio(context: Context, duration: float, sample_rate: int, channels: 
     return Outcome((Audio(duration, sample_rate),))
 
 
-@_node(
+@_graph_node(
     "SaveAudio",
     required={"audio": ["AUDIO"], "filename_prefix": _text(default="audio/ComfyUI")},
     returns=("AUDIO",),
@@ -962,12 +962,12 @@ def _empty_audio(context: Context, duration: float, sample_rate: int, channels: 
 )
 def _save_audio(context: Context, audio: Audio, filename_prefix: str) -> Outcome:
     target = _target(context, filename_prefix)
-    name = target.name(0, ".flac", end="")  # audio alone has no underscore there
+    name = target.name(0, ".flac", end="")  # only audio has no underscore there
     media.write_flac(target.folder / name, audio.seconds, audio.rate)
     return Outcome((audio,), ui={"audio": [target.item(name)]})
 
 
-@_node(
+@_graph_node(
     "SaveLatent",
     required={"samples": ["LATENT"], "filename_prefix": _text(default="latents/ComfyUI")},
     returns=("LATENT",),
@@ -982,7 +982,7 @@ def _save_latent(context: Context, samples: Latent, filename_prefix: str) -> Out
     return Outcome((samples,), ui={"latents": [target.item(name)]})
 
 
-@_node("PreviewAny", required={"source": ["*"]}, returns=("STRING",), category="utils", output=True)
+@_graph_node("PreviewAny", required={"source": ["*"]}, returns=("STRING",), category="utils", output=True)
 def _preview_any(context: Context, source: Any) -> Outcome:
     if isinstance(source, Conditioning):
         source = source.text
@@ -990,14 +990,14 @@ def _preview_any(context: Context, source: Any) -> Outcome:
     return Outcome((text,), ui={"text": [text]})
 
 
-@_node(
+@_graph_node(
     "StandInSleep",
     required={"seconds": _float(1.0, 0.0, 3600.0), "ticks": _integer(1, 0, 10000)},
     optional={"image": ["IMAGE"]},
     returns=("IMAGE",),
 )
 def _sleep(context: Context, seconds: float, ticks: int, image: Images | None = None) -> Outcome:
-    """Not a node of the real server: takes `seconds`, reporting progress `ticks` times (0: deaf to interrupts)."""
+    """Not a node of the real server: takes `seconds` and reports progress `ticks` times (0: ignores interrupts)."""
     for tick in range(1, ticks + 1):
         time.sleep(seconds / ticks)
         context.progress(tick, ticks)
