@@ -1,7 +1,7 @@
 """One API server for the tests here: the local control plane, or the cluster of `pytest --kubeconfig FILE`.
 
-The programs of the control plane are not built for a test run: where they are not there, these tests are skipped, and
-say how to build them.
+The programs of the control plane are not built for a test run: if they are missing, these tests are skipped, with a
+message that says how to build them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Cluster:
     kubeconfig: Path
     api: Api
 
-    def helm(self, *words: str | Path) -> str:
-        argv = [str(tools.helm()), *map(str, words)]
+    def helm(self, *arguments: str | Path) -> str:
+        argv = [str(tools.helm()), *map(str, arguments)]
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         done = subprocess.run(argv, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{argv}: {done.stderr}"
@@ -74,7 +74,7 @@ def prepared(kubeconfig: Path) -> Cluster:
     cluster = Cluster(kubeconfig, Api(kubernetes_api.Cluster(kubeconfig=kubeconfig)))
     charts = karpenter_crds().parents[2] / "charts"
     cluster.helm("upgrade", "--install", "karpenter-crd", charts / "karpenter-crd", "--namespace", "kube-system")
-    for crd in crds.others():
+    for crd in crds.other_addons():
         cluster.api.apply(crd)
     names = [crd["metadata"]["name"] for crd in cluster.api.list("CustomResourceDefinition")]
 
@@ -91,7 +91,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     """A namespace of its own, with the restricted Pod Security level enforced."""
     name = f"t-{abs(hash(request.node.nodeid)) % 10**8}"
     cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
-    # Made by the controller manager; pods are refused until it is there.
+    # Created by the controller manager; pods are refused until it exists.
     wait_until("its service account", lambda: cluster.api.get("ServiceAccount", name, "default") is not None, 30)
     yield name
     cluster.api.delete("Namespace", None, name)
@@ -99,7 +99,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
 
 @pytest.fixture
 def eventually() -> Callable[..., Any]:
-    """Polls until true, or fails with what `explain` says."""
+    """Polls until true, or fails with the result of `explain`."""
 
     def wait(what: str, ready: Callable[[], bool], explain: Callable[[], object] = lambda: "") -> None:
         wait_for(what, ready, 60, lambda: str(explain()))
@@ -108,10 +108,10 @@ def eventually() -> Callable[..., Any]:
 
 
 def pod_of(deployment: Object, namespace: str) -> Object:
-    """The pod that a Deployment would make; Pod Security looks at pods and only warns about Deployments."""
+    """The pod that a Deployment would create; Pod Security checks pods and only warns about Deployments."""
     template = deployment["spec"]["template"]
     metadata = {"name": "from-template", "namespace": namespace, "labels": template["metadata"]["labels"]}
-    # The account comes with the chart; a dry run makes none.
+    # The chart brings the service account; a dry run creates none.
     return {
         "apiVersion": "v1",
         "kind": "Pod",

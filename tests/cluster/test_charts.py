@@ -1,4 +1,4 @@
-"""What only an API server can say of the charts: admission, CEL rules of the CRDs, life of a release."""
+"""What only an API server can test of the charts: admission, CEL rules of the CRDs, the life of a release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ API_VERSIONS = ("monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1
 
 
 def refusal(cluster: Cluster, item: Object) -> str:
-    """What the API server says against an object; empty when it would take it."""
+    """The API server's reason for refusing an object; empty if it would accept it."""
     try:
         cluster.api.apply(item, dry_run=True)
     except RefusedError as error:
@@ -32,7 +32,7 @@ def refusal(cluster: Cluster, item: Object) -> str:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
-def test_the_server_takes_every_scenario(cluster: Cluster, namespace: str, scenario: Path) -> None:
+def test_the_server_accepts_every_scenario(cluster: Cluster, namespace: str, scenario: Path) -> None:
     chart = scenario.parts[-3]
     rendered = render(chart, files=[scenario], namespace=namespace, api_versions=API_VERSIONS)
     assert len(rendered) > 1
@@ -51,7 +51,7 @@ def test_the_namespace_refuses_a_pod_that_is_not_restricted(cluster: Cluster, na
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "said"),
+    ("kind", "change", "message"),
     [
         ("EC2NodeClass", {"instanceProfile": "x"}, "must specify exactly one of"),
         ("EC2NodeClass", {"amiSelectorTerms": [{"alias": "al2023"}]}, "'alias' is improperly formatted"),
@@ -60,21 +60,21 @@ def test_the_namespace_refuses_a_pod_that_is_not_restricted(cluster: Cluster, na
         ("NodePool", {"limits": None, "disruption": {"consolidateAfter": "soon"}}, "should match"),
     ],
 )
-def test_the_rules_of_the_crds_are_in_force(cluster: Cluster, kind: str, change: dict[str, Any], said: str) -> None:
+def test_the_rules_of_the_crds_are_in_force(cluster: Cluster, kind: str, change: dict[str, Any], message: str) -> None:
     scenario = CHARTS_ROOT / "karpenter-gpu/ci/minimal-values.yaml"
     [item] = render("karpenter-gpu", files=[scenario]).of_kind(kind)
     assert refusal(cluster, item) == ""
     item["spec"] |= change
-    assert said in refusal(cluster, item)
+    assert message in refusal(cluster, item)
 
 
 def previous_package(chart: str, folder: Path) -> Path:
-    """The chart as it was at its last other version, packaged by helm from the project's history."""
+    """The chart at its previous version, packaged by helm from the project's history."""
     here = yaml.safe_load((CHARTS_ROOT / chart / "Chart.yaml").read_text())["version"]
     file = f"charts/{chart}/Chart.yaml"
 
-    def git(*words: str) -> bytes:
-        return subprocess.run(["git", *words], cwd=REPO_ROOT, capture_output=True, check=True).stdout
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", *arguments], cwd=REPO_ROOT, capture_output=True, check=True).stdout
 
     for commit in git("log", "--format=%H", "--", file).decode().split():
         if yaml.safe_load(git("show", f"{commit}:{file}"))["version"] != here:
@@ -85,7 +85,7 @@ def previous_package(chart: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_a_release_is_upgraded_from_the_previous_version_and_leaves_nothing(
+def test_a_release_is_upgraded_from_the_previous_version_and_removed_completely(
     cluster: Cluster, namespace: str, chart: str, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
     old = previous_package(chart, tmp_path)
@@ -101,11 +101,11 @@ def test_a_release_is_upgraded_from_the_previous_version_and_leaves_nothing(
     after = {item for item in cluster.of_release("old") if item[0] != "Pod"}
     assert {item for item in before if item[0] != "Pod"} <= after
     cluster.helm("uninstall", "old", "--namespace", namespace)
-    eventually("nothing is left", lambda: not cluster.of_release("old"), lambda: cluster.of_release("old"))
+    eventually("nothing remains", lambda: not cluster.of_release("old"), lambda: cluster.of_release("old"))
 
 
 def test_two_releases_live_side_by_side(cluster: Cluster, namespace: str, eventually: Callable[..., None]) -> None:
-    # Both run as the service account that the Pod Identity association was made for; one of them makes it.
+    # Both run as the service account that has the Pod Identity association; one of them creates it.
     for chart, second in (("comfyui", ["--set", "serviceAccount.create=false"]), ("karpenter-gpu", [])):
         a, b = f"{chart}-a", f"{chart}-b"
         values = ["--namespace", namespace, "--values", str(CHARTS_ROOT / chart / "ci/minimal-values.yaml")]

@@ -45,7 +45,7 @@ def release(tmp_path: Path, namespace: str) -> Release:
 
 @contextmanager
 def nodes_that_work(cluster: Cluster, namespace: str) -> Iterator[None]:
-    """What kept pods from starting is mended: each is ready, after helm's first look."""
+    """Makes each pod ready, after helm's first check."""
     ended = threading.Event()
     status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
 
@@ -68,7 +68,7 @@ def nodes_that_work(cluster: Cluster, namespace: str) -> Iterator[None]:
         thread.join()
 
 
-def test_what_took_too_long_once_is_waited_for_again(
+def test_a_release_that_timed_out_is_waited_for_again(
     cluster: Cluster, namespace: str, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))

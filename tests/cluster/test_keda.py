@@ -1,6 +1,6 @@
-"""The chart's schedule with KEDA's real operator: it takes the ScaledObject, and `comfyeks scale` and it agree.
+"""The chart's schedule with KEDA's real operator: KEDA accepts the ScaledObject, and `comfyeks scale` works with it.
 
-Without KEDA's metrics adapter nothing scales from one pod to more: only between none and one, and by `comfyeks scale`.
+Without KEDA's metrics adapter pods scale only between none and one, and by `comfyeks scale`.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def test_the_schedule_of_the_chart_and_comfyeks_scale_agree(
     api = cluster.api
 
     def install(window: dict[str, str]) -> None:
-        words = [f"schedule.windows[0].{key}={value}" for key, value in {**window, "replicas": "2"}.items()]
-        sets = [word for each in words for word in ("--set", each)]
+        assignments = [f"schedule.windows[0].{key}={value}" for key, value in {**window, "replicas": "2"}.items()]
+        sets = [argument for each in assignments for argument in ("--set", each)]
         values = ["--values", str(CHARTS_ROOT / "comfyui/ci/minimal-values.yaml")]
         cluster.helm("upgrade", "--install", RELEASE, CHARTS_ROOT / "comfyui", "--namespace", namespace, *values, *sets)
 
@@ -82,7 +82,7 @@ def test_the_schedule_of_the_chart_and_comfyeks_scale_agree(
         return (api.get("ScaledObject", namespace, RELEASE) or {}).get("status"), keda.tail()
 
     install(ALWAYS)
-    eventually("KEDA takes it", is_now("Ready"), explain)
+    eventually("KEDA accepts it", is_now("Ready"), explain)
     eventually("the window is now", is_now("Active"), explain)
     [hpa] = api.cluster.list(f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers")
     assert hpa["spec"]["maxReplicas"] == 2
@@ -102,4 +102,4 @@ def test_the_schedule_of_the_chart_and_comfyeks_scale_agree(
     eventually("the window is over", is_now("Active", wanted=False), explain)
     eventually("no pod outside of the windows", lambda: pods() == 0, explain)
     cluster.helm("uninstall", RELEASE, "--namespace", namespace)
-    eventually("nothing is left", lambda: not cluster.of_release(RELEASE), lambda: cluster.of_release(RELEASE))
+    eventually("nothing remains", lambda: not cluster.of_release(RELEASE), lambda: cluster.of_release(RELEASE))

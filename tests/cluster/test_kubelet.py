@@ -1,4 +1,4 @@
-"""The stand-in kubelet against a real API server and scheduler: a pod that comes before the node's models."""
+"""The stand-in for kubelet against a real API server and scheduler: a pod that is created before the node's models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import requests
 from comfyeks.charts import CHARTS_ROOT
 from comfyeks.kubernetes.api import Object, RefusedError, is_true
 from comfyeks_local.cluster.control_plane import ControlPlane
-from comfyeks_local.cluster.kubelet import ROOT_VARIABLE, Description
+from comfyeks_local.cluster.kubelet import ROOT_VARIABLE, NodeDescription
 from comfyeks_local.node.node_config import NodeConfig
 from comfyeks_local.processes import Process
 from tests.cluster.conftest import Cluster
@@ -33,7 +33,7 @@ LATE_SECONDS = 3.0
 
 @dataclass
 class Node:
-    """A node without instance, boot and model sync: only its kubelet. `disk` is where its models are mounted from."""
+    """A node without instance, boot and model sync: only its kubelet. Its models are mounted from `disk`."""
 
     home: Path
     kubelet: Process
@@ -48,13 +48,13 @@ class Node:
         return self.home / "root" / "mnt" / "models"
 
     def begun(self, pod: Object) -> list[str]:
-        """Containers of a pod that have ever been started."""
+        """Containers of a pod that have been started at least once."""
         logs = self.home / "pods" / f"{pod['metadata']['namespace']}_{pod['metadata']['name']}" / "log"
         return sorted(log.stem for log in logs.glob("*.log"))
 
 
 class NoAssociations(BaseHTTPRequestHandler):
-    """EKS, asked whether a service account has a Pod Identity association."""
+    """Emulates EKS: no service account has a Pod Identity association."""
 
     def do_GET(self) -> None:
         content = b'{"associations": []}'
@@ -75,7 +75,7 @@ def node(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> It
     threading.Thread(target=aws.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(ControlPlane(cluster.kubeconfig.parent, {}).node_kubeconfig(NODE))
-    Description(
+    NodeDescription(
         node=NODE, provider_id="aws:///us-west-2a/i-1", address="10.0.0.9", region="us-west-2", zone="us-west-2a",
         instance_type="g5.2xlarge", cpu=8, memory_mib=31_000, gpus=1, kubeconfig=str(kubeconfig), entrypoints={},
     ).write(tmp_path)  # fmt: skip
@@ -107,7 +107,7 @@ def node(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> It
         aws.server_close()
 
 
-def test_a_pod_that_comes_before_the_models_never_sees_an_empty_folder(
+def test_a_pod_that_is_created_before_the_models_never_sees_an_empty_folder(
     cluster: Cluster, namespace: str, node: Node, eventually: Callable[..., None]
 ) -> None:
     values = ["--values", CHARTS_ROOT / "comfyui/ci/minimal-values.yaml"]
@@ -120,33 +120,33 @@ def test_a_pod_that_comes_before_the_models_never_sees_an_empty_folder(
     def events() -> list[str]:
         return [event.get("message", "") for event in cluster.api.list("Event", namespace)]
 
-    # The pod is on the node, the models are not: kubelet's own check of the mount holds it.
+    # The pod is on the node, the models are not: kubelet's check of the mount keeps it from starting.
     eventually("the pod on the node", lambda: is_true(pod(), "PodScheduled"), events)
     refused = "hostPath type check failed: /comfyui-models is not a directory"
     eventually("the refusal of the mount", lambda: any(refused in text for text in events()), events)
     until = time.monotonic() + LATE_SECONDS
     while time.monotonic() < until:
         assert node.begun(pod()) == []
-        assert not node.link.exists(), "somebody made the folder that the node's link is to be"
+        assert not node.link.exists(), "the folder exists where the node will create its link"
         time.sleep(0.2)
 
-    # The link comes, the models do not yet: the init gate holds ComfyUI.
+    # The link appears, the models do not yet: the readiness gate keeps ComfyUI from starting.
     node.disk.mkdir(parents=True)
     node.link.symlink_to(node.disk)
     name = pod()["metadata"]["name"]
     eventually("the gate", lambda: "wait-for-models" in node.begun(pod()), events)
 
-    def gate_says() -> str:
+    def gate_log() -> str:
         try:
             return cluster.api.cluster.log(namespace, name, "wait-for-models", 5)
         except RefusedError:
             return ""
 
-    eventually("the gate's word, by way of the API server", lambda: gate_says() != "", events)
-    assert "waiting for the model-sync service of this node to start" in gate_says()
+    eventually("the log of the readiness gate, through the API server", lambda: gate_log() != "", events)
+    assert "waiting for the model-sync service of this node to start" in gate_log()
     assert "comfyui" not in node.begun(pod())
 
-    # The models come: ComfyUI starts, and what it sees first has them.
+    # The models arrive: ComfyUI starts, and sees them from the beginning.
     (node.disk / MODEL).parent.mkdir()
     (node.disk / MODEL).write_bytes(b"model")
     status = node.disk / ".comfyui-model-sync" / "status.json"
@@ -158,7 +158,7 @@ def test_a_pod_that_comes_before_the_models_never_sees_an_empty_folder(
     eventually("the pod ready", lambda: is_true(pod(), "Ready"), lambda: (events(), pod()["status"]))
     assert checkpoints(node) == ["sd_xl_base_1.0.safetensors"]
 
-    # A kubelet that is killed and comes again: the pod does too.
+    # A kubelet that is killed and starts again also starts the pod again.
     before, where = psutil.Process(node.kubelet.pid), url(node)
     before.kill()
     before.wait(10)
@@ -175,7 +175,7 @@ def url(node: Node) -> str:
 
 
 def checkpoints(node: Node) -> list[str]:
-    """What ComfyUI offers to choose from."""
+    """The checkpoints that ComfyUI lists."""
     answer = requests.get(f"{url(node)}/object_info/CheckpointLoaderSimple", timeout=10).json()
     found: list[str] = answer["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0]
     return found

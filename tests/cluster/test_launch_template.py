@@ -1,4 +1,4 @@
-"""Each promise about the launch template, broken alone, is named. The demo asks the same of what Karpenter made."""
+"""Each unmet requirement of a launch template is named. The demo checks the template that Karpenter created."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCENARIO = CHARTS_ROOT / "karpenter-gpu/ci/minimal-values.yaml"
 
 
 def karpenters(spec: dict[str, Any], taints: list[dict[str, str]]) -> dict[str, Any]:
-    """The NodeConfig that Karpenter puts behind the user data of a node class."""
+    """The NodeConfig that Karpenter appends to the user data of a node class."""
     labels = ",".join(f"{label}=x" for label in launch_template.LABELS)
     kubelet = {"config": {"registerWithTaints": taints}, "flags": [f'--node-labels="{labels}"']}
     cluster = {"name": "comfyui", "apiServerEndpoint": "https://127.0.0.1:1"}
@@ -42,8 +42,8 @@ def user_data(spec: dict[str, Any], config: dict[str, Any]) -> str:
     return f'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="//"\n\n{text}--//--\n'
 
 
-class World:
-    """A template that keeps every promise; a test changes one thing."""
+class Template:
+    """A launch template that meets every requirement; a test changes one thing."""
 
     def __init__(self) -> None:
         rendered = render("karpenter-gpu", files=[SCENARIO])
@@ -66,33 +66,36 @@ class World:
         return launch_template.problems(data, self.tags, self.image, self.spec, self.taints, RELEASE)
 
 
-def test_one_that_keeps_them_all_has_no_problem() -> None:
-    assert World().problems() == []
+def test_a_template_that_meets_every_requirement_has_no_problem() -> None:
+    assert Template().problems() == []
 
 
-def kubelet(world: World) -> dict[str, Any]:
-    found: dict[str, Any] = world.config["spec"]["kubelet"]
+def kubelet(template: Template) -> dict[str, Any]:
+    found: dict[str, Any] = template.config["spec"]["kubelet"]
     return found
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "problem"),
     [
-        (lambda w: setattr(w, "image", w.image.replace("-nvidia", "-standard")), "is not the NVIDIA variant"),
-        (lambda w: setattr(w, "image", w.image.replace(RELEASE, "20250101")), "is not the NVIDIA variant of release"),
-        (lambda w: w.data["BlockDeviceMappings"][0]["Ebs"].update(Encrypted=False), "a disk is not encrypted"),
-        (lambda w: w.data["MetadataOptions"].update(HttpPutResponseHopLimit=2), "not IMDSv2 with one hop"),
-        (lambda w: w.data["MetadataOptions"].update(HttpTokens="optional"), "not IMDSv2 with one hop"),
-        (lambda w: w.tags.clear(), "the instance lacks the tags"),
-        (lambda w: kubelet(w).update(padding="x" * 16_384), "EC2 takes 16384"),
-        (lambda w: setattr(w, "text", user_data({**w.spec, "userData": ""}, w.config)), "did not arrive as they were"),
-        (lambda w: w.config["spec"].pop("cluster"), "no NodeConfig names a cluster"),
-        (lambda w: w.config["spec"].pop("instance"), "no RAID0"),
-        (lambda w: kubelet(w)["config"]["registerWithTaints"].clear(), "taints are missing"),
-        (lambda w: kubelet(w).update(flags=[]), "the label comfyui-on-eks/pool is missing"),
+        (lambda t: setattr(t, "image", t.image.replace("-nvidia", "-standard")), "is not the NVIDIA variant"),
+        (lambda t: setattr(t, "image", t.image.replace(RELEASE, "20250101")), "is not the NVIDIA variant of release"),
+        (lambda t: t.data["BlockDeviceMappings"][0]["Ebs"].update(Encrypted=False), "a disk is not encrypted"),
+        (lambda t: t.data["MetadataOptions"].update(HttpPutResponseHopLimit=2), "not IMDSv2 with one hop"),
+        (lambda t: t.data["MetadataOptions"].update(HttpTokens="optional"), "not IMDSv2 with one hop"),
+        (lambda t: t.tags.clear(), "the instance lacks the tags"),
+        (lambda t: kubelet(t).update(padding="x" * 16_384), "EC2 takes at most 16384"),
+        (
+            lambda t: setattr(t, "text", user_data({**t.spec, "userData": ""}, t.config)),
+            "the scripts of the user data are not those of the chart",
+        ),
+        (lambda t: t.config["spec"].pop("cluster"), "no NodeConfig names a cluster"),
+        (lambda t: t.config["spec"].pop("instance"), "do not form a RAID0 array"),
+        (lambda t: kubelet(t)["config"]["registerWithTaints"].clear(), "taints are missing"),
+        (lambda t: kubelet(t).update(flags=[]), "the label comfyui-on-eks/pool is missing"),
     ],
 )
-def test_a_promise_that_is_broken_is_named(change: Callable[[World], object], said: str) -> None:
-    world = World()
-    change(world)
-    assert said in "; ".join(world.problems())
+def test_an_unmet_requirement_is_named(change: Callable[[Template], object], problem: str) -> None:
+    template = Template()
+    change(template)
+    assert problem in "; ".join(template.problems())

@@ -19,7 +19,7 @@ import yaml
 from comfyeks.kubernetes.api import Api, Cluster
 from comfyeks_local.cluster import binaries
 from comfyeks_local.cluster.control_plane import PARTS
-from comfyeks_local.cluster.kubelet import Description
+from comfyeks_local.cluster.kubelet import NodeDescription
 from comfyeks_local.cluster.local_cluster import MACHINES
 from tests.cluster.conftest import Cluster as GivenCluster
 from tests.support.clones import Clone, make_clone, plain_environment
@@ -54,13 +54,13 @@ def parts(clone: Clone) -> dict[str, dict[str, Any]]:
 
 
 def works(clone: Clone) -> bool:
-    """All parts run, and the API server says so: with the controllers that make a namespace's service account."""
+    """All processes run, and the controllers do too, because a new namespace gets its service account."""
     api = Api(Cluster(kubeconfig=clone.root / ".comfyeks/local/cluster/kubeconfig"))
     assert api.get("ServiceAccount", "default", "default") is not None
     return {name for name, part in parts(clone).items() if part["state"] == "running"} >= CLUSTER
 
 
-def left(clone: Clone) -> list[str]:
+def remaining_processes(clone: Clone) -> list[str]:
     """Processes of the clone: its folder is in their command line or in their environment."""
     found = []
     for process in psutil.process_iter():
@@ -71,7 +71,7 @@ def left(clone: Clone) -> list[str]:
     return found
 
 
-# In this order: each test goes on with the cluster that the one before has left.
+# The order matters: each test uses the cluster of the one before.
 
 
 def test_programs_of_kubebuilder_assets_come_first(clone: Clone, tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_programs_of_kubebuilder_assets_come_first(clone: Clone, tmp_path: Path)
     assert str(tmp_path) not in running["kube-scheduler"]
 
 
-def test_up_twice_starts_once_and_status_shows_every_part(clone: Clone) -> None:
+def test_up_twice_starts_once_and_status_shows_every_process(clone: Clone) -> None:
     up(clone)
     before = parts(clone)
     assert before.keys() > CLUSTER
     assert works(clone)
-    assert "the local cluster is up already" in up(clone)
+    assert "the local cluster is already up" in up(clone)
     assert {name: part["pid"] for name, part in parts(clone).items()} == {n: p["pid"] for n, p in before.items()}
     table = clone.comfyeks("local", "status").stdout
     assert all(name in table for name in CLUSTER)
@@ -97,7 +97,7 @@ def test_up_twice_starts_once_and_status_shows_every_part(clone: Clone) -> None:
 
 def test_nothing_of_it_listens_beyond_loopback(clone: Clone) -> None:
     up(clone)
-    ours = {int(line.split()[0]) for line in left(clone)}
+    ours = {int(line.split()[0]) for line in remaining_processes(clone)}
     listening = {
         (connection.laddr.ip, connection.laddr.port)
         for connection in psutil.net_connections("tcp")
@@ -114,7 +114,7 @@ def kill(clone: Clone, victims: set[str]) -> None:
     psutil.wait_procs(processes, 10)
 
 
-def test_after_kill_9_of_a_part_up_starts_the_cluster_anew(clone: Clone) -> None:
+def test_after_kill_9_of_one_process_up_starts_the_cluster_again(clone: Clone) -> None:
     up(clone)
     kill(clone, {"etcd"})
     assert parts(clone)["etcd"]["state"] == "dead"
@@ -122,14 +122,14 @@ def test_after_kill_9_of_a_part_up_starts_the_cluster_anew(clone: Clone) -> None
     assert works(clone)
 
 
-def test_after_kill_9_of_every_part_and_of_the_next_up_the_one_after_works(clone: Clone) -> None:
+def test_after_kill_9_of_every_process_and_of_the_next_up_another_up_works(clone: Clone) -> None:
     up(clone)
     kill(clone, CLUSTER)
     assert {name for name, part in parts(clone).items() if part["state"] == "dead"} >= CLUSTER
     record = clone.root / ".comfyeks/local/cluster/run/kube-apiserver.json"
     before = record.read_bytes()
-    words = clone.argv("local", "up", "--cluster")
-    process = subprocess.Popen(words, cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL)
+    argv = clone.argv("local", "up", "--cluster")
+    process = subprocess.Popen(argv, cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not record.exists() or record.read_bytes() == before:
         assert process.poll() is None
@@ -141,17 +141,17 @@ def test_after_kill_9_of_every_part_and_of_the_next_up_the_one_after_works(clone
     assert works(clone)
 
 
-def test_down_after_kill_9_leaves_no_process_and_down_again_is_fine(clone: Clone) -> None:
+def test_down_after_kill_9_leaves_no_process_and_can_be_repeated(clone: Clone) -> None:
     up(clone)
     kill(clone, {MACHINES, "etcd"})
-    assert left(clone)
+    assert remaining_processes(clone)
     clone.comfyeks("local", "down")
-    assert left(clone) == []
+    assert remaining_processes(clone) == []
     clone.comfyeks("local", "down")
     assert not (clone.root / ".comfyeks/local/cluster/kubeconfig").exists()
 
 
-def test_the_cluster_of_kubeconfig_is_used_and_left_as_it_was(
+def test_the_cluster_of_kubeconfig_is_used_and_keeps_its_own_objects(
     clone: Clone, cluster: GivenCluster, tmp_path: Path
 ) -> None:
     clone.comfyeks("local", "down")
@@ -161,17 +161,21 @@ def test_the_cluster_of_kubeconfig_is_used_and_left_as_it_was(
     user = Clone(clone.root, {**clone.env, "KUBECONFIG": str(theirs)})
     assert "local cluster up" in up(user)
     assert parts(user).keys() & CLUSTER == {MACHINES}
-    # One of this checkout's nodes, which the cluster is to lose, and one of another's.
+    # A node of this checkout, which must be deleted from the cluster, and one of another checkout.
     for name in ("ours", "anothers"):
         cluster.api.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
-    described = {**dict.fromkeys((field.name for field in fields(Description)), ""), "node": "ours", "entrypoints": {}}
+    described = {
+        **dict.fromkeys((field.name for field in fields(NodeDescription)), ""),
+        "node": "ours",
+        "entrypoints": {},
+    }
     home = clone.root / ".comfyeks/local/nodes/i-1"
     home.mkdir(parents=True)
     (home / "kubelet.json").write_text(json.dumps(described))
     ours = yaml.safe_load((clone.root / ".comfyeks/local/cluster/kubeconfig").read_text())
     assert ours["clusters"][0]["cluster"] == yaml.safe_load(theirs.read_text())["clusters"][0]["cluster"]
     user.comfyeks("local", "down")
-    assert left(user) == []
+    assert remaining_processes(user) == []
     assert cluster.api.get("Node", None, "ours") is None
     assert cluster.api.delete("Node", None, "anothers")
     assert (theirs.read_bytes(), theirs.stat().st_mtime_ns) == before

@@ -1,4 +1,4 @@
-"""The small parts of the local cluster, without a cluster."""
+"""The components of the local cluster, each without a cluster."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def mime(*parts: str) -> str:
     return text + "".join(f"--//\nContent-Type: application/node.eks.aws\n\n{part}\n" for part in parts) + "--//--\n"
 
 
-def test_node_configs_are_merged_in_order_and_lists_add_up() -> None:
+def test_node_configs_are_merged_in_order_and_lists_are_concatenated() -> None:
     config = node_config.read(mime(OURS, KARPENTERS))
     assert config is not None
     assert (config.cluster, config.max_pods, config.raid0) == ("comfyui", 58, True)
@@ -55,20 +55,20 @@ def test_node_configs_are_merged_in_order_and_lists_add_up() -> None:
     assert config.labels == {"comfyui-on-eks/pool": "default", "karpenter.sh/capacity-type": "spot"}
 
 
-def test_a_node_that_nobody_tells_a_cluster_joins_none() -> None:
+def test_a_node_whose_user_data_names_no_cluster_joins_none() -> None:
     assert node_config.read(mime(OURS)) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("#!/bin/bash\necho hello\n", "not MIME multipart"),
-        (mime("kind: Pod\napiVersion: v1"), "is no NodeConfig of node.eks.aws/v1alpha1"),
-        (mime("spec: [unclosed"), "is no YAML"),
+        (mime("kind: Pod\napiVersion: v1"), "is not a NodeConfig of node.eks.aws/v1alpha1"),
+        (mime("spec: [unclosed"), "is not YAML"),
     ],
 )
-def test_broken_user_data_is_refused_in_plain_words(text: str, said: str) -> None:
-    with pytest.raises(OperationError, match=said):
+def test_broken_user_data_is_refused_in_plain_words(text: str, message: str) -> None:
+    with pytest.raises(OperationError, match=message):
         node_config.read(text)
 
 
@@ -106,43 +106,41 @@ ARN = "arn:aws:eks:us-west-2:111122223333:cluster/comfyui"
 @pytest.mark.parametrize(
     ("server", "cluster", "user", "why"),
     [
-        ("https://ABCDEF.gr7.us-west-2.eks.amazonaws.com", "c", {}, "not to this machine"),
+        ("https://ABCDEF.gr7.us-west-2.eks.amazonaws.com", "c", {}, "not on this machine"),
         ("https://127.0.0.1:8443", ARN, {}, f"the EKS cluster {ARN}"),
         ("https://127.0.0.1:8443", "tunnel", {"exec": {"command": "/usr/bin/aws"}}, "the EKS cluster tunnel"),
         ("https://127.0.0.1:1", "c", {}, "does not answer"),
     ],
 )
-def test_a_cluster_that_is_not_for_stand_in_nodes_is_left_alone(
+def test_a_cluster_that_cannot_have_stand_in_nodes_is_not_used(
     tmp_path: Path, server: str, cluster: str, user: dict[str, Any], why: str
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     given = kubeconfig(tmp_path, server, cluster, user)
-    assert given_kubeconfig({"KUBECONFIG": given}, told.append) is None
-    [line] = told
-    assert "is left alone" in line
+    assert given_kubeconfig({"KUBECONFIG": given}, messages.append) is None
+    [line] = messages
+    assert "is not used" in line
     assert why in line
 
 
-def test_several_files_are_left_alone_and_what_is_no_kubeconfig_is_refused(tmp_path: Path) -> None:
-    told: list[str] = []
-    assert given_kubeconfig({"KUBECONFIG": f"{tmp_path}/a:{tmp_path}/b"}, told.append) is None
-    assert "several files" in told[0]
-    assert given_kubeconfig({}, told.append) is None
-    with pytest.raises(UserError, match="is no kubeconfig"):
-        given_kubeconfig({"KUBECONFIG": str(tmp_path)}, told.append)
+def test_several_files_are_not_used_and_a_folder_as_kubeconfig_is_refused(tmp_path: Path) -> None:
+    messages: list[str] = []
+    assert given_kubeconfig({"KUBECONFIG": f"{tmp_path}/a:{tmp_path}/b"}, messages.append) is None
+    assert "several files" in messages[0]
+    assert given_kubeconfig({}, messages.append) is None
+    with pytest.raises(UserError, match="is not a kubeconfig"):
+        given_kubeconfig({"KUBECONFIG": str(tmp_path)}, messages.append)
 
 
 @pytest.mark.parametrize(("runtime", "taken"), [("containerd://2.1", False), ("comfyeks-local://1", True)])
-def test_a_cluster_on_this_machine_is_taken_unless_it_has_nodes_of_its_own(
-    tmp_path: Path, runtime: str, taken: bool
-) -> None:
+def test_a_cluster_on_this_machine_is_used_unless_it_has_other_nodes(tmp_path: Path, runtime: str, taken: bool) -> None:
     node = {"metadata": {"name": "kind-control-plane"}, "status": {"nodeInfo": {"containerRuntimeVersion": runtime}}}
-    told: list[str] = []
+    messages: list[str] = []
     path = tmp_path / "kubeconfig"
     with fake_kubernetes({"/api/v1/nodes": [node]}, path):
-        given = given_kubeconfig({"KUBECONFIG": str(path)}, told.append)
+        given = given_kubeconfig({"KUBECONFIG": str(path)}, messages.append)
     assert (given == path) is taken
-    assert taken or "nodes of its own (kind-control-plane)" in told[0]
+    assert taken or "other nodes (kind-control-plane)" in messages[0]
 
 
 def test_a_given_kubeconfig_is_copied_with_the_files_that_it_names(tmp_path: Path) -> None:
@@ -168,11 +166,11 @@ def test_programs_of_kubebuilder_assets_come_first(tmp_path: Path) -> None:
     assert binaries.found(environment) == {"etcd": tmp_path / "etcd"}
     beside = binaries.missing(environment, binaries.BESIDE_A_CLUSTER)
     assert [program.name for program in beside] == ["karpenter"]
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         binaries.found({**environment, "KUBEBUILDER_ASSETS": "/nowhere"})
 
 
-def test_a_shortage_is_of_a_lifecycle_and_of_types() -> None:
+def test_a_shortage_is_limited_to_a_lifecycle_and_instance_types() -> None:
     shortages = Shortages()
     shortages.set([("spot", "*"), ("*", "g6.*")])
     assert shortages.hits("spot", "g5.xlarge")
@@ -180,12 +178,12 @@ def test_a_shortage_is_of_a_lifecycle_and_of_types() -> None:
     assert not shortages.hits("on-demand", "g5.xlarge")
 
 
-def test_a_service_leads_to_a_ready_pod_and_stays_with_it() -> None:
+def test_a_service_forwards_to_a_ready_pod_and_stays_with_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
         pods = [server.getsockname()[:2] for server in (a, b)]
         proxy = ServiceProxy()
 
-        def asked(server: socket.socket) -> bool:
+        def is_reached(server: socket.socket) -> bool:
             with socket.create_connection(("127.0.0.1", proxy.ports["n/s"])) as client:
                 client.sendall(b"hello")
                 connection, _ = server.accept()
@@ -195,14 +193,14 @@ def test_a_service_leads_to_a_ready_pod_and_stays_with_it() -> None:
         for server in (a, b):
             server.settimeout(10)
         proxy.update({"n/s": pods})
-        assert asked(a)
+        assert is_reached(a)
         proxy.update({"n/s": [pods[1], pods[0]]})
-        assert asked(a)
+        assert is_reached(a)
         proxy.update({"n/s": [pods[1]]})
-        assert asked(b)
+        assert is_reached(b)
 
 
-def test_the_page_of_a_timeline_holds_every_step_and_no_markup_of_others(tmp_path: Path) -> None:
+def test_the_page_of_a_timeline_has_every_step_and_escapes_markup(tmp_path: Path) -> None:
     timeline = Timeline()
     with timeline.step("first") as detail:
         detail("<script>alert(1)</script>")
@@ -219,7 +217,7 @@ def test_the_page_of_a_timeline_holds_every_step_and_no_markup_of_others(tmp_pat
     assert written["peak_memory_bytes"] == 5
 
 
-def test_a_node_group_that_is_not_whole_yet_gets_no_node_and_ends_nobody() -> None:
+def test_an_incomplete_node_group_gets_no_node_and_raises_no_error() -> None:
     machines = Machines.__new__(Machines)
     machines._eks = SimpleNamespace(describe_nodegroup=lambda **_: {"nodegroup": {"nodegroupName": "system"}})
     machines._launch_group_node("comfyui", "system")

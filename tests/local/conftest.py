@@ -21,14 +21,14 @@ Clients = Callable[[str], Any]  # boto3 service name → client
 
 @pytest.fixture(scope="session")
 def local_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    """One local AWS for all tests that do not end it."""
+    """One local AWS for all tests that do not stop it."""
     with LocalAws(tmp_path_factory.mktemp("local-aws")) as aws:
         yield aws
 
 
 @pytest.fixture(scope="session")
 def plain_ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of MiniStack as it is published, in a thread of this process."""
+    """URL of MiniStack without bridges, in a thread of this process."""
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
@@ -72,7 +72,7 @@ def _client(service: str, **endpoint: str) -> Any:
 
 @pytest.fixture
 def plain_emulators(plain_ministack: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clients]:
-    """Clients of moto and MiniStack as they are published, inside this process: no bridge is applied here."""
+    """Clients of moto and MiniStack without bridges, inside this process."""
     from moto import mock_aws
 
     for name in list(os.environ):
@@ -89,6 +89,6 @@ def plain_emulators(plain_ministack: str, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A home folder of its own, with nothing left running in it."""
+    """A home folder of its own; everything that runs in it is stopped afterwards."""
     yield tmp_path / "home"
     LocalAws(tmp_path / "home").down()

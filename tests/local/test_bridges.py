@@ -1,5 +1,5 @@
-"""Each bridge has a probe: a small piece of behaviour as AWS shows it. It fails on the emulator as published (otherwise
-the bridge can go) and passes on the local AWS."""
+"""Each bridge has a probe, which tests one behaviour of AWS. It fails on the emulator without bridges (otherwise the
+bridge can be removed) and passes on the local AWS."""
 
 from __future__ import annotations
 
@@ -214,10 +214,10 @@ def eks_cluster_security_group(clients: Clients) -> bool:
     )["SecurityGroups"]
     in_its_vpc = [group["VpcId"] for group in groups] == [made["resourcesVpcConfig"]["vpcId"]]
     clients("eks").delete_cluster(name=made["name"])
-    left = clients("ec2").describe_security_groups(
+    remaining = clients("ec2").describe_security_groups(
         Filters=[{"Name": "tag:aws:eks:cluster-name", "Values": [made["name"]]}]
     )["SecurityGroups"]
-    return in_its_vpc and not left
+    return in_its_vpc and not remaining
 
 
 @probe("eks-upgrade-policy")
@@ -273,13 +273,13 @@ def eks_updates(clients: Clients) -> bool:
     access = {"endpointPublicAccess": True, "publicAccessCidrs": ["203.0.113.0/24"]}
     try:
         update = eks.update_cluster_config(name=name, resourcesVpcConfig=access)["update"]
-        told = eks.describe_update(name=name, updateId=update["id"])["update"]["status"]
+        status = eks.describe_update(name=name, updateId=update["id"])["update"]["status"]
         eks.update_nodegroup_config(**of_group, scalingConfig={**size, "maxSize": 3})
     except ClientError:
         return False
     network_of = eks.describe_cluster(name=name)["cluster"]["resourcesVpcConfig"]
     sizes = eks.describe_nodegroup(**of_group)["nodegroup"]["scalingConfig"]
-    return bool(told == "Successful" and access.items() <= network_of.items() and sizes["maxSize"] == 3)
+    return bool(status == "Successful" and access.items() <= network_of.items() and sizes["maxSize"] == 3)
 
 
 @probe("eks-tags")
@@ -402,7 +402,7 @@ def spot_role_name(clients: Clients) -> bool:
     iam = clients("iam")
     try:
         role = iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")["Role"]["RoleName"]
-    except iam.exceptions.InvalidInputException:  # somebody made it before
+    except iam.exceptions.InvalidInputException:  # an earlier test created it
         role = iam.get_role(RoleName="AWSServiceRoleForEC2Spot")["Role"]["RoleName"]
     return bool(role == "AWSServiceRoleForEC2Spot")
 

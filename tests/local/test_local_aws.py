@@ -1,4 +1,4 @@
-"""Starting and ending the local AWS, also when something went wrong before."""
+"""Starting and stopping the local AWS, also after failures."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_nothing_is_up_in_an_empty_home(home: Path) -> None:
     assert not home.exists()
 
 
-def test_the_environment_of_a_subprocess_has_nothing_that_leads_elsewhere(home: Path) -> None:
+def test_the_environment_of_a_subprocess_points_only_at_the_local_aws(home: Path) -> None:
     home.mkdir()
     env = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "us-west-2"}
     (home / "env.json").write_text(json.dumps(env))
@@ -95,7 +95,7 @@ class TestProcesses:
         assert [bucket["Name"] for bucket in aws.client("s3").list_buckets()["Buckets"]] == ["bucket"]
 
     @pytest.mark.parametrize("victim", [*PARTS, "both"])
-    def test_after_kill_9_up_names_the_dead_and_starts_all_from_empty(self, home: Path, victim: str) -> None:
+    def test_after_kill_9_up_names_the_dead_emulator_and_starts_both_from_empty(self, home: Path, victim: str) -> None:
         aws = LocalAws(home)
         aws.up()
         aws.client("s3").create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
@@ -108,9 +108,9 @@ class TestProcesses:
         assert started.dead == tuple(victims)
         assert not set(before.values()) & set(pids(aws).values())
         assert aws.client("s3").list_buckets()["Buckets"] == []
-        assert aws.env() == env  # the same ports: an environment exported before is still right
+        assert aws.env() == env  # the same ports, so an environment that was exported before stays valid
 
-    def test_a_stale_pid_file_whose_pid_is_somebody_elses_is_not_believed(self, home: Path) -> None:
+    def test_a_stale_pid_file_with_the_pid_of_another_process_is_ignored(self, home: Path) -> None:
         bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         try:
             (home / "run").mkdir(parents=True)
@@ -125,7 +125,7 @@ class TestProcesses:
             bystander.kill()
             bystander.wait()
 
-    def test_a_damaged_state_file_is_no_obstacle(self, home: Path) -> None:
+    def test_a_damaged_state_file_does_not_stop_up(self, home: Path) -> None:
         aws = LocalAws(home)
         aws.up()
         (home / PORTS_FILE).write_text("{ not json")
@@ -150,7 +150,7 @@ class TestProcesses:
         assert sorted(answer["already_running"] for answer in answers) == [False, True]
         assert len(of_home(home)) == len(PARTS)
 
-    def test_an_up_that_is_killed_leaves_nothing_that_stops_the_next(self, home: Path) -> None:
+    def test_after_a_killed_up_the_next_one_works(self, home: Path) -> None:
         up = subprocess.Popen(up_command(home), stdout=subprocess.DEVNULL)
         wait_for(lambda: bool(of_home(home)))
         up.kill()
@@ -160,7 +160,7 @@ class TestProcesses:
         assert works(aws)
         assert len(of_home(home)) == len(PARTS)
 
-    def test_down_ends_what_the_emulators_started_even_when_they_are_dead(self, home: Path) -> None:
+    def test_down_stops_what_the_emulators_started_even_when_they_are_dead(self, home: Path) -> None:
         aws = LocalAws(home)
         aws.up()
         [ministack] = [part for part in aws.status() if part.name == "ministack"]

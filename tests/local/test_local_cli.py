@@ -38,7 +38,7 @@ def test_env_prints_commands_that_a_shell_can_evaluate(state: Path, monkeypatch:
     assert all(line.startswith(("export ", "unset ")) for line in printed.splitlines())
 
 
-def test_env_of_a_local_aws_that_is_not_up_is_a_failure_that_says_what_to_do(state: Path) -> None:
+def test_env_fails_when_the_local_aws_is_not_up_and_says_how_to_start_it(state: Path) -> None:
     result = CliRunner().invoke(app, ["env"])
     assert isinstance(result.exception, OperationError)
     assert "comfyeks local up" in str(result.exception)
@@ -67,7 +67,7 @@ def test_the_emulators_end_even_when_a_node_cannot_be_removed(monkeypatch: pytes
     assert ended == ["pods", "emulators"]
 
 
-def test_what_a_node_reports_cannot_reach_the_terminal_as_commands(
+def test_control_characters_in_a_nodes_report_do_not_reach_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_cli, "NODES", tmp_path)
@@ -84,18 +84,20 @@ def test_what_a_node_reports_cannot_reach_the_terminal_as_commands(
     assert "loras/[/abc] \N{REPLACEMENT CHARACTER}]0;owned\N{REPLACEMENT CHARACTER} [red]x" in result.stdout
 
 
-@pytest.mark.parametrize("words", [["local"], ["local", "up"], ["local", "node", "ls"], ["models"], ["models", "ls"]])
-def test_every_command_knows_h(words: list[str]) -> None:
-    assert "Usage:" in CliRunner().invoke(root, [*words, "-h"]).stdout
+@pytest.mark.parametrize(
+    "arguments", [["local"], ["local", "up"], ["local", "node", "ls"], ["models"], ["models", "ls"]]
+)
+def test_every_command_has_the_flag_h(arguments: list[str]) -> None:
+    assert "Usage:" in CliRunner().invoke(root, [*arguments, "-h"]).stdout
 
 
 @pytest.mark.local
-def test_up_status_and_down_tell_what_they_did(state: Path) -> None:
+def test_up_status_and_down_report_what_they_did(state: Path) -> None:
     runner = CliRunner()
     try:
         assert runner.invoke(app, ["up"]).exit_code == 0
         again = runner.invoke(app, ["up"])
-        assert "is up already" in again.stderr
+        assert "is already up" in again.stderr
         status = runner.invoke(app, ["status"])
         assert status.exit_code == 0
         assert status.stdout.count("running") == 2

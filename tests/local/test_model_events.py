@@ -1,4 +1,4 @@
-"""Bucket → queue → function inside MiniStack: what the model events rely on."""
+"""Bucket → queue → function inside MiniStack: the behaviour that model events need."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def handler(event, context):
 
 @dataclass
 class Events:
-    """A bucket that tells a queue, with dead letters."""
+    """A bucket that notifies a queue, which has a dead-letter queue."""
 
     aws: LocalAws
     name: str
@@ -66,7 +66,7 @@ class Events:
         return sum(int(attributes["Attributes"][name]) for name in names)
 
     def connect(self, **mapping: Any) -> None:
-        """A function that reads the queue, and reaches Systems Manager in the other emulator."""
+        """Create a function that reads the queue and calls Systems Manager in the other emulator."""
         functions, code = self.aws.client("lambda"), io.BytesIO()
         with zipfile.ZipFile(code, "w") as archive:
             archive.writestr("app.py", FUNCTION)
@@ -110,7 +110,7 @@ def test_odd_keys_arrive_unchanged_in_the_listing_and_form_encoded_in_the_event(
     assert "loras/a%2Bb.safetensors" in encoded  # the one with a plus
 
 
-def test_a_delete_is_announced_and_a_test_event_comes_first(events: Events) -> None:
+def test_a_delete_sends_an_event_after_the_test_event(events: Events) -> None:
     s3 = events.aws.client("s3")
     first = [json.loads(message["Body"]) for message in events.messages(events.queue)]
     assert [body.get("Event") for body in first] == ["s3:TestEvent"]
@@ -119,7 +119,7 @@ def test_a_delete_is_announced_and_a_test_event_comes_first(events: Events) -> N
     assert [record["eventName"] for record in events.records()] == ["ObjectCreated:Put", "ObjectRemoved:Delete"]
 
 
-def test_in_a_versioned_bucket_a_delete_is_announced_as_a_delete_marker(events: Events) -> None:
+def test_in_a_versioned_bucket_a_delete_sends_an_event_for_the_delete_marker(events: Events) -> None:
     s3 = events.aws.client("s3")
     s3.put_bucket_versioning(Bucket=events.name, VersioningConfiguration={"Status": "Enabled"})
     s3.put_object(Bucket=events.name, Key=KEYS[0], Body=b"x")
@@ -143,10 +143,10 @@ def test_a_burst_of_1200_events_becomes_few_batches_quickly(events: Events) -> N
     batches = events.aws.calls()["ssm.PutParameter"] - before
     print(f"\n1,200 writes {written:.1f} s, queue empty after {time.monotonic() - begun:.1f} s, {batches} batches")
     assert events.waiting() == 0
-    assert batches <= 2 + written / 2  # full batches, and one per window that ends meanwhile
+    assert batches <= 2 + written / 2  # full batches, and one for each window that ends in that time
 
 
-def test_a_batch_whose_function_throws_comes_back_and_ends_in_the_dead_letters(events: Events) -> None:
+def test_a_batch_whose_function_raises_returns_and_ends_in_the_dead_letter_queue(events: Events) -> None:
     events.messages(events.queue)  # the test event
     events.connect(BatchSize=10)
     sqs = events.aws.client("sqs")

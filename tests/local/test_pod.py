@@ -1,4 +1,4 @@
-"""The pod runner rewrites what has no place on this machine, and nothing else."""
+"""The stand-in for a pod rewrites mount paths, ports and listen addresses, and nothing else."""
 
 import subprocess
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_mount_path_becomes_its_folder(rewrite: _Rewriter) -> None:
     assert rewrite("/app/ComfyUI/input/sub/a.png") == "/tmp/home/input/sub/a.png"
 
 
-def test_a_path_that_only_begins_alike_stays(rewrite: _Rewriter) -> None:
+def test_a_path_that_only_has_the_same_prefix_is_not_rewritten(rewrite: _Rewriter) -> None:
     assert rewrite("/app/ComfyUI/outputs") == "/app/ComfyUI/outputs"
 
 

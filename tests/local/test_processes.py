@@ -46,17 +46,17 @@ def test_starting_it_twice_leaves_one(tmp_path: Path) -> None:
     process.kill()
 
 
-def test_a_reused_pid_is_not_taken_for_it(tmp_path: Path) -> None:
-    stranger = subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL)
+def test_a_process_with_a_reused_pid_is_not_mistaken_for_it(tmp_path: Path) -> None:
+    other = subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL)
     (tmp_path / "run").mkdir()
-    started = psutil.Process(stranger.pid).create_time()
-    (tmp_path / "run/it.json").write_text(json.dumps({"pid": stranger.pid, "started": started - 60}))
+    started = psutil.Process(other.pid).create_time()
+    (tmp_path / "run/it.json").write_text(json.dumps({"pid": other.pid, "started": started - 60}))
     stale = Process(tmp_path, "it")
     assert not stale.alive()
     stale.kill()
-    assert stranger.poll() is None, "a stranger was killed"
-    stranger.kill()
-    stranger.wait()
+    assert other.poll() is None, "another process was killed"
+    other.kill()
+    other.wait()
 
 
 @pytest.mark.parametrize("record", ["", "{", "{}", '{"pid": 999999999, "started": 1}'])
@@ -84,12 +84,12 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> N
     assert 0.4 < time.monotonic() - began < 5
 
 
-def test_its_exit_code_is_known_also_when_it_ended_at_once(tmp_path: Path) -> None:
+def test_its_exit_code_is_known_even_when_it_ended_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, [sys.executable, "-c", "raise SystemExit(3)"])
     time.sleep(0.3)
     assert process.wait() == 3
 
 
-def test_waiting_for_what_does_not_happen_names_it() -> None:
-    with pytest.raises(TimeoutError, match="the moon did not happen within 0 s"):
+def test_a_timeout_names_what_was_waited_for() -> None:
+    with pytest.raises(TimeoutError, match="the moon: did not happen within 0 s"):
         wait_until("the moon", lambda: False, 0.05, every=0.01)

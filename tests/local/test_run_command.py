@@ -52,7 +52,7 @@ def states(commands: RunCommand, command: str) -> dict[str, str]:
     return {each["InstanceId"]: each["StatusDetails"] for each in commands.invocations(SCOPE, command, None, False)}
 
 
-def test_an_invocation_goes_from_pending_over_in_progress_to_success(commands: RunCommand, clock: Clock) -> None:
+def test_an_invocation_goes_from_pending_through_in_progress_to_success(commands: RunCommand, clock: Clock) -> None:
     command = send(commands, "i-1")
     seen = [commands.invocation(SCOPE, command, "i-1")]
     assert commands.next("i-1", 0).id == command  # type: ignore[union-attr]
@@ -111,7 +111,7 @@ def test_a_command_is_not_given_to_an_agent_that_is_gone() -> None:
     assert commands.next("i-1", 0).id == command  # type: ignore[union-attr]
 
 
-def test_the_agent_gets_defaults_the_command_shows_what_was_given(commands: RunCommand) -> None:
+def test_the_agent_gets_defaults_but_the_command_shows_only_the_given_parameters(commands: RunCommand) -> None:
     command = commands.send(SCOPE, "sync-models", DOCUMENT, instance_ids=["i-1"])
     assert command.parameters == {"action": ["status"]}
     assert command.describe()["Parameters"] == {}
@@ -216,7 +216,7 @@ def test_a_result_counts_once(commands: RunCommand) -> None:
     assert commands.invocation(SCOPE, command, "i-1")["StandardOutputContent"] == "first"
 
 
-def test_a_command_without_targets_is_accepted_and_says_so(commands: RunCommand) -> None:
+def test_a_command_without_targets_is_accepted_and_reported_as_such(commands: RunCommand) -> None:
     command = send(commands)
     assert commands.commands(SCOPE, command)[0].describe()["StatusDetails"] == "NoInstancesInTag"
 

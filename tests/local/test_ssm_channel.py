@@ -1,4 +1,4 @@
-"""The way of a command: boto3 → moto → an agent at the HTTP channel → back to boto3."""
+"""The path of a command: boto3 → moto → an agent at the HTTP channel → back to boto3."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_waiting_agent_gets_its_command_at_once(local_aws: LocalAws, document:
     assert received - sent < 2
 
 
-def test_an_agent_without_a_command_is_sent_away_after_its_wait(local_aws: LocalAws) -> None:
+def test_an_agent_without_a_command_gets_an_empty_answer_after_its_wait(local_aws: LocalAws) -> None:
     begun = time.monotonic()
     answer = fetch(local_aws, "i-none", wait=0.5)
     assert (answer.status_code, answer.content) == (204, b"")

@@ -1,4 +1,4 @@
-"""Naming AWS calls, counting them, letting them fail."""
+"""Naming and counting AWS calls, and making them fail."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_a_presigned_request_gets_its_name() -> None:
     assert str(call_of(Request("GET", "/bucket/key", query, {}))) == "s3.GetObject"
 
 
-def test_an_unsigned_request_is_nobodys_call() -> None:
+def test_an_unsigned_request_is_not_an_aws_call() -> None:
     assert call_of(Request("GET", "/bucket/key", "", {})) is None
 
 
 def test_calls_are_counted() -> None:
     traffic = Traffic()
     for _ in range(3):
-        traffic.meet(request_of("ssm", "send_command", DocumentName="d"))
+        traffic.intercept(request_of("ssm", "send_command", DocumentName="d"))
     assert traffic.control("GET", "/_local/calls", b"") == (200, {"ssm.SendCommand": 3})
 
 
@@ -108,37 +108,37 @@ ANSWER = (200, {"content-type": "text/xml"}, b"<answer/>")
 
 
 @pytest.mark.parametrize("attempt", ["attempt=2; max=3", "ttl=20261121T120000Z; attempt=12; max=25"])
-def test_what_was_answered_is_answered_again(attempt: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_repeated_request_gets_the_first_answer(attempt: str, capsys: pytest.CaptureFixture[str]) -> None:
     traffic, request = Traffic(), request_of("ec2", "create_vpc")
-    assert traffic.meet(request) is None
-    traffic.keep(request, ANSWER)
-    assert traffic.meet(again(request, attempt)) == ANSWER
-    assert traffic.meet(again(request_of("ec2", "create_vpc"), attempt)) is None
-    said = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert traffic.intercept(request) is None
+    traffic.remember(request, ANSWER)
+    assert traffic.intercept(again(request, attempt)) == ANSWER
+    assert traffic.intercept(again(request_of("ec2", "create_vpc"), attempt)) is None
+    lines = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
     number = "12" if "12" in attempt else "2"
-    assert said == [f"attempt {number}, answered as before", f"attempt {number}"]
+    assert lines == [f"attempt {number}, answered as before", f"attempt {number}"]
     assert traffic.control("GET", "/_local/calls", b"") == (200, {"ec2.CreateVpc": 2})
 
 
-def test_the_first_request_of_a_call_is_always_done() -> None:
+def test_the_first_request_of_a_call_is_always_executed() -> None:
     traffic, request = Traffic(), request_of("ec2", "create_vpc")
-    traffic.keep(request, ANSWER)
-    assert traffic.meet(request) is None
+    traffic.remember(request, ANSWER)
+    assert traffic.intercept(request) is None
 
 
 @pytest.mark.parametrize("status", [400, 503])
-def test_what_failed_is_tried_again(status: int) -> None:
+def test_a_failed_call_is_executed_again(status: int) -> None:
     traffic, request = Traffic(), request_of("ec2", "create_vpc")
-    traffic.keep(request, (status, {}, b"<error/>"))
-    assert traffic.meet(again(request)) is None
+    traffic.remember(request, (status, {}, b"<error/>"))
+    assert traffic.intercept(again(request)) is None
 
 
 def test_only_the_last_answers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("comfyeks_local.emulators.traffic._ANSWERS_KEPT", 2)
     traffic, calls = Traffic(), [request_of("ec2", "create_vpc") for _ in range(3)]
     for call in calls:
-        traffic.keep(call, ANSWER)
-    assert [traffic.meet(again(call)) for call in calls] == [None, ANSWER, ANSWER]
+        traffic.remember(call, ANSWER)
+    assert [traffic.intercept(again(call)) for call in calls] == [None, ANSWER, ANSWER]
 
 
 @pytest.mark.local
@@ -150,7 +150,7 @@ def test_only_the_last_answers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     ],
     ids=["moto", "ministack"],
 )
-def test_a_call_that_is_sent_twice_is_done_once(
+def test_a_call_that_is_sent_twice_is_executed_once(
     local_aws: LocalAws, service: str, create: str, parameters: dict[str, str], list_all: str, kind: str
 ) -> None:
     client, sent = local_aws.client(service), []
@@ -165,23 +165,23 @@ def test_a_call_that_is_sent_twice_is_done_once(
     assert getattr(client, list_all)()[kind] == there[kind]
 
 
-def test_a_fault_happens_as_often_as_asked_and_only_to_its_operation() -> None:
+def test_a_fault_happens_as_often_as_requested_and_only_to_its_operation() -> None:
     traffic = Traffic()
     fault = {"service": "ssm", "operation": "SendCommand", "error": "ThrottlingException", "times": 2}
     traffic.control("POST", "/_local/faults", json.dumps([fault]).encode())
     send = request_of("ssm", "send_command", DocumentName="d")
-    assert traffic.meet(request_of("ssm", "list_commands")) is None
-    answers = [traffic.meet(send) for _ in range(3)]
+    assert traffic.intercept(request_of("ssm", "list_commands")) is None
+    answers = [traffic.intercept(send) for _ in range(3)]
     assert [answer and answer[0] for answer in answers] == [400, 400, None]
 
 
-def test_faults_can_be_taken_back() -> None:
+def test_faults_can_be_removed() -> None:
     traffic = Traffic()
     fault = {"service": "s3", "operation": "*", "error": "SlowDown", "status": 503, "times": 9}
     traffic.control("POST", "/_local/faults", json.dumps([fault]).encode())
-    assert traffic.meet(request_of("s3", "list_buckets")) is not None
+    assert traffic.intercept(request_of("s3", "list_buckets")) is not None
     traffic.control("DELETE", "/_local/faults", b"")
-    assert traffic.meet(request_of("s3", "list_buckets")) is None
+    assert traffic.intercept(request_of("s3", "list_buckets")) is None
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[1]", b'[{"service": "ssm"}]', b"no json"])
@@ -214,7 +214,7 @@ def test_the_sdk_sees_an_injected_fault_as_the_services_own_error(
         with pytest.raises(ClientError) as error:
             getattr(client, operation)(**parameters)
     finally:
-        local_aws.heal()
+        local_aws.clear_faults()
     assert error.value.response["Error"]["Code"] == "Invented"
     assert error.value.response["Error"]["Message"] == "on purpose"
     assert local_aws.calls()[f"{signed_for}.{name}"] == before + 1
@@ -233,17 +233,17 @@ OF_PAGES = [
 ]
 
 
-def told(headers: dict[str, str], here: str) -> dict[str, str]:
+def filled_in(headers: dict[str, str], here: str) -> dict[str, str]:
     return {name: value.format(here=here, port=here.partition(":")[2]) for name, value in headers.items()}
 
 
 @pytest.mark.parametrize("headers", OF_PAGES, ids=str)
-def test_what_a_browser_sends_for_a_page_is_recognised(headers: dict[str, str]) -> None:
-    lower_case = {name.lower(): value for name, value in told(headers, HERE).items()}
+def test_a_request_of_a_browser_for_a_page_is_recognised(headers: dict[str, str]) -> None:
+    lower_case = {name.lower(): value for name, value in filled_in(headers, HERE).items()}
     assert from_web_page(HERE, {"host": HERE, **lower_case})
 
 
-def test_programs_and_typed_addresses_are_no_page() -> None:
+def test_requests_of_programs_and_typed_addresses_are_not_taken_for_those_of_a_page() -> None:
     assert not from_web_page(HERE, {"host": HERE, "user-agent": "Boto3"})
     assert not from_web_page(HERE, {"host": HERE, "sec-fetch-site": "none"})
 
@@ -256,9 +256,9 @@ def test_a_request_without_a_host_is_refused() -> None:
 @pytest.mark.parametrize("headers", OF_PAGES, ids=str)
 @pytest.mark.parametrize("service", ["s3", "ssm"], ids=["ministack", "moto"])
 @pytest.mark.parametrize("path", ["/", "/_local/health", "/?Action=DescribeVpcs&Version=2016-11-15"])
-def test_no_web_page_can_drive_an_emulator(local_aws, service: str, path: str, headers: dict[str, str]) -> None:
+def test_no_web_page_can_call_an_emulator(local_aws, service: str, path: str, headers: dict[str, str]) -> None:
     endpoint = local_aws.endpoint(service)
-    sent = told(headers, endpoint.removeprefix("http://"))
+    sent = filled_in(headers, endpoint.removeprefix("http://"))
     for method in ("GET", "POST", "OPTIONS"):
         answer = requests.request(method, endpoint + path, headers=sent, timeout=10)
         assert (answer.status_code, answer.content) == (403, b"")

@@ -50,7 +50,7 @@ def test_all_nodes_can_be_removed_at_once(nodes: Path) -> None:
 
 
 def test_an_unknown_node_is_named_beside_the_known_ones(nodes: Path) -> None:
-    with pytest.raises(UserError, match="no local node 'two'; there is: one"):
+    with pytest.raises(UserError, match="no local node 'two'; local nodes: one"):
         run("rm", "two")
 
 

@@ -244,5 +244,5 @@ def test_user_data_beyond_the_limit_of_ec2_is_refused(platform: Platform) -> Non
 
 
 def test_a_folder_that_is_no_node_is_said_so(platform: Platform) -> None:
-    with pytest.raises(OperationError, match="is no local node"):
+    with pytest.raises(OperationError, match="is not a local node"):
         _ = LocalNode(platform.home / "none", platform.aws.env()).instance_id

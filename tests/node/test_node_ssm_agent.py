@@ -65,5 +65,5 @@ def test_a_script_that_does_not_end_is_timed_out() -> None:
 def test_a_step_that_the_node_cannot_play_is_refused() -> None:
     content = document("true")
     content["mainSteps"][0]["action"] = "aws:runPowerShellScript"
-    with pytest.raises(ValueError, match="aws:runPowerShellScript is not for this node"):
+    with pytest.raises(ValueError, match="aws:runPowerShellScript is not supported on this node"):
         run(content)

@@ -1,4 +1,4 @@
-"""`comfyeks local`: the AWS that runs inside this machine."""
+"""`comfyeks local`: the AWS that runs on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from comfyeks_local.node.cli import app as node
 from comfyeks_local.node.cli import remove_all
 
 app = typer.Typer(
-    help="An embedded AWS and local GPU nodes: everything runs on this machine, no account needed.",
+    help="Run an emulated AWS and local GPU nodes on this machine; needs no AWS account.",
     no_args_is_help=True,
 )
 app.add_typer(node, name="node")
@@ -31,23 +31,26 @@ app.add_typer(node, name="node")
 @app.command()
 def up(
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Also a Kubernetes control plane and the machines of its nodes.")
+        bool, typer.Option("--cluster", help="Also start a Kubernetes control plane and the machines of its nodes.")
     ] = False,
     project: Project = None,
 ) -> None:
-    """Start the local AWS (both emulators). Starts nothing twice; starts from empty when a part had died.
+    """Start the local AWS (both emulators). May be repeated; starts from empty if an emulator has died.
 
-    With --cluster also a local cluster: that of KUBECONFIG when it is on this machine and has no nodes, else an own
-    one, from programs of KUBEBUILDER_ASSETS where it has them, else from programs built once from the pins in tools/.
+    With --cluster it also starts a local cluster. It uses the cluster of KUBECONFIG if that is on this machine and has
+    no nodes. Otherwise it starts its own, from the programs in KUBEBUILDER_ASSETS, or from programs that it builds once
+    at the versions pinned in tools/.
     """
     aws = LocalAws()
     started = aws.up()
     if started.already_running:
-        note("the local AWS is up already")
+        note("the local AWS is already up")
     else:
         if started.dead:
-            note(f"{' and '.join(started.dead)} had died: all parts start anew and empty, because state is in memory")
-        note(f'local AWS up in {started.seconds:.1f} s; point a shell at it: eval "$(comfyeks local env)"')
+            note(
+                f"{' and '.join(started.dead)} had died: both emulators start again, empty, because state is in memory"
+            )
+        note(f'local AWS up in {started.seconds:.1f} s; to use it in a shell: eval "$(comfyeks local env)"')
     if cluster:
         _cluster_up(aws, project_name(project))
     _print_status(_parts(aws))
@@ -59,16 +62,16 @@ def _cluster_up(aws: LocalAws, project: str | None) -> None:
     local = LocalCluster(aws, project=project)
     if local.up(programs, given):
         note(f"local cluster up: export KUBECONFIG={local.kubeconfig}")
-        note("its nodes appear with `make infra`; then `comfyeks local addons` installs Karpenter")
+        note("`make infra` creates its nodes; then `comfyeks local addons` installs Karpenter")
     else:
-        note("the local cluster is up already")
+        note("the local cluster is already up")
 
 
 @app.command()
 def build(
-    keda: Annotated[bool, typer.Option("--keda", help="Also KEDA, which a test of the charts runs.")] = False,
+    keda: Annotated[bool, typer.Option("--keda", help="Also build KEDA, which one test of the charts runs.")] = False,
 ) -> None:
-    """Build what `up --cluster` needs, unless it is there: etcd, control plane and Karpenter, into the user's cache."""
+    """Build what `up --cluster` needs (etcd, control plane, Karpenter) into the user's cache, unless already built."""
     wanted = (*binaries.PROGRAMS, binaries.KEDA) if keda else binaries.PROGRAMS
     for name, path in binaries.build(note, wanted=wanted).items():
         out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
@@ -76,7 +79,7 @@ def build(
 
 @app.command()
 def addons(project: Project = None) -> None:
-    """Install CRDs and Karpenter into the local cluster, from their own charts, as `make addons` does on a real one."""
+    """Install Karpenter and the CRDs into the local cluster, as `make addons` does on a real one. May be repeated."""
     aws = LocalAws()
     deployment = Deployment(project_name(project), aws.env()["AWS_REGION"], ACCOUNT)
     LocalCluster(aws).install_addons(deployment.dir)
@@ -85,16 +88,18 @@ def addons(project: Project = None) -> None:
 
 @app.command()
 def down() -> None:
-    """Stop the local pods, nodes and AWS. Their state is gone with them; logs stay."""
+    """Stop the local pods, nodes and AWS. Deletes their state and keeps their logs. May be repeated."""
     stop_everything()
     note("the local AWS is down")
 
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with the paths of the logs, instead of a table.")
+    ] = False,
 ) -> None:
-    """Show the emulators, and the cluster if it was started (--json: also logs). Exits 1 unless all of them run."""
+    """Show the emulators, and the cluster if it was started. Exits with 1 unless all of them run."""
     parts = _parts(LocalAws())
     if as_json:
         typer.echo(json.dumps([vars(part) | {"log": str(part.log)} for part in parts], indent=2))
@@ -106,7 +111,7 @@ def status(
 
 @app.command()
 def env() -> None:
-    """Print shell commands that point the AWS tools here: eval "$(comfyeks local env)"."""
+    """Print shell commands that point AWS tools at the local AWS: eval "$(comfyeks local env)"."""
     variables = LocalAws().env()
     foreign = {name for name in os.environ if name.startswith("AWS_ENDPOINT_URL")} - variables.keys()
     lines = [f"unset {name}" for name in sorted({*UNSET, *foreign})]
@@ -115,8 +120,8 @@ def env() -> None:
 
 
 def stop_everything() -> None:
-    """End pods, then nodes, then the emulators, which alone know the nodes' instances."""
-    with contextlib.ExitStack() as last_first:  # each of them, whatever happens to the ones before
+    """Stop pods, then nodes, then the emulators: only the emulators know the nodes' instances."""
+    with contextlib.ExitStack() as last_first:  # each one runs, even if an earlier one fails
         last_first.callback(LocalAws().down)
         last_first.callback(remove_all)
         last_first.callback(LocalCluster(LocalAws()).down)

@@ -1,4 +1,4 @@
-"""Detached processes that a later command finds again: a pid file that a reused pid cannot fool, and a log."""
+"""Detached processes that a later command can find again, by a pid file that also records the start time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 
 from comfyeks.files import write_atomically
 
-# Start times are equal to the clock tick when it is the same process; a reused pid is at least seconds younger.
+# The start time of one process never differs by more than a clock tick; a process with a reused pid starts later.
 _SAME_START_SECONDS = 0.5
 _PORTS = (20_000, 32_000)  # below Linux' range of ephemeral ports, above most services
 
@@ -37,16 +37,16 @@ class Process:
         cwd: Path | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """Start it in a session of its own, output appended to the log. Does nothing when it is already running.
+        """Start it in its own session and append its output to the log. Does nothing if it is already running.
 
-        It inherits the file descriptors `pass_fds` (say, of a listening socket) under the same numbers.
+        It inherits the file descriptors `pass_fds` (for example of a listening socket) under the same numbers.
         """
         if self.alive():
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
-                [str(word) for word in argv],
+                [str(argument) for argument in argv],
                 env=dict(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
@@ -60,7 +60,7 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Its pid while it runs."""
+        """Its pid, or None if it does not run."""
         process = self._process()
         return process.pid if process else None
 
@@ -68,23 +68,25 @@ class Process:
         return self._process() is not None
 
     def recorded(self) -> bool:
-        """Whether it was started and not stopped by us: recorded and not alive means that it died."""
+        """Whether it was started and not stopped since; recorded but not alive means that it died."""
         return self._pid_file.exists()
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code of a process that this object started. Raises subprocess.TimeoutExpired."""
         if self._child is None:
-            raise RuntimeError(f"{self.name} was not started here: only its parent learns its exit code")
+            raise RuntimeError(
+                f"{self.name} was started by another process: only the parent of a process can read its exit code"
+            )
         code = self._child.wait(timeout)
         self._pid_file.unlink(missing_ok=True)
         return code
 
     def stop(self, grace: float = 10) -> None:
-        """SIGTERM, then SIGKILL after `grace` seconds; its children end with it."""
+        """Send SIGTERM, then SIGKILL after `grace` seconds; its children are killed as well."""
         self._end(grace)
 
     def kill(self) -> None:
-        """SIGKILL, children included: what a crash looks like."""
+        """Send SIGKILL to it and its children, as in a crash."""
         self._end(0)
 
     def tail(self, lines: int = 15) -> str:
@@ -122,7 +124,7 @@ def _children(process: psutil.Process) -> set[psutil.Process]:
 
 
 def kill_all(processes: Collection[psutil.Process]) -> None:
-    """SIGKILL, and wait until they have ended."""
+    """Send SIGKILL, and wait until they have ended."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -130,7 +132,7 @@ def kill_all(processes: Collection[psutil.Process]) -> None:
 
 
 def kill_marked(variable: str, value: str) -> None:
-    """SIGKILL to every process whose environment says `variable=value`: also those that nobody recorded."""
+    """Send SIGKILL to every process that has `variable=value` in its environment, recorded or not."""
     marked = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -140,7 +142,7 @@ def kill_marked(variable: str, value: str) -> None:
 
 
 def _wait_ended(processes: Collection[psutil.Process], seconds: float) -> None:
-    """Wait until each has ended. A zombie has: its parent, or an init that sweeps now and then, collects it later."""
+    """Wait until each has ended. A zombie counts as ended: its parent or init collects it later."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(
         process.is_running() and not _is_zombie(process) for process in processes
@@ -156,10 +158,9 @@ def _is_zombie(process: psutil.Process) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on, all different, for processes that begin later.
+    """Different loopback ports that are free now, for processes that start later.
 
-    Not of the range from which the kernel gives ports to connections: there a port that is free now is often taken
-    when its process begins.
+    They lie outside the range of ephemeral ports, where a connection could take a port before its process starts.
     """
     found: set[int] = set()
     while len(found) < count:
@@ -175,5 +176,5 @@ def wait_until(what: str, ready: Callable[[], bool], seconds: float, every: floa
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not happen within {seconds:.0f} s")
+            raise TimeoutError(f"{what}: did not happen within {seconds:.0f} s")
         time.sleep(every)

@@ -1,8 +1,8 @@
-"""The programs of the local cluster: the user's own (KUBEBUILDER_ASSETS), or built once from the pins in tools/.
+"""The programs of the local cluster: the user's own (KUBEBUILDER_ASSETS), or built once at the versions in tools/.
 
-A build goes to a cache of the user's, not of the checkout, so that another clone builds nothing. Its folder is named by
-what decides the result (go.mod, go.sum, Go's version), so a changed pin is another folder. Go checks every module
-against go.sum. A build that was killed goes on where it was: finished programs stay, Go keeps what it has compiled.
+Builds are cached for the user, not in the checkout, so that another clone need not build again. The name of the cache
+folder is a hash of the inputs (go.mod, go.sum, Go's version), so a changed pin gets another folder. Go checks every
+module against go.sum. An interrupted build can be resumed: finished programs stay, and Go caches what it has compiled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from comfyeks.errors import OperationError, UserError
 from comfyeks.paths import REPO_ROOT
 from comfyeks.versions import VERSIONS
 
-BUILD_MINUTES = 8  # on two idle cores, cold; said before a build begins
+BUILD_MINUTES = 8  # on two idle cores with empty caches; shown before a build begins
 _BUILD_LIMIT_SECONDS = 60 * 60.0  # of one program
 
 
@@ -43,22 +43,24 @@ PROGRAMS = (
 )
 
 
-# What a cluster that is there already lacks.
+# What an existing cluster lacks.
 BESIDE_A_CLUSTER = tuple(program for program in PROGRAMS if program.module == "karpenter")
-# Not a part of the local cluster: only a test runs it.
+# Not part of the local cluster: only a test runs it.
 KEDA = Program("keda", "keda", "github.com/kedacore/keda/v2/cmd/operator")
 
 
 def found(environment: Mapping[str, str] | None = None) -> dict[str, Path]:
-    """The programs that are there, by name: those of KUBEBUILDER_ASSETS first, then built ones.
+    """The programs that exist, by name; KUBEBUILDER_ASSETS takes precedence over built ones.
 
-    Raises UserError when KUBEBUILDER_ASSETS is no folder.
+    Raises UserError if KUBEBUILDER_ASSETS is not a folder.
     """
     environment = os.environ if environment is None else environment
     there = {}
     assets = environment.get("KUBEBUILDER_ASSETS", "")
     if assets and not Path(assets).is_dir():
-        raise UserError(f"KUBEBUILDER_ASSETS={assets} is no folder: unset it, or let it name envtest's binaries")
+        raise UserError(
+            f"KUBEBUILDER_ASSETS={assets} is not a folder: unset it, or set it to the folder of envtest's binaries"
+        )
     for program in (*PROGRAMS, KEDA):
         candidates = [Path(assets) / program.name] if assets else []
         if (folder := _folder(program, environment)) is not None:
@@ -69,44 +71,45 @@ def found(environment: Mapping[str, str] | None = None) -> dict[str, Path]:
 
 
 def missing(environment: Mapping[str, str] | None = None, wanted: Sequence[Program] = PROGRAMS) -> list[Program]:
-    """What `build` would have to build."""
+    """The programs of `wanted` that `build` would build."""
     there = found(environment)
     return [program for program in wanted if program.name not in there]
 
 
 def build(
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
     wanted: Sequence[Program] = PROGRAMS,
 ) -> dict[str, Path]:
-    """Build those of `wanted` that are missing; every program that is there then, by name.
+    """Build the missing programs of `wanted`; returns all programs that exist then, by name.
 
     Args:
-        tell: takes one line before each program and after it, and one with the minutes at the beginning.
+        report: receives one line before and after each program, and one at the beginning with the expected minutes.
 
     Raises:
         UserError: Go is not on PATH.
-        OperationError: a build failed; carries the end of Go's output.
+        OperationError: a build failed; the message has the end of Go's output.
     """
     environment = os.environ if environment is None else environment
     to_do = missing(environment, wanted)
     if to_do and shutil.which("go") is None:
         raise UserError(
-            "building the local cluster needs Go on PATH (go.dev/dl); or set KUBECONFIG to a cluster on this machine"
+            "Go is not on PATH, and building the local cluster needs it (go.dev/dl); or set KUBECONFIG to a cluster on "
+            "this machine"
         )
     if to_do:
-        tell(f"building {len(to_do)} programs, once: about {BUILD_MINUTES} minutes on two idle cores if none is there")
+        report(f"building {len(to_do)} programs once: up to {BUILD_MINUTES} minutes on two idle cores")
     for number, program in enumerate(to_do, start=1):
-        tell(f"building {program.name} ({number} of {len(to_do)}) …")
+        report(f"building {program.name} ({number} of {len(to_do)}) …")
         begun = time.monotonic()
         _build(program, environment)
-        tell(f"{program.name} is built ({time.monotonic() - begun:.0f} s)")
+        report(f"{program.name} is built ({time.monotonic() - begun:.0f} s)")
     return found(environment)
 
 
 def _build(program: Program, environment: Mapping[str, str]) -> None:
     folder = _folder(program, environment)
-    assert folder is not None  # there is a Go
+    assert folder is not None  # Go is on PATH
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{program.name}.{os.getpid()}.partial"
     flags = " ".join(["-s", "-w", *(f"-X={name}={value}" for name, value in _stamps(program).items())])
@@ -123,16 +126,20 @@ def _build(program: Program, environment: Mapping[str, str]) -> None:
         )
         if done.returncode:
             end = "\n".join(done.stderr.strip().splitlines()[-15:])
-            raise OperationError(f"{program.name} was not built; run it again to go on where it was. Go said:\n{end}")
+            raise OperationError(
+                f"cannot build {program.name}; the same command resumes. The end of Go's output:\n{end}"
+            )
         partial.replace(folder / program.name)
     except subprocess.TimeoutExpired as error:
-        raise OperationError(f"{program.name} was not built within {_BUILD_LIMIT_SECONDS / 60:.0f} minutes") from error
+        raise OperationError(
+            f"building {program.name} did not end within {_BUILD_LIMIT_SECONDS / 60:.0f} minutes"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _stamps(program: Program) -> dict[str, str]:
-    """What the projects' own builds write into their programs: charts ask the API server for its version."""
+    """Variables that the projects' own builds set by linker flags: charts read the API server's version."""
     if program.module == "keda":
         return {}
     version = str(VERSIONS["go_tools"][program.module])
@@ -144,7 +151,7 @@ def _stamps(program: Program) -> dict[str, str]:
 
 
 def _folder(program: Program, environment: Mapping[str, str]) -> Path | None:
-    """Where a program is when it is built; None without Go, whose version is a part of the name."""
+    """Folder of a built program; None without Go, whose version is part of the folder's name."""
     version = _go_version(environment.get("PATH", os.defpath))
     if version is None:
         return None
@@ -155,7 +162,7 @@ def _folder(program: Program, environment: Mapping[str, str]) -> Path | None:
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    """XDG's cache folder of the user, below it ours."""
+    """Our folder in the user's cache folder (XDG)."""
     base = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".cache"
     return Path(base) / "comfyeks" / "programs"
 
@@ -166,6 +173,6 @@ _versions: dict[str, str | None] = {}
 def _go_version(path: str) -> str | None:
     if path not in _versions:
         go = shutil.which("go", path=path)
-        said = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False) if go else None
-        _versions[path] = said.stdout.strip() if said and said.returncode == 0 else None
+        answer = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False) if go else None
+        _versions[path] = answer.stdout.strip() if answer and answer.returncode == 0 else None
     return _versions[path]

@@ -1,7 +1,7 @@
 """etcd, API server, controller manager and scheduler on loopback, as processes, with certificates of their own.
 
-As EKS configures them where it matters here: Node and RBAC authorization, NodeRestriction, Pod Security admission.
-State is for the life of the cluster: a new start begins with an empty etcd.
+Configured like EKS where it matters here: Node and RBAC authorization, NodeRestriction, Pod Security admission.
+State does not outlive the cluster: every start begins with an empty etcd.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from comfyeks_local.processes import Process, free_ports, wait_until
 
 HOST = "127.0.0.1"
 PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-# Apart from the VPC (10.0.0.0/16 by default), as in EKS.
+# Outside the VPC (10.0.0.0/16 by default), as in EKS.
 SERVICE_CIDR = "172.20.0.0/16"
 _SERVICE_ADDRESS = "172.20.0.1"
 _STOP_SECONDS = 10.0
 
 
 class ControlPlane:
-    """The control plane of one folder. `environment` is what its processes get."""
+    """The control plane of one folder. `environment` is the environment of its processes."""
 
     def __init__(self, home: Path, environment: Mapping[str, str], name: str = "local") -> None:
-        """`name`: of cluster, user and context in the kubeconfig."""
+        """`name` is that of cluster, user and context in the kubeconfig."""
         self.home = home
         self.kubeconfig = home / "kubeconfig"
         self._pki = home / "pki"
@@ -41,9 +41,9 @@ class ControlPlane:
         self.processes = {name: Process(home, name) for name in PARTS}
 
     def start(self, programs: Mapping[str, Path], timeout: float = 90) -> None:
-        """Start from empty; returns once the default service account is there, so that pods can be made.
+        """Start with an empty etcd; returns once the default service account exists, so that pods can be created.
 
-        Raises OperationError with the end of the log of the part that ended or did not become ready.
+        Raises OperationError with the end of the log of the process that ended or did not become ready.
         """
         shutil.rmtree(self.home / "etcd", ignore_errors=True)
         self._write_certificates()
@@ -60,12 +60,12 @@ class ControlPlane:
         self._wait("kube-controller-manager", self._has_service_account, timeout)
 
     def stop(self) -> None:
-        """End all parts, etcd last, so that nobody logs that it is gone."""
+        """Stop all processes; etcd last, so that the others log no errors about it."""
         for name in reversed(PARTS):
             self.processes[name].stop(_STOP_SECONDS)
 
     def node_kubeconfig(self, node: str) -> str:
-        """The kubeconfig of a node: the one user whom the Node authorizer lets act for that node."""
+        """The kubeconfig of a node: the only user that the Node authorizer lets act for that node."""
         return self._kubeconfig(self._user(f"system:node:{node}", ["system:nodes"]))
 
     @property
@@ -119,7 +119,7 @@ class ControlPlane:
         pki, client, peers = self._pki, f"https://{HOST}:{port}", f"https://{HOST}:{peer}"
         return [
             f"--data-dir={self.home / 'etcd'}",
-            "--unsafe-no-fsync",  # nothing here outlives the machine
+            "--unsafe-no-fsync",  # the data need not survive a crash of the machine
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peers}",
@@ -161,7 +161,7 @@ class ControlPlane:
             f"--service-cluster-ip-range={SERVICE_CIDR}",
             f"--kubelet-client-certificate={pki / 'kubelet-client.crt'}",
             f"--kubelet-client-key={pki / 'kubelet-client.key'}",
-            "--kubelet-preferred-address-types=ExternalIP",  # the others are of a network that is not there
+            "--kubelet-preferred-address-types=ExternalIP",  # the others are in a network that does not exist
             "--endpoint-reconciler-type=none",  # its own address is a loopback one, which endpoints may not have
         ]
 

@@ -1,4 +1,4 @@
-"""The CRDs of what is beside Karpenter on a real cluster, from their Go modules."""
+"""The CRDs of the add-ons that a real cluster has in addition to Karpenter, from their Go modules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FILES = {
 }
 
 
-def others() -> list[dict[str, Any]]:
+def other_addons() -> list[dict[str, Any]]:
     """CustomResourceDefinitions of KEDA, Prometheus' operator and the load balancer controller."""
     return [
         yaml.load((crd_folder(module) / name).read_text(), Loader=YamlLoader)  # noqa: S506 - a safe loader

@@ -6,10 +6,10 @@ Real: the Node and its lease, registered with the rights of that node only; labe
 that the scheduler bound, their volumes resolved through claims, ConfigMaps and service account tokens; init
 containers, native sidecars and restarts in kubelet's order, readiness, graceful ends, status, events and logs.
 
-Stand-ins: containers are processes (`comfyeks_local.node.pod`), a hostPath lies below the node's root, a Mountpoint
+Replaced: containers are processes (`comfyeks_local.node.pod`), a hostPath lies below the node's root, a Mountpoint
 volume is a folder, the GPU appears where the NVIDIA device plugin would run. A pod gets AWS credentials if its service
 account has a Pod Identity association. It cannot show: images and pulls, users, cgroups and eviction, startup and
-liveness probes, subPath, secrets, the pod network (a pod's address is made up; `ports.json` says where its ports are).
+liveness probes, subPath, secrets, the pod network (a pod's address is invented; `ports.json` has its local ports).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from comfyeks_local.cluster.control_plane import HOST, kubeconfig_text
 from comfyeks_local.cluster.logs import LogServer
 from comfyeks_local.emulators.local_aws import local_client
 from comfyeks_local.node.node_config import NodeConfig
-from comfyeks_local.node.pod import LocalPod, config_folder, is_sidecar, made
+from comfyeks_local.node.pod import LocalPod, config_folder, create_folder, is_sidecar
 from comfyeks_local.processes import Process
 
 KUBELET_VERSION = f"v{VERSIONS['go_tools']['kubernetes']}"
@@ -46,16 +46,16 @@ _RUNTIME = "comfyeks-local://1"
 _POLL_SECONDS = 0.5
 _LEASE_SECONDS = 40
 _RENEW_SECONDS = 10.0
-_RESTART_SECONDS = 2.0  # kubelet begins with ten
+_RESTART_SECONDS = 2.0  # the first delay of the real kubelet is ten
 _TOKEN_SECONDS = 24 * 3600
 GPU_LABEL = "nvidia.com/gpu.present"  # where the device plugin's DaemonSet runs
 
 
 @dataclass(frozen=True)
-class Description:
-    """What the machine is to Kubernetes, and how to reach the cluster; `HOME/kubelet.json`.
+class NodeDescription:
+    """The machine as Kubernetes sees it, and how to reach the cluster; stored in `HOME/kubelet.json`.
 
-    `entrypoints` are programs by a part of an image's name. `kubeconfig` is empty when the role may not join.
+    `entrypoints` are programs by a part of an image's name. `kubeconfig` is empty if the role may not join.
     """
 
     node: str
@@ -74,15 +74,15 @@ class Description:
         write_atomically(home / "kubelet.json", json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def read(cls, home: Path) -> Description | None:
-        """None for a node that belongs to no cluster."""
+    def read(cls, home: Path) -> NodeDescription | None:
+        """The description in a node's folder; None for a node without a cluster."""
         with contextlib.suppress(FileNotFoundError):
             return cls(**json.loads((home / "kubelet.json").read_text()))
         return None
 
 
 class MountError(Exception):
-    """Why a pod's volume cannot be mounted yet."""
+    """A pod's volume cannot be mounted yet; the message says why."""
 
 
 class PodGoneError(Exception):
@@ -90,10 +90,10 @@ class PodGoneError(Exception):
 
 
 class Kubelet:
-    """The node `description` with the configuration that nodeadm made of the user data."""
+    """The kubelet of the node `description`, with the configuration that nodeadm read from the user data."""
 
     def __init__(
-        self, home: Path, description: Description, config: NodeConfig, environment: Mapping[str, str]
+        self, home: Path, description: NodeDescription, config: NodeConfig, environment: Mapping[str, str]
     ) -> None:
         self.home = home
         self.machine = description
@@ -107,8 +107,8 @@ class Kubelet:
         self._logs = LogServer(home / "pods", self._authority(), home)
 
     def run(self) -> None:
-        """Until the process ends."""
-        for record in self.home.glob("pods/*/run/*.json"):  # of a kubelet before this one: their pods begin anew
+        """Run until the process ends."""
+        for record in self.home.glob("pods/*/run/*.json"):  # of an earlier kubelet: their pods start again
             Process(record.parent.parent, record.stem).kill()
         self.register()
         while True:
@@ -120,7 +120,7 @@ class Kubelet:
             time.sleep(_POLL_SECONDS)
 
     def _authority(self) -> str:
-        """PEM of the cluster's certificate authority; empty where the kubeconfig does not hold it."""
+        """PEM of the cluster's certificate authority; empty if the kubeconfig does not contain it."""
         cluster = yaml.safe_load(Path(self.machine.kubeconfig).read_text())["clusters"][0]["cluster"]
         return base64.b64decode(cluster.get("certificate-authority-data", "")).decode()
 
@@ -230,17 +230,17 @@ class Kubelet:
     def _run_pod(self, pod: Object, number: int) -> None:
         metadata = pod["metadata"]
         name = f"{metadata['namespace']}/{metadata['name']}"
-        log(f"pod {name}: begins")
+        log(f"pod {name}: starting")
         try:
             PodRun(self, pod, f"{self.machine.address.rpartition('.')[0]}.{number % 250 + 1}").run()
-        except Exception as error:  # one pod must not end the others
+        except Exception as error:  # an error of one pod must not stop the others
             log(f"pod {name}: {type(error).__name__}: {error}")
             raise
-        log(f"pod {name}: gone")
+        log(f"pod {name}: removed")
 
 
 class PodRun:
-    """The life of one pod, in a thread of its own with a client of its own."""
+    """Runs one pod, in a thread of its own and with a client of its own."""
 
     def __init__(self, kubelet: Kubelet, pod: Object, address: str) -> None:
         self._kubelet = kubelet
@@ -251,25 +251,25 @@ class PodRun:
         self._address = address
         self._home = kubelet.home / "pods" / f"{self._namespace}_{self._name}"
         self._restarts: dict[str, int] = {}
-        self._ended: dict[str, int] = {}  # exit codes of init containers that are done
+        self._ended: dict[str, int] = {}  # exit codes of finished init containers
         self._started: dict[str, str] = {}
         self._begun = timestamp()
-        self._told: Object = {}
+        self._reported: Object = {}
         self._problem = ""
         self._local: LocalPod
 
     def run(self) -> None:
         try:
-            if self._make() and self._initialize() and self._start():
+            if self._create() and self._initialize() and self._start():
                 self._keep_running()
-        except (PodGoneError, NotFoundError):  # deleted without grace
+        except (PodGoneError, NotFoundError):  # deleted without a grace period
             pass
         self._end()
 
-    # -- the stages, each false when the pod is to end ----------------------------------------------------------------
+    # -- the stages: each returns false if the pod is to end -----------------------------------------------------------
 
-    def _make(self) -> bool:
-        """Environment and volumes. What is missing is told as an event and tried again, as kubelet does."""
+    def _create(self) -> bool:
+        """Create environment and volumes. A missing volume becomes an event and is tried again, as by kubelet."""
         while not self._to_end():
             try:
                 self._local = LocalPod(
@@ -291,8 +291,8 @@ class PodRun:
                 for volume in self._pod["spec"].get("volumes", []):
                     self._local.volume(volume["name"])
             except MountError as error:
-                self._say(str(error), "FailedMount")
-                self._tell("ContainerCreating")
+                self._report_event(str(error), "FailedMount")
+                self._report_status("ContainerCreating")
                 time.sleep(_POLL_SECONDS)
                 continue
             ports = {str(container): local for container, local in self._local.ports.items()}
@@ -301,7 +301,7 @@ class PodRun:
         return False
 
     def _initialize(self) -> bool:
-        """Init containers in order; a sidecar is started and stays."""
+        """Run init containers in order; a sidecar is started and keeps running."""
         for container in self._local.init_containers:
             if is_sidecar(container):
                 self._begin(container)
@@ -309,7 +309,7 @@ class PodRun:
             while container["name"] not in self._ended:
                 process = self._begin(container)
                 while process.alive():
-                    self._tell("PodInitializing")
+                    self._report_status("PodInitializing")
                     if self._to_end():
                         return False
                     time.sleep(_POLL_SECONDS)
@@ -318,7 +318,7 @@ class PodRun:
                     self._ended[container["name"]] = 0
                 else:
                     self._restarted(container, code)
-                self._tell("PodInitializing")
+                self._report_status("PodInitializing")
         return True
 
     def _start(self) -> bool:
@@ -326,24 +326,24 @@ class PodRun:
             try:
                 self._begin(container)
             except OperationError as error:
-                self._say(str(error), "Failed")
+                self._report_event(str(error), "Failed")
         return True
 
     def _keep_running(self) -> None:
-        """Readiness and restarts, until the pod is deleted."""
+        """Report readiness and restart containers, until the pod is deleted."""
         while not self._to_end():
             for container in self._running_containers():
                 process = self._local.process(container)
                 if process.recorded() and not process.alive():
                     self._restarted(container, None)
                     self._begin(container)
-            self._tell("ContainerCreating")
+            self._report_status("ContainerCreating")
             time.sleep(_POLL_SECONDS)
 
     def _end(self) -> None:
         grace = self._grace()
-        with contextlib.suppress(AttributeError):  # it never got a LocalPod
-            self._tell_stopping()
+        with contextlib.suppress(AttributeError):  # the LocalPod was never created
+            self._report_stopping()
             self._local.stop(grace)
         with contextlib.suppress(NotFoundError):
             self._patch(
@@ -366,7 +366,7 @@ class PodRun:
         name = container["name"]
         self._restarts[name] = self._restarts.get(name, 0) + 1
         how = "ended" if code is None else f"ended with exit code {code}"
-        self._say(f"container {name} {how}: {self._local.process(container).tail(3)}", "BackOff")
+        self._report_event(f"container {name} {how}: {self._local.process(container).tail(3)}", "BackOff")
         time.sleep(_RESTART_SECONDS)
 
     # -- volumes and credentials --------------------------------------------------------------------------------------
@@ -380,8 +380,8 @@ class PodRun:
                 raise MountError(f'volume "{volume["name"]}": configmap "{config["name"]}" not found')
             return config_folder(self._home, volume["name"], found.get("data", {}))
         if "emptyDir" in volume or _is_service_account(volume):  # the latter's files: see _token_kubeconfig
-            return made(self._home / "volumes" / str(volume["name"]))
-        raise MountError(f'volume "{volume["name"]}": the local node knows claims, ConfigMaps and emptyDir only')
+            return create_folder(self._home / "volumes" / str(volume["name"]))
+        raise MountError(f'volume "{volume["name"]}": the local node supports only claims, ConfigMaps and emptyDir')
 
     def _claimed(self, claim: str) -> Path:
         bound = self._api.get("PersistentVolumeClaim", self._namespace, claim)
@@ -392,7 +392,7 @@ class PodRun:
         source = volume["spec"]
         if host_path := source.get("hostPath"):
             folder = self._kubelet.root / str(host_path["path"]).lstrip("/")
-            # The check that keeps a pod from an empty folder of the root disk while the models' link is not there.
+            # This check keeps a pod from using an empty folder of the root disk before the link to the models exists.
             if host_path.get("type") == "Directory" and not folder.is_dir():
                 raise MountError(
                     f'MountVolume.SetUp failed for volume "{name}": hostPath type check failed: '
@@ -400,17 +400,17 @@ class PodRun:
                 )
             return folder
         if "csi" in source:
-            return made(self._kubelet.home / "volumes" / str(name))
+            return create_folder(self._kubelet.home / "volumes" / str(name))
         raise MountError(f'volume "{name}" is neither hostPath nor csi')
 
     def _service_account(self) -> str:
         return str(self._pod["spec"].get("serviceAccountName", "default"))
 
     def _base_environment(self) -> dict[str, str]:
-        """Endpoints; credentials and a kubeconfig only for a pod that is given them."""
+        """Endpoints for every pod; credentials and a kubeconfig only for a pod that is allowed to have them."""
         everything = self._kubelet.environment
         environment = {name: value for name, value in everything.items() if name.startswith(("AWS_", "S3_", "LANG"))}
-        environment[ROOT_VARIABLE] = str(self._kubelet.root)  # so that it ends with the node
+        environment[ROOT_VARIABLE] = str(self._kubelet.root)  # so that the pod's processes end with the node
         if not self._has_pod_identity():
             for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
                 environment.pop(name, None)
@@ -428,7 +428,7 @@ class PodRun:
         return bool(found["associations"])
 
     def _token_kubeconfig(self) -> Path:
-        """Stands for the files below /var/run/secrets/kubernetes.io/serviceaccount."""
+        """A kubeconfig that replaces the files below /var/run/secrets/kubernetes.io/serviceaccount."""
         metadata = self._pod["metadata"]
         answer = self._api.cluster.post(
             f"/api/v1/namespaces/{self._namespace}/serviceaccounts/{self._service_account()}/token",
@@ -453,7 +453,7 @@ class PodRun:
         write_atomically(path, kubeconfig_text(cluster["name"], cluster["cluster"], token), mode=0o600)
         return path
 
-    # -- what the API server is told ----------------------------------------------------------------------------------
+    # -- reports to the API server ------------------------------------------------------------------------------------
 
     def _to_end(self) -> bool:
         pod = self._api.get("Pod", self._namespace, self._name)
@@ -466,8 +466,8 @@ class PodRun:
         granted = self._pod["metadata"].get("deletionGracePeriodSeconds")
         return 1.0 if granted is None else float(granted)
 
-    def _tell(self, waiting: str) -> None:
-        """The status as it is now, when it changed since the last time."""
+    def _report_status(self, waiting: str) -> None:
+        """Send the current status to the API server, if it changed since the last report."""
         statuses = self._statuses(waiting=waiting)
         initialized = self._is_initialized()
         ready = initialized and bool(statuses) and all(status["ready"] for status in statuses)
@@ -488,17 +488,17 @@ class PodRun:
             "initContainerStatuses": self._statuses(waiting=waiting, init=True),
             "containerStatuses": statuses,
         }
-        if status != self._told:
+        if status != self._reported:
             self._patch(status)
-            self._told = status
+            self._reported = status
 
-    def _tell_stopping(self) -> None:
+    def _report_stopping(self) -> None:
         with contextlib.suppress(NotFoundError):
             self._patch({"conditions": self._conditions({"ContainersReady": False, "Ready": False})})
 
     def _conditions(self, wanted: Mapping[str, bool]) -> list[Object]:
-        """`wanted` with the time of its last change; a merge patch replaces the list, so PodScheduled stays in it."""
-        before = {each["type"]: each for each in self._told.get("conditions", [])}
+        """`wanted` with the times of the last changes, and PodScheduled, because a merge patch replaces the list."""
+        before = {each["type"]: each for each in self._reported.get("conditions", [])}
         scheduled = [
             each for each in self._pod.get("status", {}).get("conditions", []) if each["type"] == "PodScheduled"
         ]
@@ -554,8 +554,8 @@ class PodRun:
     def _patch(self, status: Object) -> None:
         self._api.patch("Pod", self._namespace, self._name, {"status": status}, subresource="status")
 
-    def _say(self, message: str, reason: str) -> None:
-        """An event of the pod, once for each new message."""
+    def _report_event(self, message: str, reason: str) -> None:
+        """Create an event of the pod, unless the message is the same as the last one."""
         if message == self._problem:
             return
         self._problem = message
@@ -586,17 +586,17 @@ class PodRun:
 
 
 def is_stand_in(node: Object) -> bool:
-    """Whether a Node of the cluster is one of these."""
+    """Whether a Node of the cluster is run by this stand-in."""
     return bool(node.get("status", {}).get("nodeInfo", {}).get("containerRuntimeVersion") == _RUNTIME)
 
 
 def _is_service_account(volume: Mapping[str, Any]) -> bool:
-    """Whether it is the volume by which a pod gets the token of its service account."""
+    """Whether it is the volume with the token of the pod's service account."""
     return any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", []))
 
 
 def timestamp(*, microseconds: bool = False) -> str:
-    """Now, as the API server writes times."""
+    """The current time in the format of the API server."""
     now = datetime.datetime.now(datetime.UTC)
     return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if microseconds else "%Y-%m-%dT%H:%M:%SZ")
 
@@ -607,7 +607,7 @@ def log(line: str) -> None:
 
 def main() -> None:
     home = Path(sys.argv[1])
-    description = Description.read(home)
+    description = NodeDescription.read(home)
     assert description is not None
     config = NodeConfig(**json.loads((home / "nodeadm.json").read_text()))
     Kubelet(home, description, config, os.environ).run()

@@ -1,4 +1,4 @@
-"""What Karpenter asked EC2 for, held against what the charts promise: the contract between chart, Karpenter and AMI."""
+"""Compares what Karpenter requested from EC2 with what the charts require."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfyeks_local.node.local_node import USER_DATA_LIMIT, shell_parts
 
 Data = Mapping[str, Any]
 
-# By which pods and device plugin find the node, and people its kind.
+# Pods and the device plugin find the node by these labels, and people read the instance type from them.
 LABELS = ("nvidia.com/gpu.present", "comfyui-on-eks/pool", "karpenter.sh/nodepool", "karpenter.sh/capacity-type")
 
 
@@ -33,13 +33,13 @@ def user_data(data: Data) -> str:
 def problems(
     data: Data, tags: Mapping[str, str], image_name: str, node_class: Data, taints: list[dict[str, str]], release: str
 ) -> list[str]:
-    """One line for each promise that a launch template does not keep.
+    """One line for each requirement of the charts that a launch template does not meet.
 
     Args:
         tags: those of the instance; Karpenter gives them to the fleet, not to the template.
         image_name: name of the template's image in EC2.
         node_class: `spec` of the EC2NodeClass as installed.
-        taints: those that the NodePool gives its nodes, startup taints included.
+        taints: those that the NodePool gives its nodes, including startup taints.
         release: date of the pinned AMI release.
     """
     found = []
@@ -55,16 +55,16 @@ def problems(
         found.append(f"the instance lacks the tags {missing}")
     text = user_data(data)
     if len(text.encode()) > USER_DATA_LIMIT:
-        found.append(f"user data of {len(text.encode())} bytes, EC2 takes {USER_DATA_LIMIT}")
+        found.append(f"the user data has {len(text.encode())} bytes, EC2 takes at most {USER_DATA_LIMIT}")
     ours = [part.strip() for part in shell_parts(node_class["userData"])]
     theirs = [part.strip() for part in shell_parts(text)]
     if ours != theirs:
-        found.append("the scripts of our user data did not arrive as they were")
+        found.append("the scripts of the user data are not those of the chart")
     config = node_config.read(text)
     if config is None:
         return [*found, "no NodeConfig names a cluster"]
     if node_class.get("instanceStorePolicy") == "RAID0" and not config.raid0:
-        found.append("no RAID0 of the instance's own disks")
+        found.append("the instance's local disks do not form a RAID0 array")
     keys = {(taint["key"], taint["effect"]) for taint in config.taints}
     if missing_taints := {(taint["key"], taint["effect"]) for taint in taints} - keys:
         found.append(f"taints are missing: {sorted(missing_taints)}")

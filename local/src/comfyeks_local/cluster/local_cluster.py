@@ -1,4 +1,4 @@
-"""The local cluster as one thing: up, down, status, and the add-ons that a cluster of EKS would have."""
+"""The local cluster as a whole: up, down, status, and the add-ons that an EKS cluster has."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from comfyeks.kubernetes.api import Api, Cluster, RefusedError, UnreachableError
 from comfyeks.paths import STATE
 from comfyeks_local.cluster import crds
 from comfyeks_local.cluster.control_plane import ControlPlane, kubeconfig_text
-from comfyeks_local.cluster.kubelet import Description, is_stand_in
+from comfyeks_local.cluster.kubelet import NodeDescription, is_stand_in
 from comfyeks_local.emulators.local_aws import ACCOUNT, REGION, LocalAws, PartStatus
 from comfyeks_local.node.local_node import LocalNode
 from comfyeks_local.processes import Process, kill_marked
 
-# Marks every process of a cluster, whoever its parent is by now; the value is the home folder.
+# Marks every process of a cluster, even after its parent has ended; the value is the home folder.
 _MARK = "COMFYEKS_CLUSTER_HOME"
 MACHINES = "machines"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -45,7 +45,7 @@ class LocalCluster:
     def __init__(
         self, aws: LocalAws, home: Path | None = None, nodes: Path | None = None, project: str | None = None
     ) -> None:
-        """`project`: the deployment whose EKS cluster this one stands in for, when it starts."""
+        """`project` names the deployment whose EKS cluster this cluster replaces."""
         self.home = (home or STATE / "local" / "cluster").resolve()
         self.nodes = (nodes or STATE / "local" / "nodes").resolve()
         self._aws = aws
@@ -56,7 +56,7 @@ class LocalCluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """Of the cluster that is up. Raises OperationError when none is."""
+        """The kubeconfig of the running cluster. Raises OperationError if none runs."""
         if not self._settings.exists():
             raise OperationError("the local cluster is not up: start it with `comfyeks local up --cluster`")
         return self._plane.kubeconfig
@@ -65,11 +65,12 @@ class LocalCluster:
         return Api(Cluster(kubeconfig=self.kubeconfig))
 
     def up(self, programs: Mapping[str, Path], given: Path | None = None) -> bool:
-        """Start what is not running; false when all of it was. A part that died takes the others down with it first.
+        """Start the cluster; returns false if it was already running. If a process has died, all others restart too.
 
         Args:
             programs: see `binaries.build`.
-            given: the kubeconfig of a cluster to use instead of an own control plane; see `given_kubeconfig`.
+            given: the kubeconfig of an existing cluster to use instead of starting a control plane; see
+                `given_kubeconfig`.
         """
         states = {part.state for part in self.status()}
         if states == {"running"}:
@@ -79,7 +80,7 @@ class LocalCluster:
         try:
             if given is None:
                 self._plane.start(programs)
-            else:  # a copy, so that nothing here writes the user's file
+            else:  # a copy, so that the user's file is never changed
                 write_atomically(self._plane.kubeconfig, flattened(given, self._name), mode=0o600)
             self._install_crds(Api(Cluster(kubeconfig=self._plane.kubeconfig)))
             settings = {
@@ -98,12 +99,12 @@ class LocalCluster:
         return True
 
     def down(self) -> None:
-        """End all of it. A cluster that the user gave loses the nodes and keeps what was installed there."""
+        """Stop everything. A cluster of the user loses the nodes and keeps what was installed in it."""
         self._machines.kill()
         with contextlib.suppress(OperationError):
-            self._forget_nodes()
+            self._delete_nodes()
         aws: dict[str, str] = {}
-        with contextlib.suppress(OperationError):  # without it nobody knows the instances any more
+        with contextlib.suppress(OperationError):  # without it the instances no longer exist
             aws = self._aws.env()
         for description in self.nodes.glob("*/kubelet.json"):
             LocalNode(description.parent, aws).remove()
@@ -114,33 +115,33 @@ class LocalCluster:
         for file in (self._settings, self.home / "services.json", self._plane.kubeconfig):
             file.unlink(missing_ok=True)
 
-    def _forget_nodes(self) -> None:
-        """Out of a cluster that stays: nobody would say there that they are gone."""
+    def _delete_nodes(self) -> None:
+        """Delete the Node objects from the user's cluster, where nothing else would remove them."""
         if self._settings.exists() and not json.loads(self._settings.read_text())["own_control_plane"]:
             api = self.api()
             for home in self.nodes.glob("*/"):
-                if description := Description.read(home):
+                if description := NodeDescription.read(home):
                     api.delete("Node", None, description.node)
 
     def status(self) -> list[PartStatus]:
-        """The processes as they are now; all stopped when the cluster was never started."""
+        """The state of the processes now; all are stopped if the cluster was never started."""
         own = json.loads(self._settings.read_text())["own_control_plane"] if self._settings.exists() else True
         processes = [*(self._plane.processes.values() if own else ()), self._machines]
         return [_part(process) for process in processes]
 
     def url(self, service: str, namespace: str = "comfyui") -> str | None:
-        """Where a Service answers on this machine; None before it is known."""
+        """URL of a Service on this machine; None if it has none yet."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             urls: dict[str, str] = json.loads((self.home / "services.json").read_text())
             return urls.get(f"{namespace}/{service}")
         return None
 
-    # -- what a cluster of EKS would have -----------------------------------------------------------------------------
+    # -- what an EKS cluster has --------------------------------------------------------------------------------------
 
     def install_addons(self, values_folder: Path) -> None:
-        """Karpenter from its own chart, with the values that `make infra` wrote to a folder, as `make addons` does.
+        """Install Karpenter from its own chart, as `make addons` does, with the values that `make infra` wrote.
 
-        Raises UserError without those values, OperationError when helm does not succeed.
+        Raises UserError if the values are missing, OperationError if helm fails.
         """
         values = values_folder / ADDON_VALUES / "karpenter.values.yaml"
         if not values.exists():
@@ -150,13 +151,13 @@ class LocalCluster:
         cluster = yaml.safe_load(self.kubeconfig.read_text())["clusters"][0]["cluster"]
         local = {
             "replicas": 1,  # a node group has one node here
-            # In a pod it finds its namespace in a file at a fixed path.
+            # In a pod Karpenter reads its namespace from a file, which does not exist here.
             "controller": {"env": [{"name": "LEADER_ELECTION_NAMESPACE", "value": "kube-system"}]},
             "settings": {
-                # The local EKS does not know the API server that plays its own.
+                # The emulated EKS does not know the API server of this cluster.
                 "clusterEndpoint": cluster["server"],
                 "clusterCABundle": cluster.get("certificate-authority-data", ""),
-                "isolatedVPC": True,  # no price list
+                "isolatedVPC": True,  # there is no price list API
             },
         }
         overrides = self.home / "karpenter.values.yaml"
@@ -167,28 +168,28 @@ class LocalCluster:
         )  # fmt: skip
 
     def namespace(self, name: str) -> None:
-        """A namespace that admits only what the restricted Pod Security level allows."""
+        """Create a namespace that enforces the restricted Pod Security level."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         self.api().apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
     def install_chart(self, chart: str, values_folder: Path, namespace: str, *assignments: str) -> None:
-        """`helm upgrade --install` of one of our charts, with the values that `make infra` wrote."""
+        """Install one of our charts with `helm upgrade --install` and the values that `make infra` wrote."""
         values = values_folder / f"{chart}.values.yaml"
-        sets = [word for assignment in assignments for word in ("--set", assignment)]
+        sets = [argument for assignment in assignments for argument in ("--set", assignment)]
         files = ["--values", str(values)]
         self.helm("upgrade", "--install", chart, str(chart_path(chart)), "--namespace", namespace, *files, *sets)
 
-    def helm(self, *words: str) -> str:
-        """Runs helm on this cluster; what it printed. Raises OperationError with what it said."""
-        done = tools.run_helm(*words, kubeconfig=self.kubeconfig)
+    def helm(self, *arguments: str) -> str:
+        """Run helm on this cluster; returns its output. Raises OperationError with its error output."""
+        done = tools.run_helm(*arguments, kubeconfig=self.kubeconfig)
         if done.returncode:
             raise OperationError(
-                f"`helm {' '.join(words)}` ended with exit code {done.returncode}: {done.stderr.strip()}"
+                f"`helm {' '.join(arguments)}` ended with exit code {done.returncode}: {done.stderr.strip()}"
             )
         return done.stdout
 
     def _install_crds(self, api: Api) -> None:
-        for crd in crds.others():
+        for crd in crds.other_addons():
             api.apply(crd)
 
     def _environment(self, aws: Mapping[str, str]) -> dict[str, str]:
@@ -199,27 +200,27 @@ class LocalCluster:
 
 
 def eks_arn(deployment: Deployment) -> str:
-    """What `aws eks update-kubeconfig` calls a deployment's cluster in a kubeconfig."""
+    """The name that `aws eks update-kubeconfig` gives a deployment's cluster in a kubeconfig."""
     return f"arn:aws:eks:{deployment.region}:{deployment.account}:cluster/{deployment.name}"
 
 
-def given_kubeconfig(environment: Mapping[str, str], tell: Callable[[str], None]) -> Path | None:
-    """The cluster that KUBECONFIG leads to, when stand-in nodes can live there: on this machine, without other nodes.
+def given_kubeconfig(environment: Mapping[str, str], report: Callable[[str], None]) -> Path | None:
+    """The kubeconfig in KUBECONFIG, if its cluster can have stand-in nodes: on this machine, without other nodes.
 
-    Any other is left alone, with a word about it: KUBECONFIG may be set in the user's profile, and a real cluster must
-    not get stand-in nodes. Raises UserError when it names no kubeconfig.
+    Any other cluster is not used, and `report` receives the reason: KUBECONFIG may be set in the user's profile, and a
+    real cluster must not get stand-in nodes. Raises UserError if it does not name a kubeconfig.
     """
     text = environment.get("KUBECONFIG", "")
     if not text:
         return None
-    if why := _unsuited(text):
-        tell(f"KUBECONFIG={text} is left alone, because {why}; an own control plane starts")
+    if why := _why_unsuitable(text):
+        report(f"KUBECONFIG={text} is not used, because {why}; a local control plane starts instead")
         return None
     return Path(text).expanduser()
 
 
-def _unsuited(text: str) -> str:
-    """Why the cluster of KUBECONFIG is not for stand-in nodes; empty when it is."""
+def _why_unsuitable(text: str) -> str:
+    """Why the cluster of KUBECONFIG cannot have stand-in nodes; empty if it can."""
     if os.pathsep in text:
         return "it names several files"
     path = Path(text).expanduser()
@@ -227,22 +228,24 @@ def _unsuited(text: str) -> str:
         name, cluster, user = _current(path)
         host = urlsplit(cluster["server"]).hostname
     except (OSError, yaml.YAMLError, KeyError, TypeError, StopIteration) as error:
-        raise UserError(f"KUBECONFIG={text} is no kubeconfig with a current context: {error!r}; unset it") from error
+        raise UserError(f"KUBECONFIG={text} is not a kubeconfig with a current context: {error!r}; unset it") from error
     if host not in _LOOPBACK:
-        return f"it leads to {host}, not to this machine"
+        return f"its cluster is at {host}, not on this machine"
     login = Path((user.get("exec") or {}).get("command", "")).name
-    if login in _EKS_LOGINS or name.startswith("arn:"):  # a tunnel to it begins on this machine, too
-        return f"it leads to the EKS cluster {name}"
+    if login in _EKS_LOGINS or name.startswith("arn:"):  # its address may be on this machine, through a tunnel
+        return f"its cluster is the EKS cluster {name}"
     try:
         nodes = Api(Cluster(kubeconfig=path)).list("Node")
     except (RefusedError, UnreachableError) as error:
         return f"its API server does not answer: {error}"
     others = [node["metadata"]["name"] for node in nodes if not is_stand_in(node)]
-    return f"it has nodes of its own ({', '.join(others)}), where pods would find no local AWS" if others else ""
+    return (
+        f"its cluster has other nodes ({', '.join(others)}), whose pods could not reach the local AWS" if others else ""
+    )
 
 
 def flattened(path: Path, name: str) -> str:
-    """A kubeconfig's current context alone, called `name`, with the files that it refers to inside."""
+    """A kubeconfig's current context only, renamed to `name`, with the contents of the files that it refers to."""
     _, cluster, user = _current(path)
     for part in (cluster, user):
         for field in ("certificate-authority", "client-certificate", "client-key"):
@@ -254,7 +257,7 @@ def flattened(path: Path, name: str) -> str:
 
 
 def _current(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Name and settings of the cluster of a kubeconfig's current context, and its user's."""
+    """The cluster's name, the cluster's settings and the user's settings of a kubeconfig's current context."""
     config = yaml.safe_load(path.read_text())
     context = next(each["context"] for each in config["contexts"] if each["name"] == config["current-context"])
     cluster = next(each["cluster"] for each in config["clusters"] if each["name"] == context["cluster"])
@@ -269,12 +272,12 @@ def _part(process: Process) -> PartStatus:
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> float:
-    """Poll until true; how long it took. Raises OperationError with `explain()` when it does not happen in time."""
+    """Poll until true; returns the seconds it took. Raises OperationError with `explain()` after `seconds`."""
     begun = time.monotonic()
     while True:
         with contextlib.suppress(RefusedError, UnreachableError):
             if ready():
                 return time.monotonic() - begun
         if time.monotonic() - begun > seconds:
-            raise OperationError(f"{what}: not within {seconds:.0f} s. {explain()}")
+            raise OperationError(f"{what}: did not happen within {seconds:.0f} s. {explain()}")
         time.sleep(0.25)

@@ -1,4 +1,4 @@
-"""The part of kubelet's own API that `kubectl logs` asks for: what a container wrote, told to the API server only."""
+"""The part of kubelet's API that `kubectl logs` uses: the output of a container, served to the API server only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PATH = re.compile(rf"/containerLogs/{_NAME}/{_NAME}/{_NAME}")
 
 
 class LogServer:
-    """Serves the logs below `pods` on `port` to clients whose certificate `authority` (PEM) signed; follows none."""
+    """Serves the logs below `pods` on `port` to clients with a certificate of `authority` (PEM), without following."""
 
     def __init__(self, pods: Path, authority: str, home: Path) -> None:
-        """`home`: where its own certificate is put."""
+        """`home` is the folder for its own certificate."""
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -29,7 +29,7 @@ class LogServer:
                 found = _PATH.fullmatch(address.path)
                 log = pods / f"{found[1]}_{found[2]}" / "log" / f"{found[3]}.log" if found else None
                 if log is None or not log.is_file():
-                    self.send_error(404, "no such container here")
+                    self.send_error(404, "there is no such container on this node")
                     return
                 content = log.read_bytes()
                 if tail := parse_qs(address.query).get("tailLines"):
@@ -49,11 +49,11 @@ class LogServer:
         write_atomically(pair, (own.certificate + own.key).decode(), mode=0o600)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair)
-        context.verify_mode = ssl.CERT_REQUIRED  # without an authority: nobody
+        context.verify_mode = ssl.CERT_REQUIRED  # without an authority no client is accepted
         if authority:
             context.load_verify_locations(cadata=authority)
         server = ThreadingHTTPServer((HOST, 0), Handler)
-        # The handshake belongs to the thread of its connection: nobody who connects and is silent stops the others.
+        # The handshake runs in the thread of its connection, so that a silent client does not block the others.
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         self.port: int = server.server_port
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,12 +1,12 @@
-"""Stand-ins for what is neither API server nor Karpenter: EC2's hosts, EKS' node groups, daemons of a node, kube-proxy.
+"""Stand-ins for everything outside the control plane: EC2's hosts, EKS' node groups, a node's daemons, kube-proxy.
 
     python -m comfyeks_local.cluster.machines HOME      HOME: the folder of the local cluster
 
-- An instance of EC2 that Karpenter or a node group launched becomes a local node, booted from its own user data; one
-  that was terminated loses its machine.
-- A managed node group has one node: enough for one replica of each controller.
+- An EC2 instance that Karpenter or a node group launched becomes a local node, booted from its own user data. When the
+  instance is terminated, the node is removed.
+- A managed node group has one node, which is enough for one replica of each controller.
 - A node joins only if its instance's role has an access entry in EKS.
-- The S3 CSI driver takes its startup taint away once it is registered on a node that is ready.
+- The S3 CSI driver removes its startup taint once it is registered on a ready node.
 - Each Service has a loopback port (`services.json`).
 """
 
@@ -30,7 +30,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from comfyeks.files import write_atomically
 from comfyeks.kubernetes.api import Api, Cluster, NotFoundError, Object, RefusedError, UnreachableError, is_true
 from comfyeks_local.cluster.control_plane import HOST, ControlPlane
-from comfyeks_local.cluster.kubelet import Description, log
+from comfyeks_local.cluster.kubelet import NodeDescription, log
 from comfyeks_local.cluster.services import Address, ServiceProxy
 from comfyeks_local.emulators.local_aws import local_client
 from comfyeks_local.node.local_node import LocalNode
@@ -44,7 +44,7 @@ NODE_POOL_TAG = "karpenter.sh/nodepool"
 
 
 class Machines:
-    """`settings` is the content of `machines.json`, which `LocalCluster` writes."""
+    """The stand-ins of one cluster. `settings` is the content of `machines.json`, which `LocalCluster` writes."""
 
     def __init__(self, home: Path, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self.home = home
@@ -60,9 +60,9 @@ class Machines:
         self._boots: dict[str, Future[None]] = {}
 
     def run(self) -> None:
-        """Until the process ends. An answer that fails is asked again: AWS or the API server may be restarting."""
+        """Run until the process ends. A failed request is repeated: AWS or the API server may be restarting."""
         while True:
-            for step in (self._start_node_groups, self._follow_instances, self._play_daemons, self._follow_services):
+            for step in (self._start_node_groups, self._follow_instances, self._emulate_daemons, self._follow_services):
                 try:
                     step()
                 except (BotoCoreError, ClientError, RefusedError, UnreachableError) as error:
@@ -100,13 +100,13 @@ class Machines:
             )
             if not node.alive():
                 self._describe(instance, kind).write(home)
-                node.adopt(instance_id)
+                node.attach(instance_id)
                 node.start()
             log(f"{instance_id} ({instance['InstanceType']}) is up")
-        except Exception as error:  # of one machine; nobody waits for this thread
+        except Exception as error:  # an error of one machine; nothing waits for this thread
             log(f"{instance_id} did not boot: {type(error).__name__}: {error}")
 
-    def _describe(self, instance: Mapping[str, Any], kind: Mapping[str, Any]) -> Description:
+    def _describe(self, instance: Mapping[str, Any], kind: Mapping[str, Any]) -> NodeDescription:
         zone = instance["Placement"]["AvailabilityZone"]
         name = instance["PrivateDnsName"]
         kubeconfig = self.home / "nodes" / f"{instance['InstanceId']}.kubeconfig"
@@ -115,7 +115,7 @@ class Machines:
         else:
             text = ControlPlane(self.home, {}).node_kubeconfig(name) if self._own else self.kubeconfig.read_text()
             write_atomically(kubeconfig, text, mode=0o600)
-        return Description(
+        return NodeDescription(
             node=name,
             provider_id=f"aws:///{zone}/{instance['InstanceId']}",
             address=instance["PrivateIpAddress"],
@@ -123,16 +123,16 @@ class Machines:
             zone=zone,
             instance_type=instance["InstanceType"],
             cpu=int(kind["VCpuInfo"]["DefaultVCpus"]),
-            memory_mib=int(kind["MemoryInfo"]["SizeInMiB"] * 0.97),  # the firmware's and the kernel's part is missing
+            memory_mib=int(kind["MemoryInfo"]["SizeInMiB"] * 0.97),  # without the part of the firmware and the kernel
             gpus=sum(int(gpu["Count"]) for gpu in kind.get("GpuInfo", {}).get("Gpus", [])),
             kubeconfig="" if problem else str(kubeconfig),
             entrypoints=self._entrypoints,
         )
 
     def _refusal(self, instance: Mapping[str, Any]) -> str:
-        """Why EKS would not let the instance in; empty when it would."""
+        """Why EKS would not let the instance join; empty if it would."""
         tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
-        if NODE_GROUP_TAG in tags:  # EKS makes the access entry of a node group's role itself
+        if NODE_GROUP_TAG in tags:  # EKS creates the access entry of a node group's role itself
             return ""
         template = tags.get("aws:ec2launchtemplate:id", "")
         versions = self._ec2.describe_launch_template_versions(LaunchTemplateId=template)["LaunchTemplateVersions"]
@@ -155,7 +155,7 @@ class Machines:
             for pod in (home / "pods").glob("*/log"):
                 shutil.copytree(pod, logs / pod.parent.name, dirs_exist_ok=True)
         node.remove()
-        log(f"{instance_id} is gone")
+        log(f"{instance_id} was removed")
 
     # -- EKS' node groups ---------------------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ class Machines:
 
     def _launch_group_node(self, cluster: str, name: str) -> None:
         group = self._eks.describe_nodegroup(clusterName=cluster, nodegroupName=name)["nodegroup"]
-        if "launchTemplate" not in group:  # made a moment ago and not whole yet: the next round finds it
+        if "launchTemplate" not in group:  # created a moment ago and still incomplete: the next round handles it
             return
         labels = {**group.get("labels", {}), "eks.amazonaws.com/nodegroup": name}
         flag = "--node-labels=" + ",".join(f"{key}={value}" for key, value in labels.items())
@@ -216,7 +216,7 @@ class Machines:
 
     # -- daemons and Services -----------------------------------------------------------------------------------------
 
-    def _play_daemons(self) -> None:
+    def _emulate_daemons(self) -> None:
         for node in self._api.list("Node"):
             taints = node["spec"].get("taints", [])
             if any(taint["key"] == CSI_TAINT for taint in taints) and is_true(node, "Ready"):
@@ -228,7 +228,7 @@ class Machines:
                     version = node["metadata"]["resourceVersion"]
                     body = {"metadata": {"resourceVersion": version}, "spec": {"taints": kept or None}}
                     self._api.patch("Node", None, name, body)
-                    log(f"S3 CSI driver: ready on {name}, its startup taint is gone")
+                    log(f"S3 CSI driver: ready on {name}, removed its startup taint")
 
     def _register_driver(self, node: Object) -> None:
         metadata = node["metadata"]

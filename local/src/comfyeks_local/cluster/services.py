@@ -1,7 +1,7 @@
-"""A stand-in for kube-proxy: each Service has a loopback port of this machine that leads to a ready pod.
+"""A stand-in for kube-proxy: forwards a loopback port of this machine for each Service to a ready pod.
 
-The endpoints are those that the real endpoint controller wrote. All clients are this machine, so ClientIP affinity
-means: the same pod for as long as it is ready.
+The endpoints are those that the real endpoint controller wrote. All clients have the address of this machine, so
+ClientIP affinity means that a Service uses the same pod as long as it is ready.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ServiceProxy:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def update(self, targets: Mapping[str, list[Address]]) -> None:
-        """The ready pods of every Service, as addresses of this machine. A Service that is gone refuses connections."""
+        """Set the ready pods of every Service, as addresses of this machine. A deleted Service refuses connections."""
         for name in targets.keys() - self.ports.keys():
             self.ports[name] = asyncio.run_coroutine_threadsafe(self._listen(name), self._loop).result()
         self._targets = {name: list(addresses) for name, addresses in targets.items()}

@@ -1,1 +1,1 @@
-"""The main job on an AWS inside this machine, with the project's real parts, as a timeline."""
+"""The demo: the main use of the project on a local AWS, with its real components, as a timeline."""

@@ -1,6 +1,6 @@
-"""What both forms of `comfyeks demo` share: the AWS inside this machine, the infrastructure, a workflow's way through.
+"""The steps that both forms of `comfyeks demo` share: the local AWS, the infrastructure, running a workflow.
 
-The steps run the commands that a person would type; what has no AWS here is a named stand-in.
+The steps run the commands that a person would type; the output names what a stand-in replaces.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORKFLOW = REPO_ROOT / "workflows" / "sdxl-text-to-image.json"
 
 
 class Demo(ABC):
-    """The state that the steps share. Each step raises OperationError when what it says did not happen."""
+    """The steps and their common state. A step raises OperationError if its expected result does not appear."""
 
     title: str
 
@@ -53,7 +53,7 @@ class Demo(ABC):
         self.peak = Peak()
 
     def run(self) -> None:
-        """Every step; the timeline is also written down, whatever happens."""
+        """Run every step; the timeline is written to files even if a step fails."""
         with self.peak:
             try:
                 self.steps()
@@ -63,11 +63,11 @@ class Demo(ABC):
 
     @abstractmethod
     def steps(self) -> None:
-        """All of them, in the order in which a team would see them."""
+        """Run the steps, in the order in which a team would do them."""
 
     @abstractmethod
     def url(self) -> str:
-        """Where ComfyUI answers."""
+        """URL of ComfyUI."""
 
     # -- steps that both forms have -----------------------------------------------------------------------------------
 
@@ -114,7 +114,9 @@ class Demo(ABC):
             detail(f"s3://{self.deployment.bucket('outputs')}/{key}")
 
     def refuse_unknown_model(self) -> None:
-        with self.timeline.step("a workflow whose model is not there is refused with the server's reason") as detail:
+        with self.timeline.step(
+            "a workflow with a missing model is refused, with the reason that the server gives"
+        ) as detail:
             missing = "not-there.safetensors"
             answer = self.command(
                 "run", str(WORKFLOW), "--url", self.url(), "--set", f"{self.loader()}.ckpt_name={missing}", expect=1
@@ -126,36 +128,36 @@ class Demo(ABC):
     # -- the summary and the end --------------------------------------------------------------------------------------
 
     def facts(self) -> list[str]:
-        """What is said below the timeline, on the page and in the terminal."""
+        """Lines below the timeline, on the page and in the terminal."""
         return [
             f"peak memory of all processes: {self.peak.bytes / 2**20:.0f} MiB",
             f"the timeline as a page: {HOME / 'timeline.html'}",
         ]
 
     def figures(self) -> list[str]:
-        """What else is said in the terminal."""
+        """Further lines in the terminal."""
         calls = self.aws.calls()
         services: Counter[str] = Counter()
         for name, count in calls.items():
             services[name.partition(".")[0]] += count
         busiest = ", ".join(f"{name} {count}" for name, count in services.most_common())
         return [
-            f"resources made by Terraform: {self.resources()}",
+            f"resources created by Terraform: {self.resources()}",
             f"AWS API calls: {services.total()} ({busiest})",
         ]
 
     def summary(self, kept: bool) -> None:
         end = (
-            f"still running: {self.left_running()}; `comfyeks local down` ends it"
+            f"still running: {self.kept_address()}; `comfyeks local down` stops it"
             if kept
-            else "everything else was torn down; KEEP=1 leaves it running"
+            else "everything else was removed; KEEP=1 keeps it running"
         )
         err.print(f"\nDone in {self.timeline.elapsed:.0f} s.", style="bold green")
         for line in [*self.facts(), *self.figures(), f"the image: {self.image}", end]:
             err.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
-    def left_running(self) -> str:
-        """Where to look at what KEEP=1 leaves."""
+    def kept_address(self) -> str:
+        """How to reach what KEEP=1 keeps running."""
         return self.url()
 
     def resources(self) -> int:
@@ -168,7 +170,7 @@ class Demo(ABC):
         return count
 
     def tear_down(self) -> None:
-        """End all of it. An error or a signal on the way cuts the workload's grace short, never the end of the rest."""
+        """Stop everything. An error or a signal may cut the grace period of the workload short, but never the rest."""
         try:
             Process(HOME, "command").kill()
             self.end_workload()
@@ -178,11 +180,11 @@ class Demo(ABC):
 
     @abstractmethod
     def end_workload(self) -> None:
-        """What the form itself started, in good order; the rest is ended hard."""
+        """Stop in order what this form of the demo started itself; `tear_down` kills the rest."""
 
     @staticmethod
     def sweep() -> None:
-        """End and remove what an earlier demo left, also one that was killed."""
+        """Stop and remove what an earlier demo left behind, even if it was killed."""
         Process(HOME, "command").kill()
         stop_everything()
         shutil.rmtree(HOME, ignore_errors=True)
@@ -190,25 +192,25 @@ class Demo(ABC):
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
-    def command(self, *words: str, expect: int = 0) -> str:
+    def command(self, *arguments: str, expect: int = 0) -> str:
         """Run a comfyeks command as a person would; its output goes to the demo's log.
 
-        Returns what it printed. Raises OperationError when its exit code is not `expect`.
+        Returns its output. Raises OperationError if its exit code is not `expect`.
         """
-        process = Process(HOME, "command")  # recorded, so that the next demo ends what a killed one left
+        process = Process(HOME, "command")  # recorded, so that the next demo can stop it if this one is killed
         process.log.unlink(missing_ok=True)
-        process.start([sys.executable, "-m", "comfyeks", *words], self.env)
+        process.start([sys.executable, "-m", "comfyeks", *arguments], self.env)
         code = process.wait()
         printed = process.log.read_text(errors="replace")
         with (HOME / "commands.log").open("a") as log:
-            log.write(f"$ comfyeks {' '.join(words)}\n{printed}\n")
+            log.write(f"$ comfyeks {' '.join(arguments)}\n{printed}\n")
         if code != expect:
             tail = process.tail(25)
-            raise OperationError(f"`comfyeks {' '.join(words)}` ended with exit code {code}, not {expect}:\n{tail}")
+            raise OperationError(f"`comfyeks {' '.join(arguments)}` ended with exit code {code}, not {expect}:\n{tail}")
         return printed
 
     def wait(self, what: str, ready: Callable[[], bool], seconds: float = 60) -> float:
-        """Poll until true; how long it took. Raises OperationError."""
+        """Poll until true; returns the seconds it took. Raises OperationError if it takes longer than `seconds`."""
         begun = time.monotonic()
         try:
             wait_until(what, ready, seconds)
@@ -217,7 +219,7 @@ class Demo(ABC):
         return time.monotonic() - begun
 
     def upload_model(self) -> None:
-        """A small, valid safetensors file under the name that the workflow asks for, put there as a person would."""
+        """Upload a small, valid safetensors file under the name in the workflow, with `comfyeks models add`."""
         data = secrets.token_bytes(8 << 20)
         header = json.dumps({"weight": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
         self.model.write_bytes(len(header).to_bytes(8, "little") + header + data)

@@ -1,4 +1,4 @@
-"""`comfyeks demo`: which form it takes, and how it ends."""
+"""`comfyeks demo`: chooses the form of the demo and cleans up at its end."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from comfyeks_local.demo.with_cluster import ClusterDemo
 
 
 def run(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything running afterwards.")] = False,
     cluster: Annotated[
         bool | None,
         typer.Option(
             "--cluster/--no-cluster",
-            help="With a real Kubernetes control plane and Karpenter; --cluster builds them when they are not there. "
-            "Default: with them when they are built.",
+            help="With a real Kubernetes control plane and Karpenter; --cluster builds them if they are missing. "
+            "Default: with them if they are already built.",
         ),
     ] = None,
 ) -> None:
-    """Run the main job end to end on an AWS inside this machine: model in, image out. No AWS account, no cluster."""
+    """Run the project end to end on this machine: upload a model, get an image. Needs no AWS account and no cluster."""
     demo = chosen(cluster)
     done = False
     try:
@@ -42,19 +42,19 @@ def run(
     except ComfyeksError as error:
         raise OperationError(f"{error}\nlogs: {HOME}") from error
     except KeyboardInterrupt as signalled:
-        note(f"interrupted; everything was torn down. Logs: {HOME}")
+        note(f"interrupted; everything was removed. Logs: {HOME}")
         raise typer.Exit(exit_code(signalled)) from None
 
 
 def chosen(cluster: bool | None) -> Demo:
-    """The demo with a cluster or the short one; builds what the former needs only when asked to."""
+    """The demo with a cluster or the short one; builds the programs of the former only if `cluster` is true."""
     if cluster is False:
         return ShortDemo()
     missing = [program.name for program in binaries.missing()]
     if missing and cluster is None:
         note(
-            f"the short form, without Kubernetes: not built are {', '.join(missing)}. `make demo CLUSTER=yes` builds "
-            f"them once (about {binaries.BUILD_MINUTES} minutes on two idle cores)"
+            f"the short form, without Kubernetes, because these are not built: {', '.join(missing)}. "
+            f"`make demo CLUSTER=yes` builds them once (about {binaries.BUILD_MINUTES} minutes on two idle cores)"
         )
         return ShortDemo()
     return ClusterDemo(binaries.build(note))

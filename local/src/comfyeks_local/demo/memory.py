@@ -1,4 +1,4 @@
-"""How much memory the demo and all that it starts take."""
+"""Measures how much memory the demo and its processes use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SAMPLE_SECONDS = 2.0
 
 
 class Peak:
-    """The most memory that this process and all below it had together inside the block, looked at every two seconds."""
+    """The peak memory of this process and its descendants inside the block, sampled every two seconds."""
 
     def __init__(self) -> None:
         self.bytes = 0

@@ -1,7 +1,7 @@
-"""`comfyeks demo` without Kubernetes: a model reaches two GPU nodes, a workflow's image the bucket.
+"""`comfyeks demo` without Kubernetes: a model reaches two GPU nodes, and the image of a workflow reaches the bucket.
 
-Stand-ins: the AWS (`comfyeks_local.emulators.local_aws`), the GPU node (`comfyeks_local.node.local_node`), kubelet
-(`comfyeks_local.node.pod`) and ComfyUI (`comfyeks_local.comfyui`).
+AWS is emulated (`comfyeks_local.emulators.local_aws`). Stand-ins: the GPU node (`comfyeks_local.node.local_node`),
+kubelet (`comfyeks_local.node.pod`) and ComfyUI (`comfyeks_local.comfyui`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ShortDemo(Demo):
         self.start_pod()
         self.run_workflow()
         self.refuse_unknown_model()
-        if not self.keep:  # whoever stays wants to use it
+        if not self.keep:  # whoever keeps it running wants to use it
             self.remove_model()
 
     def boot_nodes(self) -> None:
@@ -74,7 +74,7 @@ class ShortDemo(Demo):
             detail(f"sha256 on the nodes equals the bucket's: {wanted[:16]}…")
 
     def start_pod(self) -> None:
-        with self.timeline.step("the pod of charts/comfyui: init gate, uploader, ComfyUI (stand-in)") as detail:
+        with self.timeline.step("the pod of charts/comfyui: readiness gate, uploader, ComfyUI (stand-in)") as detail:
             self.pod = LocalPod.of_chart(
                 PODS / "comfyui-0", self.chart("comfyui"), self.nodes[0].models, self.aws.env()
             )
@@ -86,11 +86,11 @@ class ShortDemo(Demo):
         return self.pod.url
 
     def remove_model(self) -> None:
-        with self.timeline.step(f"comfyeks models rm {self.key}: gone from every node") as detail:
+        with self.timeline.step(f"comfyeks models rm {self.key}: deleted from every node") as detail:
             self.command("models", "rm", self.key, "--yes")
             removed = time.monotonic()
             self.wait("the model gone", lambda: not any((node.models / self.key).exists() for node in self.nodes))
-            detail(f"gone from both nodes {time.monotonic() - removed:.1f} s after the delete")
+            detail(f"deleted from both nodes {time.monotonic() - removed:.1f} s after the delete")
 
     # -- the summary and the end --------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What happened when: printed as it happens, and as a page to look at afterwards."""
+"""The times of the demo's steps: printed while they run, and written as a page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Step:
 
 
 class Timeline:
-    """Prints each step when it begins and again, with its seconds, when it ended."""
+    """Prints each step when it begins, and again with its duration when it has ended."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -64,12 +64,12 @@ class Timeline:
         err.print(Text(f"{clock}  {mark} {text}", style=style or ("" if at is not None else "dim")), soft_wrap=True)
 
     def write_json(self, path: Path, **more: object) -> None:
-        """The steps for programs, with `more` beside them; times in seconds since the beginning."""
+        """Write the steps as JSON, with the keys of `more`; times are in seconds since the beginning."""
         content = {"elapsed": self.elapsed, **more, "steps": [asdict(step) for step in self.steps]}
         write_atomically(path, json.dumps(content, indent=2) + "\n")
 
     def write_page(self, path: Path, title: str, facts: list[str]) -> None:
-        """The steps as bars on one time axis, in a page that needs nothing else."""
+        """Write the steps as bars on one time axis, in a page without further files."""
         total = self.elapsed or 1.0
         rows = []
         for step in self.steps:

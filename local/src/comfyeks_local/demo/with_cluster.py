@@ -1,7 +1,7 @@
 """`comfyeks demo` with a cluster: the whole life of a GPU node, on a real control plane with the real Karpenter.
 
-From a pod that waits to an image in the bucket, through a spot interruption, to zero. Beyond the stand-ins of the short
-form: kubelet, EC2's hosts and the daemons of a node (`comfyeks_local.cluster`).
+From a pending pod to an image in the bucket, through a spot interruption, to zero nodes. It has the stand-ins of the
+short form, and those for kubelet, EC2's hosts and the daemons of a node (`comfyeks_local.cluster`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from comfyeks_local.processes import Process
 NAMESPACE = "comfyui"
 RELEASE = "comfyui"
 CONSOLIDATE_AFTER = "10s"  # ten minutes by default
-SLOW_STEPS = 600  # of the sampler: about twelve seconds of the stand-in
+SLOW_STEPS = 600  # of the sampler: about twelve seconds in the stand-in
 
 
 class ClusterDemo(Demo):
-    """A GPU node's whole life."""
+    """The whole life of a GPU node."""
 
     title = "comfyeks demo: a GPU node's life on a local cluster"
 
@@ -57,7 +57,7 @@ class ClusterDemo(Demo):
         self.run_workflow()
         self.refuse_unknown_model()
         self.interrupt()
-        if not self.keep:  # whoever stays wants to use it
+        if not self.keep:  # whoever keeps it running wants to use it
             self.scale_to_zero()
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ class ClusterDemo(Demo):
                 f"poolDefaults.consolidateAfter={CONSOLIDATE_AFTER}",
             )
             self.wait("EC2NodeClass and NodePool ready", self._pools_ready, 60)
-            detail("Karpenter found subnets, security group, role and AMI that Terraform made")
+            detail("Karpenter found the subnets, security group, role and AMI that Terraform created")
             self.cluster.install_chart(RELEASE, self.deployment.dir, NAMESPACE)
             self.wait("a pod", lambda: bool(self._pods()), 30)
             detail(f"{self._pods()[0]['metadata']['name']} is {self._pods()[0]['status']['phase']}")
@@ -98,7 +98,7 @@ class ClusterDemo(Demo):
             self._check_launch_template(instance)
             lifecycle = instance.get("InstanceLifecycle", "on-demand")
             detail(f"{instance['InstanceId']}: {instance['InstanceType']}, {lifecycle}")
-            detail("its launch template keeps every promise of the charts")
+            detail("its launch template is as the charts require")
 
     def join(self) -> None:
         with self.timeline.step("the node boots its user data and joins") as detail:
@@ -110,7 +110,7 @@ class ClusterDemo(Demo):
             detail("startup taints gone: Karpenter's and the S3 CSI driver's")
 
     def start_pod(self) -> None:
-        with self.timeline.step("models ready on the node → init gate opens → ComfyUI (stand-in) runs") as detail:
+        with self.timeline.step("models ready on the node → readiness gate opens → ComfyUI (stand-in) runs") as detail:
             self.wait("models on the node", (self._local_node().models / self.key).exists, 60)
             detail(f"{self.key} is on the node")
             self.wait("the pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 60)
@@ -125,7 +125,7 @@ class ClusterDemo(Demo):
             [old] = self._gpu_instances()
             self._send_interruption(old["InstanceId"])
             begun = time.monotonic()
-            detail(f"two-minute notice for {old['InstanceId']} in the queue that Terraform made")
+            detail(f"two-minute notice for {old['InstanceId']} in the queue that Terraform created")
             self.wait("its replacement", lambda: self._others_than(old["InstanceId"]) != [], 120)
             new = self._others_than(old["InstanceId"])[0]
             self._instances.append(new["InstanceId"])
@@ -138,7 +138,7 @@ class ClusterDemo(Demo):
             self.wait("its image in the bucket", lambda: len(self._images()) > before, 30)
             detail(f"the job finished, its image is in the bucket; drained and terminated after {took:.1f} s")
             if took > 120:
-                raise OperationError(f"EC2 gives two minutes; the drain took {took:.0f} s")
+                raise OperationError(f"the drain took {took:.0f} s; EC2 allows two minutes")
             self.wait("the new pod ready", lambda: any(_is_ready(pod) for pod in self._pods()), 180)
             detail(f"the new pod is ready {time.monotonic() - begun:.1f} s after the notice")
 
@@ -148,11 +148,11 @@ class ClusterDemo(Demo):
             self.wait("no pod", lambda: not self._pods(), 120)
             detail("no pod")
             gone = self.wait("no GPU node", lambda: not self.api.list("NodeClaim") and self._node() is None, 180)
-            detail(f"no node, {gone:.1f} s later (empty nodes wait {CONSOLIDATE_AFTER} here, 10m by default)")
+            detail(f"no node, {gone:.1f} s later (empty nodes stay {CONSOLIDATE_AFTER} here, 10m by default)")
             self.wait("instances terminated", lambda: not self._gpu_instances(), 30)
             states = {instance: self._state(instance) for instance in self._instances}
             if set(states.values()) != {"terminated"}:
-                raise OperationError(f"instances are left: {states}")
+                raise OperationError(f"not every instance is terminated: {states}")
             detail(f"{len(states)} instances terminated")
 
     # -- the summary and the end --------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class ClusterDemo(Demo):
     def end_workload(self) -> None:
         Process(HOME, "slow-job").kill()
 
-    def left_running(self) -> str:
+    def kept_address(self) -> str:
         return f"KUBECONFIG={self.cluster.kubeconfig}"
 
     # -- helpers ------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class ClusterDemo(Demo):
         return wait_for(what, ready, seconds, self.explain)
 
     def explain(self) -> str:
-        """The last events of the cluster: why something does not happen."""
+        """The last events of the cluster, which explain why a step does not succeed."""
         events = sorted(self.api.list("Event"), key=lambda event: event["metadata"]["creationTimestamp"])
         lines = [
             f"{event['involvedObject']['kind']}/{event['involvedObject'].get('name')}: {event.get('message', '')}"
@@ -236,7 +236,7 @@ class ClusterDemo(Demo):
         release = str(VERSIONS["ami_alias"]).rpartition("@v")[2]
         tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
         if found := launch_template.problems(data, tags, image["Name"], node_class["spec"], taints, release):
-            raise OperationError("the launch template does not keep: " + "; ".join(found))
+            raise OperationError("the launch template is not as the charts require: " + "; ".join(found))
 
     def _answers(self) -> bool:
         try:
@@ -251,16 +251,18 @@ class ClusterDemo(Demo):
     def _begin_slow_job(self) -> Process:
         graph = json.loads(WORKFLOW.read_text())
         sampler = next(str(name) for name, node in graph.items() if "steps" in node["inputs"])
-        words = ["run", str(WORKFLOW), "--url", self.url(), "--seed", "7", "--out", str(HOME / "interrupted")]
+        arguments = ["run", str(WORKFLOW), "--url", self.url(), "--seed", "7", "--out", str(HOME / "interrupted")]
         process = Process(HOME, "slow-job")
-        process.start([sys.executable, "-m", "comfyeks", *words, "--set", f"{sampler}.steps={SLOW_STEPS}"], self.env)
+        process.start(
+            [sys.executable, "-m", "comfyeks", *arguments, "--set", f"{sampler}.steps={SLOW_STEPS}"], self.env
+        )
         return process
 
     def _images(self) -> list[str]:
         return [item["Key"] for item in self.objects("outputs") if item["Key"].endswith(".png")]
 
     def _send_interruption(self, instance_id: str) -> None:
-        """What EventBridge puts into the queue. The local one refuses events of AWS's own sources."""
+        """Send EventBridge's message to the queue: the emulated EventBridge rejects events of AWS's own sources."""
         sqs = boto3.client("sqs")
         queue = sqs.get_queue_url(QueueName=self.deployment.interruption_queue)["QueueUrl"]
         event = {

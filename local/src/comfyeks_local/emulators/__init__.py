@@ -1,1 +1,1 @@
-"""AWS on loopback: two emulators, what corrects them, and their traffic."""
+"""AWS on loopback: two emulators, the bridges that patch them, and the traffic to them."""

@@ -1,8 +1,8 @@
-"""The local AWS: two emulators on loopback ports, started, watched and ended as one thing.
+"""The local AWS: two emulators on loopback ports, started, watched and stopped together.
 
-moto and MiniStack each do well what the other lacks; `MOTO_SERVICES` says which service is whose, and the SDKs' own
-endpoint variables do the routing, so no program knows that it is not talking to AWS. Both keep their state in memory,
-and their states refer to each other (MiniStack's EKS names moto's subnets): when one has died, both start from empty.
+moto and MiniStack each cover services that the other lacks. `MOTO_SERVICES` lists those of moto, and the SDKs' endpoint
+variables do the routing, so no program notices that it does not talk to AWS. Both keep their state in memory, and their
+states refer to each other (MiniStack's EKS names moto's subnets): if one has died, both start from empty.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from comfyeks_local.processes import Process, kill_marked, wait_until
 HOST = "127.0.0.1"  # an address, not a name: SDKs then use path-style S3 by themselves
 ACCOUNT = "123456789012"
 REGION = "us-west-2"
-PARTS = {"ministack": 4566, "moto": 4567}  # name: port that is taken when it is free
+PARTS = {"ministack": 4566, "moto": 4567}  # name: preferred port
 MOTO_SERVICES = (  # by service_id()
     "ACM",
     "CLOUDWATCH",
@@ -50,13 +50,13 @@ MOTO_SERVICES = (  # by service_id()
     "WAFV2",
 )
 
-# Marks the emulators and everything they start, whoever their parent is by now; the value is the home folder.
+# Marks the emulators and everything they start, even after their parent has ended; the value is the home folder.
 _MARK = "COMFYEKS_EMULATOR_HOME"
-# A profile or a session token of the user's must never be used together with the local endpoints.
+# The user's own profile or session token must never be used with the local endpoints.
 UNSET = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
 
-_LOCK_SECONDS = 120.0  # patience with another `up` or `down` of the same home
-_HEALTH_SECONDS = 5.0  # patience with an emulator that is up already
+_LOCK_SECONDS = 120.0  # how long to wait for another `up` or `down` of the same home
+_HEALTH_SECONDS = 5.0  # how long to wait for the answer of an emulator that is already up
 
 # Requests to loopback must not go through the user's proxy.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -64,7 +64,7 @@ _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class PartStatus:
-    """One emulator. `state` is running, unresponsive (alive, but not answering), dead (died by itself) or stopped."""
+    """One emulator. `state` is running, unresponsive (alive, but not answering), dead (ended by itself) or stopped."""
 
     name: str
     state: str
@@ -75,7 +75,7 @@ class PartStatus:
 
 @dataclass(frozen=True)
 class Started:
-    """What `up` found and did. `dead` are the parts that had died since the last `up`, `seconds` its duration."""
+    """The result of `up`. `dead` are the emulators that had died since the last `up`, `seconds` is its duration."""
 
     already_running: bool
     dead: tuple[str, ...]
@@ -103,9 +103,9 @@ class LocalAws:
         self.down()
 
     def up(self, timeout: float = 60) -> Started:
-        """Start both emulators and wait until they answer; does nothing when both are up.
+        """Start both emulators and wait until they answer; does nothing if both are up.
 
-        Raises OperationError with the end of the log when one does not answer within `timeout` seconds.
+        Raises OperationError with the end of the log if one does not answer within `timeout` seconds.
         """
         begun = time.monotonic()
         with self._locked():
@@ -123,13 +123,13 @@ class LocalAws:
         return Started(already_running=False, dead=dead, seconds=time.monotonic() - begun)
 
     def down(self) -> None:
-        """End both emulators and everything they started. Logs stay."""
+        """Stop both emulators and everything they started. Logs stay."""
         if self.home.exists():
             with self._locked():
                 self._stop()
 
     def status(self) -> list[PartStatus]:
-        """The parts as they are now; asks each one that is alive."""
+        """The state of each emulator now; sends a request to each one that is alive."""
         endpoints = self._endpoints()
         parts = []
         for name, process in self._processes.items():
@@ -142,14 +142,14 @@ class LocalAws:
         return parts
 
     def env(self) -> dict[str, str]:
-        """Variables that point the AWS SDKs, terraform, chalice and aws here. Raises OperationError when not up."""
+        """Variables that point the AWS SDKs, terraform, chalice and aws here. Raises OperationError if it is not up."""
         if not self._env.exists():
             raise OperationError("the local AWS is not up: start it with `comfyeks local up`")
         variables: dict[str, str] = json.loads(self._env.read_text())
         return variables | _proxy_exceptions(os.environ)
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """A whole environment for a subprocess: `base` (default: this process's) without what would lead elsewhere."""
+        """The environment for a subprocess: `base` (default: this process's) with every AWS setting pointing here."""
         base = os.environ if base is None else base
         foreign = {*UNSET, *(name for name in base if name.startswith("AWS_ENDPOINT_URL"))}
         return {name: value for name, value in base.items() if name not in foreign} | self.env()
@@ -159,11 +159,11 @@ class LocalAws:
         return _endpoint(self.env(), service)
 
     def client(self, service: str) -> Any:
-        """A boto3 client, whatever the environment of this process points at."""
+        """A boto3 client of the local AWS, independent of the environment of this process."""
         return local_client(self.env(), service)
 
     def calls(self) -> dict[str, int]:
-        """AWS calls since the start, by name ("ssm.SendCommand"), of both emulators."""
+        """Number of AWS calls to both emulators since their start, by name ("ssm.SendCommand")."""
         total: dict[str, int] = {}
         for endpoint in self._running_endpoints():
             for name, count in _request("GET", f"{endpoint}/_local/calls").items():
@@ -171,17 +171,17 @@ class LocalAws:
         return dict(sorted(total.items()))
 
     def inject(self, *faults: Mapping[str, Any]) -> None:
-        """Let calls fail: see `comfyeks_local.emulators.traffic.Fault` for the fields."""
+        """Make calls fail; `comfyeks_local.emulators.traffic.Fault` has the fields."""
         for endpoint in self._running_endpoints():
             _request("POST", f"{endpoint}/_local/faults", list(faults))
 
-    def heal(self) -> None:
-        """Forget all faults that have not happened yet."""
+    def clear_faults(self) -> None:
+        """Remove all faults that have not happened yet."""
         for endpoint in self._running_endpoints():
             _request("DELETE", f"{endpoint}/_local/faults")
 
     def set_shortages(self, *shortages: tuple[str, str]) -> None:
-        """What EC2 has no capacity for, from now on: (spot, on-demand or *; instance type, such as g6.* or *)."""
+        """Set what EC2 has no capacity for from now on: (spot, on-demand or *; instance type, such as g6.* or *)."""
         _request("PUT", f"{self.env()['AWS_ENDPOINT_URL_EC2']}/_local/shortages", shortages)
 
     def _running_endpoints(self) -> list[str]:
@@ -189,7 +189,7 @@ class LocalAws:
         return [env["AWS_ENDPOINT_URL"], env["AWS_ENDPOINT_URL_EC2"]]
 
     def _endpoints(self) -> dict[str, str]:
-        """Endpoints of the last start that succeeded, by part."""
+        """Endpoints of the last start that succeeded, by emulator."""
         try:
             endpoints: dict[str, str] = json.loads(self._state.read_text())["endpoints"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -200,8 +200,8 @@ class LocalAws:
         deadline = time.monotonic() + timeout
         self._tmp.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            # Bound here and inherited: no other program can take a port between finding and using it, and a client
-            # that connects early waits in the backlog instead of being refused.
+            # Bound here and inherited, so that no other program can take the port in between, and a client that
+            # connects early waits in the backlog instead of being refused.
             sockets = {
                 name: stack.enter_context(_listen(_port(previous.get(name)), default))
                 for name, default in PARTS.items()
@@ -222,7 +222,7 @@ class LocalAws:
         for name, answer in ready.items():
             if not answer.result():
                 process = self._processes[name]
-                with contextlib.suppress(TimeoutError):  # it closes its socket before it has said why it ends
+                with contextlib.suppress(TimeoutError):  # it closes its socket before it has logged why it ends
                     wait_until(f"end of {name}", partial(_ended, process), seconds=2)
                 how = "ended" if process.pid is None else f"did not answer within {timeout:.0f} s"
                 raise OperationError(f"{name} {how}; the end of {process.log}:\n{process.tail()}")
@@ -230,10 +230,10 @@ class LocalAws:
         write_atomically(self._env, json.dumps(env, indent=2) + "\n")
 
     def _server_env(self, client_env: Mapping[str, str], endpoints: Mapping[str, str]) -> dict[str, str]:
-        """Environment of the emulators, and through MiniStack of the Lambda functions."""
+        """Environment of the emulators and, because MiniStack passes it on, of the Lambda functions."""
         foreign = ("AWS_", "MOTO_", "MINISTACK_", "LAMBDA_", "S3_", "LOCALSTACK_", "COMFYEKS_", "DOCKER_")
         base = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        for name in ("PERSIST_STATE", "AUTH", "SERVICES", "USE_SSL", "EDGE_PORT"):  # other switches of MiniStack
+        for name in ("PERSIST_STATE", "AUTH", "SERVICES", "USE_SSL", "EDGE_PORT"):  # other settings of MiniStack
             base.pop(name, None)
         return {
             **base,
@@ -248,7 +248,7 @@ class LocalAws:
             "MINISTACK_REGION": REGION,
             "MINISTACK_HOST": HOST,
             "GATEWAY_PORT": str(_port(endpoints["ministack"])),
-            "IOT_MTLS_ENABLED": "0",  # opens port 8883 on every interface otherwise
+            "IOT_MTLS_ENABLED": "0",  # otherwise it opens port 8883 on every interface
             "SFTP_ENABLED": "0",
             "DOCKER_HOST": f"unix://{self._tmp}/no-docker.sock",  # the same behaviour with and without Docker
             "STATE_DIR": str(self._tmp / "ministack"),
@@ -262,7 +262,7 @@ class LocalAws:
             return False
 
     def _stop(self) -> None:
-        # Nothing to save: all state is in memory. SIGKILL leaves no half-ended part behind.
+        # Nothing needs to be saved: all state is in memory.
         for process in self._processes.values():
             process.kill()
         kill_marked(_MARK, str(self.home))
@@ -272,7 +272,7 @@ class LocalAws:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One `up` or `down` at a time; the kernel frees the lock of one that was killed."""
+        """Allow one `up` or `down` at a time; the kernel releases the lock of a killed process."""
         self.home.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + _LOCK_SECONDS
         with (self.home / "lock").open("w") as lock:
@@ -283,14 +283,15 @@ class LocalAws:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise OperationError(
-                            f"another `comfyeks local up` or `down` of {self.home} does not end"
+                            f"another `comfyeks local up` or `down` of {self.home} has run for {_LOCK_SECONDS:.0f} s; "
+                            "try again when it has ended"
                         ) from None
                     time.sleep(0.05)
             yield
 
 
 def local_client(env: Mapping[str, str], service: str) -> Any:
-    """A boto3 client for the local AWS that `env` points at, whatever the user's own environment and profiles say."""
+    """A boto3 client for the local AWS that `env` points at, independent of the user's environment and profiles."""
     session: Any = boto3.Session(botocore_session=botocore.session.Session({"profile": (None, None, None, None)}))
     return session.client(
         service,
@@ -304,7 +305,7 @@ def local_client(env: Mapping[str, str], service: str) -> Any:
 
 @functools.cache
 def service_id(service: str) -> str:
-    """How the SDKs' variables name a service: ELASTIC_LOAD_BALANCING_V2 for boto3's `elbv2`."""
+    """The name of a service in the SDKs' variables: ELASTIC_LOAD_BALANCING_V2 for boto3's `elbv2`."""
     name: str = botocore.session.Session().get_service_model(service).service_id
     return name.upper().replace(" ", "_")
 
@@ -314,10 +315,10 @@ def _endpoint(env: Mapping[str, str], service: str) -> str:
 
 
 def _listen(previous: int | None, default: int) -> socket.socket:
-    """A listening socket on the loopback port of the last time, so that an exported environment stays right; else on
-    the default one; else on any that is free.
+    """A listening socket on the previous loopback port, so that an exported environment stays valid; otherwise on the
+    default port; otherwise on any free port.
     """
-    freed = time.monotonic() + 1  # a killed process with many threads gives its port back a moment after its end
+    freed = time.monotonic() + 1  # a killed process with many threads releases its port a moment after its end
     while previous and time.monotonic() < freed:
         if (found := _bound(previous)) is not None:
             return found
@@ -325,7 +326,7 @@ def _listen(previous: int | None, default: int) -> socket.socket:
     for port in (default, 0):
         if (found := _bound(port)) is not None:
             return found
-    raise OperationError(f"no free TCP port on {HOST}")
+    raise OperationError(f"there is no free TCP port on {HOST}")
 
 
 def _bound(port: int) -> socket.socket | None:
@@ -358,14 +359,14 @@ def _client_env(endpoints: Mapping[str, str]) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ENDPOINT_URL": endpoints["ministack"],
         **{f"AWS_ENDPOINT_URL_{service}": endpoints["moto"] for service in MOTO_SERVICES},
-        "AWS_MAX_ATTEMPTS": "3",  # an answer that an emulator lacks is otherwise retried for minutes
+        "AWS_MAX_ATTEMPTS": "3",  # otherwise a call that an emulator does not support is retried for minutes
         "CHECKPOINT_DISABLE": "1",  # terraform's version check
-        "COMFYEKS_API_ALLOWED_CIDRS": "192.0.2.1/32",  # required by the platform root; an address of nobody (RFC 5737)
+        "COMFYEKS_API_ALLOWED_CIDRS": "192.0.2.1/32",  # required by the platform root; a documentation address
     }
 
 
 def _proxy_exceptions(base: Mapping[str, str]) -> dict[str, str]:
-    """no_proxy variables that keep loopback out of the user's proxy, if there is one."""
+    """no_proxy variables that keep requests to loopback away from the user's proxy, if there is one."""
     if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in base):
         return {}
     exceptions = ",".join(filter(None, [base.get("no_proxy") or base.get("NO_PROXY"), HOST]))
@@ -373,7 +374,7 @@ def _proxy_exceptions(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def _request(method: str, url: str, body: Any = None, timeout: float = _HEALTH_SECONDS) -> Any:
-    """JSON answer of an emulator's `/_local/` endpoint. Raises OSError (also for an HTTP error), ValueError."""
+    """The JSON answer of an emulator's `/_local/` endpoint. Raises OSError (also for an HTTP error), ValueError."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - our own loopback endpoint
     with _http.open(request, timeout=max(timeout, 0.01)) as response:

@@ -1,4 +1,4 @@
-"""The MiniStack process of the local AWS: S3, SQS, Lambda, EKS, ECR, STS and every service that moto does not answer.
+"""The MiniStack process of the local AWS: S3, SQS, Lambda, EKS, ECR, STS and every service that moto does not serve.
 
     python -m comfyeks_local.emulators.ministack_server --fd N    # N: a listening TCP socket of the supervisor
 
@@ -29,7 +29,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Application:
-    """MiniStack as an ASGI application, with what this project adds in front of it. `authority` is its host:port."""
+    """MiniStack as an ASGI application, with this project's additions in front of it. `authority` is its host:port."""
 
     def __init__(self, ministack: AsgiApp, authority: str, applied: list[str]) -> None:
         self._ministack = ministack
@@ -67,13 +67,13 @@ class Application:
             form = await _body(receive)
             receive = _replay(form, receive)
             request = Request(request.method, request.path, request.query, request.headers, form)
-        if (answer := self._traffic.meet(request)) is not None:
+        if (answer := self._traffic.intercept(request)) is not None:
             await _respond(send, *answer)
         elif request.only_reads:
             await self._ministack(scope, receive, send)
         else:
             answer = await _answer(self._ministack, scope, receive)
-            self._traffic.keep(request, answer)
+            self._traffic.remember(request, answer)
             await _respond(send, *answer)
 
 
@@ -103,7 +103,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A receive that gives a body already read once more, then what follows it."""
+    """A receive function that returns a body which was already read, then the messages that follow."""
     pending = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -114,7 +114,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 async def _refuse(scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close"})  # before it was accepted: the handshake is answered with 403
+        await send({"type": "websocket.close"})  # before it was accepted, so the handshake is answered with 403
     else:
         await _respond(send, HTTPStatus.FORBIDDEN, {}, b"")
 

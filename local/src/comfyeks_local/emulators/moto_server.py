@@ -8,7 +8,7 @@ Besides AWS, under `/_local/`:
     GET  ssm/next?instance=<id>&wait=<s> 200 {"command_id", "document", "parameters"} | 204 after `wait` seconds
     POST ssm/result                      {"command_id", "instance_id", "status", "response_code", "stdout", "stderr"}
                                          200 | 400 (malformed) | 409 (not in progress on that instance)
-    PUT  shortages                       [[lifecycle, instance type], …]; "*" and patterns count: what EC2 does not have
+    PUT  shortages                       [[lifecycle, instance type], …], "*" and patterns: what EC2 has no capacity for
     GET  calls, POST/DELETE faults       see comfyeks_local.emulators.traffic
 """
 
@@ -40,7 +40,7 @@ WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class Application:
-    """moto as a WSGI application, with what this project adds in front of it. `authority` is its host:port."""
+    """moto as a WSGI application, with this project's additions in front of it. `authority` is its host:port."""
 
     def __init__(self, moto: WsgiApp, authority: str, run_command: RunCommand, applied: list[str]) -> None:
         self._moto = moto
@@ -69,14 +69,14 @@ class Application:
             form = _body(environ)
             environ["wsgi.input"] = io.BytesIO(form)
             request = Request(request.method, request.path, request.query, request.headers, form)
-        if (answer := self._traffic.meet(request)) is not None:
+        if (answer := self._traffic.intercept(request)) is not None:
             return _respond(start_response, *answer)
         if request.only_reads:
             return self._moto(environ, start_response)
         parts, status_line, answered = run_wsgi_app(self._moto, environ, buffered=True)
         headers = {name: value for name, value in answered if name.lower() != "content-length"}
         answer = int(status_line.partition(" ")[0]), headers, b"".join(parts)
-        self._traffic.keep(request, answer)
+        self._traffic.remember(request, answer)
         return _respond(start_response, *answer)
 
     def _local(self, method: str, path: str, environ: Environ) -> tuple[int, Any]:
@@ -131,7 +131,9 @@ class Application:
         try:
             pairs = [(lifecycle, instance_type) for lifecycle, instance_type in json.loads(body)]
         except (TypeError, ValueError) as error:
-            return HTTPStatus.BAD_REQUEST, {"error": f"shortages: a list of [lifecycle, instance type]: {error}"}
+            return HTTPStatus.BAD_REQUEST, {
+                "error": f"shortages: expected a list of [lifecycle, instance type]: {error}"
+            }
         shortages.set(pairs)
         return HTTPStatus.OK, pairs
 

@@ -1,9 +1,9 @@
-"""Systems Manager Run Command, as far as an account's API shows it: what SendCommand accepts, who gets which command,
-and what the three read operations answer.
+"""Systems Manager Run Command as its API shows it: what SendCommand accepts, which instance gets which command, and
+what the three read operations return.
 
-moto stores commands and calls each of them a success; it has no way for an agent to fetch one. This module holds the
-state between the API (bridged into moto) and the agents of the local nodes (the HTTP channel of
-`comfyeks_local.emulators.moto_server`). It knows neither moto nor HTTP.
+moto stores commands and reports each one as a success; an agent cannot fetch one. This module holds the state between
+the API (bridged into moto) and the agents of the local nodes (the HTTP channel of
+`comfyeks_local.emulators.moto_server`). It depends on neither moto nor HTTP.
 
 An invocation is one command on one instance:
 
@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-STDOUT_LIMIT = 24_000  # characters GetCommandInvocation returns
+STDOUT_LIMIT = 24_000  # characters that GetCommandInvocation returns
 STDERR_LIMIT = 8_000
-PLUGIN_OUTPUT_LIMIT = 2_500  # characters ListCommandInvocations returns, both streams together
+PLUGIN_OUTPUT_LIMIT = 2_500  # characters that ListCommandInvocations returns, both streams together
 TRUNCATED = "\n---Output truncated---"
 ERROR_SEPARATOR = "\n----------ERROR-------\n"
 
@@ -38,7 +38,7 @@ REPORTABLE = ("Success", "Failed", "TimedOut")
 
 
 class RefusedError(Exception):
-    """The API refuses a request. `code` is the AWS error code."""
+    """The API rejects a request. `code` is the AWS error code."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -104,7 +104,7 @@ class Invocation:
 
     @property
     def error(self) -> bool:
-        """Counts against MaxErrors (a delivery timeout does not)."""
+        """Whether it counts against MaxErrors (a delivery timeout does not)."""
         return self.details in ("Failed", "ExecutionTimedOut")
 
     def finish(self, status: str, details: str, at: float) -> None:
@@ -119,7 +119,7 @@ class Command:
     document_name: str
     document_version: str
     plugin: str
-    parameters: dict[str, list[str]]  # with defaults, as the agent gets them
+    parameters: dict[str, list[str]]  # with defaults, as the agent receives them
     given_parameters: dict[str, list[str]]
     instance_ids: Sequence[str]  # as given by the caller, empty for targets
     targets: list[dict[str, Any]]
@@ -260,7 +260,7 @@ class RunCommand:
         max_concurrency: str = "50",
         max_errors: str = "0",
     ) -> Command:
-        """Accept a command for `instance_ids`, or for the instances `targeted` that `targets` selected just now.
+        """Accept a command for `instance_ids`, or for `targeted`, the instances that `targets` selected.
 
         Raises RefusedError for parameters that the document does not allow and for more than 50 instance ids.
         """
@@ -294,10 +294,10 @@ class RunCommand:
         return command
 
     def next(self, instance_id: str, wait: float, gone: Callable[[], bool] = lambda: False) -> Command | None:
-        """The oldest command waiting for this instance, from now on in progress there.
+        """The oldest command pending for this instance, which is in progress from then on.
 
-        None after `wait` seconds, or as soon as the agent that waits is `gone`: a command handed to a dead agent would
-        be lost for the one that comes after it.
+        None after `wait` seconds, or as soon as the waiting agent is `gone`: a command that is handed to a dead agent
+        would be lost for its successor.
         """
         deadline = time.monotonic() + wait
         with self._changed:
@@ -307,7 +307,7 @@ class RunCommand:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return None
-                self._changed.wait(min(remaining, 1.0))  # now and then look whether the agent is gone
+                self._changed.wait(min(remaining, 1.0))  # wake up to check whether the agent is gone
             return None
 
     def _take(self, instance_id: str) -> Command | None:
@@ -326,7 +326,7 @@ class RunCommand:
     def report(
         self, command_id: str, instance_id: str, status: str, response_code: int, stdout: str, stderr: str
     ) -> None:
-        """Store what an agent says about a command it fetched.
+        """Store the result that an agent reports for a command it fetched.
 
         Raises RefusedError: ValidationException for a status that agents do not report, InvocationDoesNotExist for a
         command that the instance does not have in progress (never fetched, timed out, or reported before).

@@ -1,9 +1,9 @@
-"""What reaches an emulator: every request gets its AWS name ("ssm.SendCommand"), is counted, and can be made to fail.
+"""Requests to an emulator: each is named as an AWS call ("ssm.SendCommand"), counted, and can be made to fail.
 
-Both emulator processes put this in front of the emulator, after they have refused what a web page sends. What an SDK
-sends a second time is not done a second time.
+Both emulator processes put this in front of the emulator, after they have refused requests of web pages. A request that
+an SDK repeats is answered again but not executed again.
 
-The service is the one that the request is signed for (`s3`, `ssm`, `ec2`, …), the operation comes from the protocol: a
+The service is the one that the request is signed for (`s3`, `ssm`, `ec2`, …). The operation comes from the protocol: a
 header (JSON), a form field (query), or method and path, matched against botocore's service models (REST).
 """
 
@@ -24,19 +24,21 @@ from botocore.loaders import Loader
 
 _RPC_PATH = re.compile(r"/service/[^/]+/operation/(\w+)")
 _AGAIN = re.compile(r"\battempt=([2-9]|\d\d+)\b")
-_CALL_NUMBER = "amz-sdk-invocation-id"
-_ANSWERS_KEPT = 1000  # an SDK asks again within seconds; the busiest apply has a tenth of that in them
+_CALL_ID = "amz-sdk-invocation-id"
+_ANSWERS_KEPT = (
+    1000  # an SDK repeats a call within seconds; even a large apply makes a tenth as many calls in that time
+)
 
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers without the length, body."""
 
 
 def from_web_page(authority: str, headers: Mapping[str, str]) -> bool:
-    """Whether a browser sends this request for a page: to be refused before anything else.
+    """Whether a browser sends this request on behalf of a web page; such a request must be refused.
 
-    The emulators check no signature and run code for whoever asks (Lambda functions, SSM documents), so any page that
-    is open on this machine could drive them. `authority` is the emulator's own host:port; another `Host` is a name of
-    the page's own that points here (DNS rebinding). Pictures and links come without `Origin`, but with
+    The emulators check no signature and run code for every caller (Lambda functions, SSM documents), so any page that
+    is open on this machine could use them. `authority` is the emulator's own host:port; another `Host` is a name that
+    the page's owner made resolve to this machine (DNS rebinding). Pictures and links come without `Origin`, but with
     `Sec-Fetch-Site`, which is "none" only for an address that a person typed. Header names are lower-case.
     """
     return headers.get("host") != authority or "origin" in headers or headers.get("sec-fetch-site", "none") != "none"
@@ -50,7 +52,7 @@ class Request:
     path: str
     query: str
     headers: Mapping[str, str]
-    form: bytes = b""  # the body, when it is a form
+    form: bytes = b""  # the body, if it is a form
 
     @property
     def only_reads(self) -> bool:
@@ -95,7 +97,7 @@ class _Route:
 
 @functools.cache
 def _routes(service: str) -> tuple[str, dict[str, list[_Route]]]:
-    """(protocol, routes by HTTP method, most specific first) of a REST service; ("", {}) for one without a model."""
+    """(protocol, routes by HTTP method, most specific first) of a REST service; ("", {}) if it has no model."""
     loader = Loader()
     if service not in loader.list_available_services("service-2"):
         return "", {}
@@ -128,7 +130,7 @@ def _routes(service: str) -> tuple[str, dict[str, list[_Route]]]:
 
 
 def _signed_service(request: Request) -> str:
-    """The service in the credential scope (`…/<region>/<service>/aws4_request`), "" for an unsigned request."""
+    """The service in the credential scope (`…/<region>/<service>/aws4_request`); "" for an unsigned request."""
     scope = re.search(r"Credential=[^,\s]*", request.headers.get("authorization", ""))
     text = scope.group() if scope else "".join(parse_qs(request.query).get("X-Amz-Credential", []))
     parts = unquote(text).split("/")
@@ -136,7 +138,7 @@ def _signed_service(request: Request) -> str:
 
 
 def call_of(request: Request) -> Call | None:
-    """The AWS call that a request makes; None for one that is not signed or matches no operation."""
+    """The AWS call that a request makes; None if it is not signed or matches no operation."""
     service = _signed_service(request)
     if not service:
         return None
@@ -167,7 +169,7 @@ class Fault:
     message: str = "injected by comfyeks local"
 
     def answer(self, protocol: str) -> Answer:
-        """As a client of this protocol expects an error."""
+        """The error in the form that a client of this protocol expects."""
         code, message = escape(self.error), escape(self.message)
         if protocol in ("json", "rest-json"):
             body = json.dumps({"__type": self.error, "message": self.message, "Message": self.message})
@@ -181,27 +183,27 @@ class Fault:
 
 
 class Traffic:
-    """Counts calls, hands out faults, knows what it has answered; safe to use from many threads.
+    """Counts calls, injects faults and remembers answers; safe to use from many threads.
 
-    The AWS SDK for Go can lose an answer that begins to arrive while it is still busy with its request, which takes a
-    server as near and a machine as busy as here: one call in a thousand of a Terraform run beside other work. It then
-    sends the call again, and what was done is done twice: a key too many, or "not found" for what the first deleted.
+    The AWS SDK for Go can lose an answer that begins to arrive while it still sends its request. That needs a server on
+    the same machine and a busy machine: it happened in one of a thousand calls of a Terraform run beside other work.
+    The SDK then repeats the call, which would be executed twice: one key too many, or "not found" for a deletion.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: Counter[str] = Counter()
         self._faults: list[Fault] = []
-        self._answers: OrderedDict[str, Answer] = OrderedDict()  # by the SDK's number of the call
+        self._answers: OrderedDict[str, Answer] = OrderedDict()  # by the SDK's id of the call
 
-    def meet(self, request: Request) -> Answer | None:
-        """Count a request; its answer if a fault is due for it, or if it was answered before."""
+    def intercept(self, request: Request) -> Answer | None:
+        """Count a request; returns its answer if a fault is due for it or it was answered before, else None."""
         call = call_of(request)
         if call is None:
             return None
         with self._lock:
             if again := _AGAIN.search(request.headers.get("amz-sdk-request", "")):
-                known = self._answers.get(request.headers.get(_CALL_NUMBER, ""))
+                known = self._answers.get(request.headers.get(_CALL_ID, ""))
                 print(f"{call}: attempt {again[1]}{', answered as before' if known else ''}")
                 if known:
                     return known
@@ -215,13 +217,13 @@ class Traffic:
                     return fault.answer(call.protocol)
         return None
 
-    def keep(self, request: Request, answer: Answer) -> None:
-        """Remember what is about to be answered. What failed is left to be tried again, as the SDK means it."""
-        number = request.headers.get(_CALL_NUMBER)
-        if number is None or answer[0] >= 300:
+    def remember(self, request: Request, answer: Answer) -> None:
+        """Remember an answer for a repeated request. Errors are not kept: the SDK repeats those calls on purpose."""
+        call_id = request.headers.get(_CALL_ID)
+        if call_id is None or answer[0] >= 300:
             return
         with self._lock:
-            self._answers[number] = answer
+            self._answers[call_id] = answer
             if len(self._answers) > _ANSWERS_KEPT:
                 self._answers.popitem(last=False)
 
@@ -240,6 +242,8 @@ class Traffic:
                         raise TypeError("not a list")
                     self._faults += [Fault(**fault) for fault in faults]
                 except (TypeError, ValueError) as error:
-                    return 400, {"error": f"faults: a list of objects with service, operation, error, …: {error}"}
+                    return 400, {
+                        "error": f"faults: expected a list of objects with service, operation, error, …: {error}"
+                    }
                 return 200, [vars(fault) for fault in self._faults]
         return None

@@ -1,1 +1,1 @@
-"""Stand-ins of a GPU node: its boot, systemd, SSM agent and pods."""
+"""The stand-in for a GPU node: its boot, systemd, SSM agent and pods."""

@@ -20,7 +20,7 @@ from comfyeks_local.node.local_node import LocalNode
 NODES = STATE / "local" / "nodes"
 
 app = typer.Typer(
-    help="GPU nodes of the local AWS: real user data and node program, played hardware.",
+    help="Run GPU nodes in the local AWS: real user data and node program on emulated hardware.",
     no_args_is_help=True,
 )
 
@@ -30,13 +30,13 @@ def add(
     name: Annotated[str, typer.Argument(help="Name of the node, a folder below .comfyeks/local/nodes.")] = "node-1",
     project: Project = None,
 ) -> None:
-    """Launch a node as Karpenter would and boot it; a node that is down boots again with its old disk."""
+    """Launch a node as Karpenter would, and boot it. A node that is down boots again with its old disk."""
     if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"node name {name!r} cannot be a folder name: use letters, digits and '-'")
     env = LocalAws().env()
     node = LocalNode(NODES / name, env)
     if name not in _names():
-        # Not deployment.current(): the shell may point at a real account, and this is the local one.
+        # Not deployment.current(): the shell may point at a real account.
         deployment = Deployment(project_name(project), env["AWS_REGION"], ACCOUNT)
         node = LocalNode(NODES / name, env, *_rendered(deployment))
     node.start()
@@ -45,7 +45,7 @@ def add(
 
 @app.command()
 def ls() -> None:
-    """Show the nodes and how far their models are."""
+    """Show the nodes and the state of their model sync."""
     columns = ["node", "instance", "up", "state", "ready", "files", "missing", "error"]
     table = Table(*columns, box=None, header_style="bold")
     for name in _names():
@@ -63,15 +63,15 @@ def ls() -> None:
 
 @app.command()
 def rm(name: Annotated[str, typer.Argument(help="Name of the node.")]) -> None:
-    """End a node, terminate its instance and delete its disk."""
+    """Stop a node, terminate its instance and delete its disk."""
     if name not in _names():
-        raise UserError(f"there is no local node {name!r}; there is: {', '.join(_names()) or 'none'}")
+        raise UserError(f"there is no local node {name!r}; local nodes: {', '.join(_names()) or 'none'}")
     LocalNode(NODES / name, _env()).remove()
-    note(f"{name} is gone")
+    note(f"{name} was removed")
 
 
 def remove_all() -> None:
-    """Removes every node: what has to happen before the local AWS, which alone knows their instances, goes down."""
+    """Remove every node. Must run before the local AWS stops, because only that knows the nodes' instances."""
     for name in _names():
         LocalNode(NODES / name, _env()).remove()
 
@@ -81,7 +81,7 @@ def _names() -> list[str]:
 
 
 def _env() -> dict[str, str]:
-    """The variables of the local AWS; empty when it is down, and has forgotten the instances."""
+    """The variables of the local AWS; empty if it is down, which means that there are no instances."""
     try:
         return LocalAws().env()
     except OperationError:
@@ -92,6 +92,6 @@ def _rendered(deployment: Deployment) -> tuple[str, dict[str, str]]:
     """User data and tags of the deployment's node class."""
     values = deployment.dir / "karpenter-gpu.values.yaml"
     if not values.is_file():
-        raise UserError(f"{values} is not there: `make infra` writes it from Terraform's outputs")
+        raise UserError(f"{values} does not exist: run `make infra`, which writes it from Terraform's outputs")
     node_class = render("karpenter-gpu", files=[values]).of_kind("EC2NodeClass")[0]
     return node_class["spec"]["userData"], node_class["spec"]["tags"]

@@ -1,15 +1,16 @@
 """A stand-in for a GPU node: boots the real user data and runs the real node program as processes of this machine.
 
-What is real: the user data (launched with the EC2 instance and read back from it), the node program, its units, its
-transfer tool, the SSM document's script. What is played: cloud-init (the shell parts of the MIME, on the first boot),
-nodeadm's array of local disks (an entry in a made-up mountinfo), systemd (`comfyeks_local.node.systemd`), the SSM agent
-(`comfyeks_local.node.ssm_agent`). Every path of the node lies below `<home>/root`, by COMFYUI_NODE_ROOT.
+Real: the user data (launched with the EC2 instance and read back from it), the node program, its units, its transfer
+tool, the SSM document's script. Replaced: cloud-init (the shell parts of the MIME text, on the first boot), nodeadm's
+array of local disks (an entry in an invented mountinfo), systemd (`comfyeks_local.node.systemd`), the SSM agent
+(`comfyeks_local.node.ssm_agent`). COMFYUI_NODE_ROOT puts every path of the node below `<home>/root`.
 
-With a local cluster (`comfyeks_local.cluster`) nodeadm reads the NodeConfig parts too and starts a stand-in kubelet.
+With a local cluster (`comfyeks_local.cluster`) it also reads the NodeConfig parts, as nodeadm does, and starts a
+stand-in for kubelet.
 
 What it cannot show: kubelet and containerd, a real NVMe array and its speed, instance metadata and IAM credentials
-(the emulators check none), units' sandboxing, users (all files belong to who started it), AWS CLI v2 (version 1
-answers here).
+(the emulators check none), the sandboxing of units, users (all files belong to the user who started it), AWS CLI v2
+(version 1 is used here).
 
     python -m comfyeks_local.node.local_node HOME     the supervisor of one node; LocalNode starts it
 """
@@ -44,7 +45,7 @@ from comfyeks_local.node.ssm_agent import Agent
 from comfyeks_local.node.systemd import CONTROL, Systemd
 from comfyeks_local.processes import Process, wait_until
 
-ROOT_VARIABLE = "COMFYUI_NODE_ROOT"  # also marks every process of a node, whoever its parent is by now
+ROOT_VARIABLE = "COMFYUI_NODE_ROOT"  # also marks every process of a node, even after its parent has ended
 USER_DATA_LIMIT = 16_384  # bytes; EC2's, which the emulator does not check
 BOOT_SECONDS = 120.0
 STOP_SECONDS = 10.0
@@ -57,10 +58,10 @@ SYSTEM_FOLDERS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """What kind of machine it is; kept in `<home>/node.json`.
+    """The hardware of a node; kept in `<home>/node.json`.
 
     `local_disks` is the number of NVMe disks, `array_delay` the seconds by which their array comes late, `python` the
-    interpreter that the node's programs find as `python3`, `disk_bytes` what the models' disk pretends to hold.
+    interpreter that the node's programs find as `python3`, `disk_bytes` the size that the models' disk reports.
     """
 
     instance_id: str
@@ -74,8 +75,8 @@ class Machine:
 class LocalNode:
     """One node in the folder `home`, which is its disk and survives `stop`, `kill` and a new `start`.
 
-    `env` are the variables that lead to the local AWS (`LocalAws.env()`); `user_data` and `tags` are what Karpenter
-    would launch the instance with.
+    `env` are the variables that point at the local AWS (`LocalAws.env()`); `user_data` and `tags` are those with which
+    Karpenter would launch the instance.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class LocalNode:
         return self._process.log
 
     def status(self) -> dict[str, Any]:
-        """The sync's status as it lies on the node's disk; empty before the first run."""
+        """The status that the sync wrote to the node's disk; empty before its first run."""
         try:
             status: dict[str, Any] = json.loads((self.root / "var/lib/comfyui-model-sync/status.json").read_text())
         except FileNotFoundError:
@@ -131,13 +132,13 @@ class LocalNode:
         return self._process.alive()
 
     def start(self, timeout: float = BOOT_SECONDS) -> None:
-        """Launches the instance (the first time) and boots it; returns once its user data has run.
+        """Launch the instance (the first time) and boot it; returns once its user data has run.
 
         Raises OperationError when the user data fails or does not end in time, or when EC2 does not know the instance.
         """
         if self.alive():
             return
-        self._kill_left_over()
+        self._kill_remaining_processes()
         if not (self.home / "node.json").exists():
             self._launch()
         else:
@@ -152,22 +153,22 @@ class LocalNode:
             raise OperationError(f"node {self.instance_id}: {problem}; the end of {self.log}:\n{self._process.tail()}")
 
     def stop(self) -> None:
-        """Shuts the node down and stops its instance: tag targets no longer find it. The disk stays."""
+        """Shut the node down and stop its instance, so that SSM no longer finds it by its tag. The disk stays."""
         self._process.stop(STOP_SECONDS)
-        self._kill_left_over()
+        self._kill_remaining_processes()
         if (self.home / "node.json").exists():
             self._set_running(False)
 
     def kill(self) -> None:
-        """Ends every process of the node at once, and EC2 does not know: what a node that hangs looks like."""
+        """Kill every process of the node without telling EC2, as when a node hangs."""
         self._process.kill()
-        self._kill_left_over()
+        self._kill_remaining_processes()
 
     def remove(self) -> None:
-        """Terminates the instance and deletes the disk; needs no local AWS when `env` is empty."""
+        """Terminate the instance and delete the disk; needs no local AWS if `env` is empty."""
         self.kill()
         if self._env and (self.home / "node.json").exists():
-            # An instance that the local AWS has forgotten, or a local AWS that is down: nothing is left to terminate.
+            # The local AWS is down, or has restarted since the launch: there is no instance to terminate.
             with contextlib.suppress(BotoCoreError, ClientError):
                 local_client(self._env, "ec2").terminate_instances(InstanceIds=[self.instance_id])
         shutil.rmtree(self.home, ignore_errors=True)
@@ -175,7 +176,7 @@ class LocalNode:
     def _launch(self) -> None:
         size = len(self._user_data.encode())
         if size > USER_DATA_LIMIT:
-            raise UserError(f"user data has {size} bytes; EC2 takes at most {USER_DATA_LIMIT}")
+            raise UserError(f"the user data has {size} bytes; EC2 takes at most {USER_DATA_LIMIT}")
         ec2 = local_client(self._env, "ec2")
         image = ec2.register_image(Name=f"local-node-{os.urandom(4).hex()}", RootDeviceName="/dev/xvda")["ImageId"]
         tags = [{"Key": key, "Value": value} for key, value in self._tags.items()]
@@ -187,10 +188,10 @@ class LocalNode:
             UserData=self._user_data,
             TagSpecifications=[{"ResourceType": "instance", "Tags": tags}] if tags else [],
         )
-        self.adopt(launched["Instances"][0]["InstanceId"])
+        self.attach(launched["Instances"][0]["InstanceId"])
 
-    def adopt(self, instance_id: str) -> None:
-        """Be the machine of an instance that somebody else launched, instead of launching one at the first start."""
+    def attach(self, instance_id: str) -> None:
+        """Become the machine of an existing instance, instead of launching one at the first start."""
         description = {**asdict(self._machine), "instance_id": instance_id}
         write_atomically(self.home / "node.json", json.dumps(description, indent=2) + "\n")
 
@@ -201,7 +202,7 @@ class LocalNode:
         except (BotoCoreError, ClientError) as error:
             if running:
                 raise OperationError(
-                    f"EC2 does not start {self.instance_id}: {error}. The local AWS forgets all when it restarts: "
+                    f"EC2 cannot start {self.instance_id}: {error}. A restart of the local AWS loses its instances: "
                     f"remove the node ({self.home.name}) and add it again"
                 ) from error
 
@@ -224,12 +225,12 @@ class LocalNode:
             return None
         return boot
 
-    def _kill_left_over(self) -> None:
-        """Ends what a killed supervisor left behind."""
-        while left := [process for process in psutil.process_iter() if self._is_ours(process)]:
-            for process in left:
+    def _kill_remaining_processes(self) -> None:
+        """Kill processes that outlived a killed supervisor."""
+        while remaining := [process for process in psutil.process_iter() if self._is_ours(process)]:
+            for process in remaining:
                 process.kill()
-            psutil.wait_procs(left, timeout=STOP_SECONDS)
+            psutil.wait_procs(remaining, timeout=STOP_SECONDS)
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
@@ -240,7 +241,7 @@ class LocalNode:
 
 
 def shell_parts(user_data: str) -> list[str]:
-    """The scripts of MIME user data, in order. Raises OperationError for other text: Karpenter may misread that."""
+    """The scripts of MIME user data, in order. Raises OperationError for other text, which Karpenter may misread."""
     message = email.message_from_string(user_data, policy=email.policy.default)
     if not message.is_multipart():
         raise OperationError("the user data is not MIME multipart")
@@ -255,7 +256,7 @@ class Supervisor:
         self._home = home
         self._root = home / "root"
         self._machine = _machine(home)
-        # The node's own disk, whatever the host's holds and has free.
+        # The node's own disk, independent of the disk of this machine.
         self._environment = {**os.environ, "COMFYUI_NODE_DISK_BYTES": str(_machine(home).disk_bytes)}
 
     async def run(self) -> None:
@@ -265,7 +266,7 @@ class Supervisor:
         systemd = Systemd(self._root, self._environment, self._home / "log")
         self._environment[CONTROL] = await systemd.serve()
         tasks = [
-            asyncio.create_task(self._told(self._boot(systemd))),
+            asyncio.create_task(self._logged(self._boot(systemd))),
             asyncio.create_task(self._agent().run()),
             asyncio.create_task(power_off.wait()),
         ]
@@ -278,7 +279,7 @@ class Supervisor:
             task.result()
 
     def _power_on(self) -> None:
-        """The machine as cloud-init finds it: empty /run, no array yet, the disks of the instance type."""
+        """Prepare what cloud-init finds: an empty /run, no array yet, the disks of the instance type."""
         shutil.rmtree(self._root / "run", ignore_errors=True)
         shutil.rmtree(self._root / "sys", ignore_errors=True)
         for folder in SYSTEM_FOLDERS:
@@ -303,15 +304,15 @@ class Supervisor:
         lines = [f"{number} 1 9:{number} / {point} rw,noatime - xfs /dev/md127 rw\n" for number, point in mounts]
         (self._root / "proc/self/mountinfo").write_text("".join(lines))
 
-    async def _told(self, work: Coroutine[Any, Any, None]) -> None:
-        """A node that cannot join stays up, and its log says why, as a real one does."""
+    async def _logged(self, work: Coroutine[Any, Any, None]) -> None:
+        """Log an error instead of raising it: a node that cannot join stays up, as a real one does."""
         try:
             await work
         except OperationError as error:
             self._log(str(error))
 
     async def _boot(self, systemd: Systemd) -> None:
-        """Enabled units, cloud-init, nodeadm, in the order of the EKS image."""
+        """Run enabled units, cloud-init and nodeadm, in the order of the EKS image."""
         problem: str | None = None
         try:
             systemd.boot()
@@ -329,8 +330,8 @@ class Supervisor:
             await self._run_kubelet()
 
     async def _run_kubelet(self) -> None:
-        """nodeadm's part: the NodeConfig documents of the user data, then kubelet for as long as the node lives."""
-        from comfyeks_local.node import node_config  # imports a client that a node without a cluster needs not
+        """Do nodeadm's work: read the NodeConfig documents of the user data, then keep kubelet running."""
+        from comfyeks_local.node import node_config  # loads the Kubernetes client: only for a node of a cluster
 
         config = node_config.read(await asyncio.to_thread(self._user_data))
         if config is None:
@@ -344,16 +345,16 @@ class Supervisor:
                 env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr,
             )  # fmt: skip
             try:
-                self._log(f"kubelet ended with exit code {await kubelet.wait()}; once more")
+                self._log(f"kubelet ended with exit code {await kubelet.wait()}; starting it again")
             finally:
                 if kubelet.returncode is None:
                     kubelet.kill()
             await asyncio.sleep(KUBELET_RESTART_SECONDS)
 
     async def _cloud_init(self) -> None:
-        """Runs the scripts of the user data, once in the instance's life.
+        """Run the scripts of the user data, once in the life of the instance.
 
-        Raises OperationError when one of them fails.
+        Raises OperationError if one of them fails.
         """
         data = self._root / "var/lib/cloud/data"
         data.mkdir(parents=True, exist_ok=True)
@@ -400,7 +401,9 @@ def _machine(home: Path) -> Machine:
     try:
         return Machine(**json.loads((home / "node.json").read_text()))
     except FileNotFoundError as error:
-        raise OperationError(f"{home} is no local node (no node.json): it was never started, or removed") from error
+        raise OperationError(
+            f"{home} is not a local node (no node.json): it was never started, or was removed"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the user data of an instance tells kubelet: the NodeConfig documents that nodeadm would read, merged.
+"""The configuration of kubelet in an instance's user data: the NodeConfig documents, merged as nodeadm merges them.
 
-The chart's and Karpenter's parts are one MIME text; nodeadm merges the documents in order, later ones win, lists are
-added up. Only what decides how a node looks to Kubernetes is read.
+The parts of the chart and of Karpenter are one MIME text; nodeadm merges the documents in order: a later value replaces
+an earlier one, and lists are concatenated. Only the settings that decide how a node looks to Kubernetes are read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class NodeConfig:
 def documents(user_data: str) -> list[dict[str, Any]]:
     """The NodeConfig documents of MIME user data, in order.
 
-    Raises OperationError for a text that nodeadm would not read: no MIME multipart, or a part that is no NodeConfig.
+    Raises OperationError for a text that nodeadm would not read: not MIME multipart, or a part that is not a
+    NodeConfig.
     """
     message = email.message_from_string(user_data, policy=email.policy.default)
     if not message.is_multipart():
@@ -49,20 +50,20 @@ def documents(user_data: str) -> list[dict[str, Any]]:
         try:
             document = yaml.safe_load(str(part.get_payload()))
         except yaml.YAMLError as error:
-            raise OperationError(f"a NodeConfig part of the user data is no YAML: {error}") from error
+            raise OperationError(f"a NodeConfig part of the user data is not YAML: {error}") from error
         if not isinstance(document, dict) or (document.get("apiVersion"), document.get("kind")) != (
             API_VERSION,
             "NodeConfig",
         ):
             raise OperationError(
-                f"a part of type {NODE_CONFIG} is no NodeConfig of {API_VERSION}: {str(document)[:100]}"
+                f"a part of type {NODE_CONFIG} is not a NodeConfig of {API_VERSION}: {str(document)[:100]}"
             )
         found.append(document)
     return found
 
 
 def read(user_data: str) -> NodeConfig | None:
-    """The merged NodeConfig; None when nobody says which cluster to join. Raises OperationError as `documents` does."""
+    """The merged NodeConfig; None if no document names a cluster to join. Raises OperationError as `documents` does."""
     cluster: dict[str, Any] = {}
     labels: dict[str, str] = {}
     taints: list[dict[str, str]] = []

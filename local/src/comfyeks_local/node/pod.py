@@ -1,11 +1,11 @@
 """A stand-in for a container runtime: runs the containers of a pod as processes of this machine.
 
-Environment, arguments, scripts and volumes are the pod's own. What differs, because there is no container:
+Environment, arguments, scripts and volumes are the pod's own. These differ, because there is no container:
 
 - mount paths, the ports and the address to listen on are rewritten, in arguments and environment, to folders, free
   ports and the loopback address of this machine;
-- ComfyUI's `main.py` is the stand-in server (`comfyeks_local.comfyui`), other Python interpreters are this one, and an
-  image whose entrypoint is a program that was built here is that program.
+- ComfyUI's `main.py` is replaced by the stand-in server (`comfyeks_local.comfyui`), other Python interpreters by this
+  one, and an image whose entrypoint is a program that was built here by that program.
 
 It cannot show: images, users and read-only root file systems, resource limits, network policies, Mountpoint.
 """
@@ -32,19 +32,19 @@ from comfyeks.paths import STATE
 from comfyeks_local.processes import Process, free_ports
 
 PODS = STATE / "local" / "pods"
-_LEAST_GRACE = 2.0  # seconds that kubelet grants once more when the hook has used the grace period up
+_LEAST_GRACE = 2.0  # seconds that kubelet still grants after the hook has used up the grace period
 
 
 @dataclass(frozen=True)
 class _Rewriter:
-    """Mount paths → folders, container ports → local ports, in any text of the pod."""
+    """Replaces mount paths by folders and container ports by local ports, in any text of the pod."""
 
     folders: Mapping[str, Path]
     ports: Mapping[int, int]
 
     def __call__(self, text: str) -> str:
-        # One pass: a folder of this machine may itself lie below a mount path (/tmp). A mount path ends at a path
-        # boundary: /app/input must not match in /app/inputs.
+        # In one pass, because a folder of this machine may itself lie below a mount path (/tmp). A mount path must end
+        # at a path boundary: /app/input must not match in /app/inputs.
         patterns = [r"(?P<any>\b0\.0\.0\.0\b)"]
         if self.ports:
             patterns.append(rf"(?P<port>(?<!\d)(?:{'|'.join(map(str, self.ports))})(?!\d))")
@@ -66,12 +66,12 @@ class LocalPod:
 
     Args:
         home: folder for this pod's volumes, logs and pid files.
-        name: what the pod learns as its name.
+        name: the name of the pod.
         spec: the pod's `spec`.
-        folder: the folder that a volume of the spec is.
-        env: variables of every container beside its own (endpoints, credentials).
+        folder: returns the folder that replaces a volume of the spec.
+        env: further variables of every container (endpoints, credentials).
         fields: further values of `fieldRef`, by path.
-        entrypoints: part of an image's repository → the program that the image would run.
+        entrypoints: programs that images run, by a part of the image's repository.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class LocalPod:
 
     @classmethod
     def of_chart(cls, home: Path, rendered: Rendered, node_models: Path, aws: Mapping[str, str]) -> LocalPod:
-        """A replica of the rendered Deployment without a cluster: claims are folders, the models' is the node's.
+        """A replica of the rendered Deployment without a cluster: claims are folders, that of the models is the node's.
 
         Args:
             node_models: models folder of the node that it runs on.
-            aws: AWS endpoints and credentials (the latter are what Pod Identity gives a real pod).
+            aws: AWS endpoints and credentials (Pod Identity gives a real pod the latter).
         """
         [deployment] = rendered.of_kind("Deployment")
 
@@ -113,14 +113,14 @@ class LocalPod:
                 sources = [pv["spec"] for pv in rendered.of_kind("PersistentVolume")]
                 if any("hostPath" in pv and pv["claimRef"]["name"] == claim["claimName"] for pv in sources):
                     return node_models
-                return made(home / "claims" / str(claim["claimName"]))
+                return create_folder(home / "claims" / str(claim["claimName"]))
             if config := volume.get("configMap"):
                 return config_folder(home, volume["name"], rendered.get("ConfigMap", config["name"])["data"])
-            return made(home / "volumes" / str(volume["name"]))
+            return create_folder(home / "volumes" / str(volume["name"]))
 
         return cls(home, "comfyui-0", deployment["spec"]["template"]["spec"], folder, aws)
 
-    # -- what others use ----------------------------------------------------------------------------------------------
+    # -- public ----------------------------------------------------------------------------------------------
 
     @property
     def containers(self) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ class LocalPod:
 
     @property
     def url(self) -> str:
-        """Of the first port of the first container."""
+        """URL of the first port of the first container."""
         return f"http://127.0.0.1:{self.ports[int(self.containers[0]['ports'][0]['containerPort'])]}"
 
     def process(self, container: Mapping[str, Any]) -> Process:
@@ -142,7 +142,7 @@ class LocalPod:
     def start(self, ready_within: float = 60) -> None:
         """Run init containers in order, start sidecars and the server, wait until the readiness probe passes.
 
-        Raises OperationError with the end of the log of whatever did not do its part.
+        Raises OperationError with the end of the log of the container that failed.
         """
         for container in self.init_containers:
             process = self.begin(container)
@@ -164,11 +164,11 @@ class LocalPod:
     def stop(self, grace: float | None = None) -> None:
         """End the pod as kubelet does: preStop, SIGTERM to the containers, then to the sidecars in reverse order.
 
-        All of it within the grace period; a preStop hook that takes longer is ended, and the rest follows.
+        All of this happens within the grace period; a preStop hook that takes longer is killed.
         """
         deadline = time.monotonic() + (self.grace if grace is None else grace)
 
-        def left() -> float:
+        def remaining() -> float:
             return max(_LEAST_GRACE, deadline - time.monotonic())
 
         for container in self.containers:
@@ -177,14 +177,14 @@ class LocalPod:
             if hook and process.alive():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     argv, environment = self._argv(hook, container), self._environment(container)
-                    subprocess.run(argv, env=environment, timeout=left(), check=False)
-            process.stop(left())
+                    subprocess.run(argv, env=environment, timeout=remaining(), check=False)
+            process.stop(remaining())
         unfinished = [container for container in self.init_containers if not is_sidecar(container)]
         for container in [*unfinished, *reversed(list(self._sidecars()))]:
-            self.process(container).stop(left())
+            self.process(container).stop(remaining())
 
     def begin(self, container: dict[str, Any]) -> Process:
-        """Start a container; what it needs of volumes is made before. Raises OperationError when a volume cannot be."""
+        """Create the volumes of a container and start it. Raises OperationError if a volume cannot be created."""
         process = self.process(container)
         process.start(self._argv(self._command(container), container), self._environment(container))
         return process
@@ -202,7 +202,7 @@ class LocalPod:
             return False
 
     def volume(self, name: str) -> Path:
-        """The volume's folder, made once: a container that starts must not find its script half written again."""
+        """The volume's folder, created once: a second container must not see its script being written again."""
         if name not in self._volumes:
             [volume] = [v for v in self.spec["volumes"] if v["name"] == name]
             self._volumes[name] = self._folder(volume)
@@ -219,18 +219,20 @@ class LocalPod:
         image = str(container["image"])
         program = next((path for part, path in self._entrypoints.items() if part in image), None)
         if program is None:
-            raise OperationError(f"container {container['name']}: this machine has no program for the image {image}")
+            raise OperationError(
+                f"container {container['name']}: there is no stand-in on this machine for the image {image}"
+            )
         return [str(program), *container.get("args", [])]
 
     def _argv(self, command: list[str], container: Mapping[str, Any]) -> list[str]:
         """The container's command with this machine's interpreter and, for ComfyUI's main.py, the stand-in server."""
         rewrite = self._rewriter(container)
-        words = command[command.index("--") + 1 :] if Path(command[0]).name == "tini" else command
-        main = next((i for i, word in enumerate(words) if Path(word).name == "main.py"), None)
+        arguments = command[command.index("--") + 1 :] if Path(command[0]).name == "tini" else command
+        main = next((i for i, argument in enumerate(arguments) if Path(argument).name == "main.py"), None)
         if main is not None:
-            return [sys.executable, "-m", "comfyeks_local.comfyui", *map(rewrite, words[main + 1 :])]
-        interpreter = sys.executable if Path(words[0]).name.startswith("python") else words[0]
-        return [interpreter, *map(rewrite, words[1:])]
+            return [sys.executable, "-m", "comfyeks_local.comfyui", *map(rewrite, arguments[main + 1 :])]
+        interpreter = sys.executable if Path(arguments[0]).name.startswith("python") else arguments[0]
+        return [interpreter, *map(rewrite, arguments[1:])]
 
     def _environment(self, container: Mapping[str, Any]) -> dict[str, str]:
         rewrite = self._rewriter(container)
@@ -261,20 +263,21 @@ def is_sidecar(container: Mapping[str, Any]) -> bool:
     return container.get("restartPolicy") == "Always"
 
 
-def made(folder: Path) -> Path:
+def create_folder(folder: Path) -> Path:
+    """Create the folder, and those above it, if missing; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def config_folder(home: Path, volume: str, data: Mapping[str, str]) -> Path:
-    """The folder that a ConfigMap is for a pod."""
-    folder = made(home / "volumes" / volume)
+    """Write a ConfigMap as the folder that a pod mounts."""
+    folder = create_folder(home / "volumes" / volume)
     for file, text in data.items():
         (folder / file).write_text(text)
     return folder
 
 
 def kill_all() -> None:
-    """End the containers of every pod below PODS at once, also those that a killed command left."""
+    """Kill the containers of every pod below PODS, including those of commands that were killed."""
     for record in PODS.glob("*/run/*.json"):
         Process(record.parent.parent, record.stem).kill()

@@ -1,8 +1,9 @@
 """A stand-in for the SSM agent of a local node: fetches commands, runs the document's own script, reports the result.
 
-The real agent's message channel is no AWS API and no emulator has it; ours is `/_local/ssm/` of the moto process (see
-`comfyeks_local.emulators.moto_server`). Everything else is as on AWS: the document comes by GetDocument, parameters
-with interpolationType ENV_VAR arrive as SSM_<name>, at most five commands run at once, output is cut where SSM cuts it.
+The real agent's message channel is not a public AWS API, and no emulator has it; ours is `/_local/ssm/` of the moto
+process (see `comfyeks_local.emulators.moto_server`). The rest is as on AWS: the document is fetched with GetDocument,
+parameters with interpolationType ENV_VAR are passed as SSM_<name>, at most five commands run at once, and output is cut
+where SSM cuts it.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import yaml
 WORKERS = 5  # the agent's CommandWorkersLimit
 POLL_SECONDS = 20
 RECONNECT_SECONDS = 1.0
-DEFAULT_TIMEOUT = 3600.0  # seconds a step may take when the document does not say
+DEFAULT_TIMEOUT = 3600.0  # seconds a step may take if the document sets no timeout
 STDOUT_LIMIT = 24_000  # characters that GetCommandInvocation keeps
 STDERR_LIMIT = 8_000
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command came to: `status` is Success, Failed or TimedOut."""
+    """The result of a command. `status` is Success, Failed or TimedOut."""
 
     status: str
     response_code: int
@@ -98,15 +99,15 @@ class Agent:
             async with session.post(f"{self._channel}/result", json=body) as response:
                 response.raise_for_status()
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._log(f"ssm agent: result of {command['command_id']} is lost: {error!r}")
+            self._log(f"ssm agent: result of {command['command_id']} could not be reported: {error!r}")
 
 
 async def run_document(
     document: Mapping[str, Any], given: Mapping[str, list[str]], environment: Mapping[str, str]
 ) -> Result:
-    """Runs the shell steps of a Command document (schema 2.2) one after the other, up to the first that fails.
+    """Run the shell steps of a Command document (schema 2.2) one after the other, up to the first that fails.
 
-    Raises ValueError for a parameter that the document refuses, or that it would paste into the script as text.
+    Raises ValueError for a parameter that the document does not allow, or that it would insert into the script as text.
     """
     declared: Mapping[str, Any] = document.get("parameters", {})
     if unknown := given.keys() - declared.keys():
@@ -122,7 +123,7 @@ async def run_document(
     stdout, stderr = "", ""
     for step in document["mainSteps"]:
         if step["action"] != "aws:runShellScript":
-            raise ValueError(f"step {step['name']}: action {step['action']} is not for this node")
+            raise ValueError(f"step {step['name']}: action {step['action']} is not supported on this node")
         script = "\n".join(step["inputs"]["runCommand"])
         timeout = float(step["inputs"].get("timeoutSeconds", DEFAULT_TIMEOUT))
         result = await _run_script(script, {**environment, **variables}, timeout)
@@ -146,7 +147,7 @@ async def _run_script(script: str, environment: Mapping[str, str], timeout: floa
         async with asyncio.timeout(timeout):
             stdout, stderr = await process.communicate()
     except TimeoutError:
-        return Result("TimedOut", 137, "", f"no end after {timeout:.0f} s")
+        return Result("TimedOut", 137, "", f"did not end within {timeout:.0f} s")
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

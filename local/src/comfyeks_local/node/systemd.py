@@ -1,11 +1,11 @@
-"""A stand-in for systemd on a local node: plays the installed service, timer and path units of a folder.
+"""A stand-in for systemd on a local node: runs the service, timer and path units of a folder.
 
     python -m comfyeks_local.node.systemd VERB [OPTION] UNIT...     the node's `systemctl`
 
-It reads the unit files below the node's root (drop-ins too) and knows what our units rely on: oneshot services with
+It reads the unit files below the node's root (drop-ins too) and supports what our units use: oneshot services with
 After=, Restart=on-failure, RestartSec= and RestartPreventExitStatus=; timers with OnBootSec=, OnUnitInactiveSec= and
-RandomizedDelaySec=; PathExists=; WantedBy=. Of the image's own units it knows nodeadm-run, which the caller plays.
-Sandboxing, cgroups and resource weights are read and not applied.
+RandomizedDelaySec=; PathExists=; WantedBy=. Of the image's own units it knows only nodeadm-run, which the caller
+emulates. Sandboxing, cgroups and resource weights are read and not applied.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONTROL = "COMFYEKS_SYSTEMD"  # environment variable of the node's programs: hos
 NODEADM = "nodeadm-run.service"
 _BOOT_TARGETS = ("multi-user.target", "paths.target", "timers.target")
 
-_PATH_POLL = 0.05  # seconds; the real one is told by inotify
+_PATH_POLL = 0.05  # seconds; the real one uses inotify
 _TIMER_POLL = 0.1
 _UNIT_SECONDS = {
     "": 1.0, "s": 1.0, "sec": 1.0, "ms": 0.001, "m": 60.0, "min": 60.0, "h": 3600.0, "hr": 3600.0, "d": 86400.0,
@@ -37,7 +37,7 @@ _UNIT_SECONDS = {
 
 
 class UnitError(Exception):
-    """A unit that cannot be used; what `systemctl` would print."""
+    """A unit cannot be used; the message is what `systemctl` would print."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ class Unit:
                 if value.strip():
                     values.append(value.strip())
                 else:
-                    values.clear()  # an empty assignment forgets the earlier ones
+                    values.clear()  # an empty assignment removes the earlier values
         return cls(name, dict(directives))
 
     def value(self, section: str, key: str) -> str | None:
         values = self.directives.get((section, key))
         return values[-1] if values else None
 
-    def words(self, section: str, key: str) -> list[str]:
-        return [word for value in self.directives.get((section, key), []) for word in value.split()]
+    def items(self, section: str, key: str) -> list[str]:
+        return [item for value in self.directives.get((section, key), []) for item in value.split()]
 
     def seconds(self, section: str, key: str) -> float | None:
         value = self.value(section, key)
@@ -116,14 +116,14 @@ class Systemd:
         self._inactive_since: dict[str, float] = {}
 
     async def serve(self) -> str:
-        """Listens for `systemctl`; returns the value of the CONTROL variable."""
+        """Listen for `systemctl`; returns the value of the CONTROL variable."""
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()
         self._environment[CONTROL] = f"{host}:{port}"
         return f"{host}:{port}"
 
     def boot(self) -> None:
-        """Starts what is enabled for the usual targets, and for nodeadm (ordered after it by the unit itself)."""
+        """Start the units that are enabled for the usual targets and for nodeadm (which a unit orders itself after)."""
         for target in (*_BOOT_TARGETS, NODEADM):
             for link in sorted((self._folder / f"{target}.wants").glob("*")):
                 self._start(link.name)
@@ -132,7 +132,7 @@ class Systemd:
         self._nodeadm.set()
 
     async def stop(self) -> None:
-        """Ends every unit and its processes."""
+        """Stop every unit and its processes."""
         self._server.close()
         tasks = list(self._tasks.values())
         for task in tasks:
@@ -146,7 +146,7 @@ class Systemd:
 
     def enable(self, names: list[str]) -> None:
         for name in names:
-            targets = Unit.load(self._folder, name).words("Install", "WantedBy")
+            targets = Unit.load(self._folder, name).items("Install", "WantedBy")
             if not targets:
                 raise UnitError(f"Unit {name} has no installation config (WantedBy=).")
             for target in targets:
@@ -156,13 +156,13 @@ class Systemd:
                     link.symlink_to(Path("..") / name)
 
     async def start(self, names: list[str], *, block: bool) -> None:
-        """Starts units. With `block` waits until a service has ended once, as `systemctl start` does.
+        """Start units. With `block` wait until a service has ended once, as `systemctl start` does.
 
-        Raises UnitError for the deadlock that a real node would hang in: user data runs before nodeadm, so waiting
-        there for a unit that is ordered after nodeadm never ends.
+        Raises UnitError for what would be a deadlock on a real node: user data runs before nodeadm, so it must not wait
+        for a unit that is ordered after nodeadm.
         """
         for name in names:
-            if block and not self._nodeadm.is_set() and NODEADM in Unit.load(self._folder, name).words("Unit", "After"):
+            if block and not self._nodeadm.is_set() and NODEADM in Unit.load(self._folder, name).items("Unit", "After"):
                 raise UnitError(f"{name} is ordered After={NODEADM}, which waits for this script: use --no-block")
         started = [self._start(name) for name in names]
         if block:
@@ -184,21 +184,21 @@ class Systemd:
         kind = name.rpartition(".")[2]
         if kind == "service":
             self._state[name] = "activating"
-            task = asyncio.create_task(self._play_service(unit), name=name)
+            task = asyncio.create_task(self._run_service(unit), name=name)
         elif kind in ("path", "timer"):
             self._state[name] = "active"
-            task = asyncio.create_task(self._play_path(unit) if kind == "path" else self._play_timer(unit), name=name)
+            task = asyncio.create_task(self._watch_path(unit) if kind == "path" else self._run_timer(unit), name=name)
         else:
-            raise UnitError(f"Unit {name}: the local node's systemd knows services, timers and paths only.")
+            raise UnitError(f"Unit {name}: the local node's systemd supports only services, timers and paths.")
         self._tasks[name] = task
         return task
 
-    async def _play_service(self, unit: Unit) -> None:
+    async def _run_service(self, unit: Unit) -> None:
         if unit.value("Service", "Type") != "oneshot":
-            raise UnitError(f"Unit {unit.name}: the local node's systemd knows Type=oneshot only.")
-        if NODEADM in unit.words("Unit", "After"):
+            raise UnitError(f"Unit {unit.name}: the local node's systemd supports only Type=oneshot.")
+        if NODEADM in unit.items("Unit", "After"):
             await self._nodeadm.wait()
-        final = {int(code) for code in unit.words("Service", "RestartPreventExitStatus")}
+        final = {int(code) for code in unit.items("Service", "RestartPreventExitStatus")}
         while (code := await self._execute(unit)) != 0:
             if unit.value("Service", "Restart") != "on-failure" or code in final:
                 break
@@ -226,14 +226,14 @@ class Systemd:
                         process.terminate()
                     await process.wait()
 
-    async def _play_path(self, unit: Unit) -> None:
-        paths = [self._root / path.lstrip("/") for path in unit.words("Path", "PathExists")]
+    async def _watch_path(self, unit: Unit) -> None:
+        paths = [self._root / path.lstrip("/") for path in unit.items("Path", "PathExists")]
         while True:
             if self.is_active(unit.service) != "activating" and any(path.exists() for path in paths):
                 self._start(unit.service)
             await asyncio.sleep(_PATH_POLL)
 
-    async def _play_timer(self, unit: Unit) -> None:
+    async def _run_timer(self, unit: Unit) -> None:
         on_boot = unit.seconds("Timer", "OnBootSec")
         on_inactive = unit.seconds("Timer", "OnUnitInactiveSec")
         spread = unit.seconds("Timer", "RandomizedDelaySec") or 0.0
@@ -265,8 +265,8 @@ class Systemd:
 
     async def _systemctl(self, arguments: list[str]) -> tuple[int, str]:
         verb, *rest = arguments or [""]
-        options = {word for word in rest if word.startswith("-")}
-        names = [word for word in rest if not word.startswith("-")]
+        options = {argument for argument in rest if argument.startswith("-")}
+        names = [argument for argument in rest if not argument.startswith("-")]
         if verb == "daemon-reload" and not rest:
             self.daemon_reload()
         elif verb == "enable" and names and options <= {"--now"}:
@@ -284,7 +284,7 @@ class Systemd:
 
 
 def main() -> int:
-    """`systemctl` of a local node: asks the node's systemd, prints its answer, returns its exit code."""
+    """`systemctl` of a local node: send the arguments to the node's systemd, print its answer, return its exit code."""
     host, _, port = os.environ[CONTROL].rpartition(":")
     with socket.create_connection((host, int(port))) as connection, connection.makefile("rw") as stream:
         stream.write(json.dumps(sys.argv[1:]) + "\n")

@@ -1,14 +1,14 @@
-"""Every place where an emulator answers differently from AWS and something of ours needs AWS's answer.
+"""Every place where an emulator answers differently from AWS and this project needs the answer of AWS.
 
 A bridge patches one emulator inside its own process, before it serves. Each has a probe in `tests/local` that fails on
-the unpatched emulator, so a newer version that closes the gap says so, and passes on the bridged one. Nothing in the
-product knows any of this: a difference that only an emulator shows is bridged here or lived with.
+the unpatched emulator and passes on the bridged one, so a test fails when a newer emulator no longer needs the bridge.
+The product has no code for emulators: a difference that only an emulator shows is bridged here or accepted.
 
     from comfyeks_local.emulators.bridges import BRIDGES, bridge
 
     @bridge("ssm-run-command", "moto", aws="…", gap="…", needed_by="…")
     def run_command() -> None:
-        '''Patches the emulator's modules, which are imported here and nowhere earlier.'''
+        '''Patch the emulator's modules, which must be imported here and not earlier.'''
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ BRIDGES: dict[str, Bridge] = {}
 def bridge(
     name: str, emulator: Emulator, *, aws: str, gap: str, needed_by: str
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Decorator: registers a function that patches an emulator."""
+    """Register a function that patches an emulator (a decorator)."""
 
     def register(apply: Callable[[], None]) -> Callable[[], None]:
         if name in BRIDGES:
-            raise ValueError(f"two bridges are called {name!r}")
+            raise ValueError(f"two bridges have the name {name!r}")
         BRIDGES[name] = Bridge(name, emulator, aws, gap, needed_by, apply)
         return apply
 
@@ -63,7 +63,7 @@ def bridge(
 
 
 def load(emulator: Emulator) -> list[Bridge]:
-    """All bridges of an emulator, unapplied."""
+    """All bridges of an emulator, without applying them."""
     for module in _MODULES[emulator]:
         importlib.import_module(f"{__name__}.{module}")
     return [bridge for bridge in BRIDGES.values() if bridge.emulator == emulator]

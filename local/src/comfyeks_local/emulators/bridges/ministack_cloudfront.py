@@ -1,4 +1,4 @@
-"""MiniStack's CloudFront. Load balancers are moto's."""
+"""Bridges for CloudFront, which MiniStack serves; load balancers are served by moto."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfyeks_local.emulators.bridges import bridge
     "vpc-origin-load-balancer",
     "ministack",
     aws="A VPC origin names a load balancer that exists.",
-    gap="Looks for it among its own, where there is none: Elastic Load Balancing is moto's.",
+    gap="Looks for it in MiniStack, which has none: moto serves Elastic Load Balancing.",
     needed_by="Terraform (CloudFront in front of the internal load balancer)",
 )
 def vpc_origin_load_balancer() -> None:

@@ -1,4 +1,4 @@
-"""MiniStack's CodeBuild."""
+"""Bridges for CodeBuild, which MiniStack serves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comfyeks_local.emulators.bridges import bridge
 
 Answer = tuple[int, dict[str, str], Any]  # status, headers, JSON body
 
-FORGOTTEN = {
+DEFAULTS = {
     "cache": {"type": "NO_CACHE"},
     "logsConfig": {"cloudWatchLogs": {"status": "ENABLED"}, "s3Logs": {"status": "DISABLED"}},
     "queuedTimeoutInMinutes": 480,
@@ -19,7 +19,7 @@ FORGOTTEN = {
     "codebuild-project-settings",
     "ministack",
     aws="Keeps a project's logs, cache and queue time, with defaults, and takes its ARN in place of its name.",
-    gap="Forgets them, so Terraform plans to set them forever; does not find a project by its ARN.",
+    gap="Drops them, so every plan of Terraform sets them again; does not find a project by its ARN.",
     needed_by="a second `make infra` without changes, `make infra-destroy`",
 )
 def codebuild_project_settings() -> None:
@@ -29,22 +29,22 @@ def codebuild_project_settings() -> None:
     create, update, delete = codebuild._create_project, codebuild._update_project, codebuild._delete_project
 
     def project_shape(project: dict[str, Any]) -> dict[str, Any]:
-        return {**shape(project), **{key: project.get(key, default) for key, default in FORGOTTEN.items()}}
+        return {**shape(project), **{key: project.get(key, default) for key, default in DEFAULTS.items()}}
 
-    def keep(answer: Answer, data: dict[str, Any]) -> Answer:
+    def store(answer: Answer, data: dict[str, Any]) -> Answer:
         if answer[0] != 200:
             return answer
         project = codebuild._projects[data["name"]]
-        project.update({key: data[key] for key in FORGOTTEN if key in data})
+        project.update({key: data[key] for key in DEFAULTS if key in data})
         kept: Answer = codebuild.json_response({"project": project_shape(project)})
         return kept
 
     def create_project(data: dict[str, Any]) -> Answer:
-        return keep(create(data), data)
+        return store(create(data), data)
 
     def update_project(data: dict[str, Any]) -> Answer:
         named = {**data, "name": _name(data)}
-        return keep(update(named), named)
+        return store(update(named), named)
 
     def delete_project(data: dict[str, Any]) -> Answer:
         answer: Answer = delete({**data, "name": _name(data)})

@@ -1,4 +1,4 @@
-"""MiniStack's Cognito."""
+"""Bridges for Cognito, which MiniStack serves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from comfyeks_local.emulators.bridges import bridge
 @bridge(
     "cognito-mfa-off",
     "ministack",
-    aws="MFA that is turned off has no second factor configured any more.",
-    gap="Keeps what was configured before.",
-    needed_by="Terraform (cognito_mfa turned off is a difference in every plan)",
+    aws="Turning MFA off removes the configured second factors.",
+    gap="Keeps them.",
+    needed_by="Terraform (after cognito_mfa is turned off, every plan shows a difference)",
 )
 def cognito_mfa_off() -> None:
     from ministack.services import cognito

@@ -1,4 +1,4 @@
-"""MiniStack's EKS. EC2 is moto's, so what EKS makes there is made through the EC2 API."""
+"""Bridges for EKS, which MiniStack serves; what EKS creates in EC2 is created through the EC2 API, in moto."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _ec2(region: str) -> Any:
 @bridge(
     "eks-cluster-security-group",
     "ministack",
-    aws="Makes a security group in the cluster's VPC and returns its id and the VPC's.",
-    gap="Returns a random group id and the VPC id vpc-00000000, which EC2 does not know.",
+    aws="Creates a security group in the cluster's VPC and returns the ids of both.",
+    gap="Returns a random group id and the VPC id vpc-00000000, which do not exist in EC2.",
     needed_by="Terraform (tags the group for Karpenter's discovery), node security",
 )
 def eks_cluster_security_group() -> None:
@@ -84,7 +84,7 @@ def eks_cluster_security_group() -> None:
     "eks-upgrade-policy",
     "ministack",
     aws="Keeps the cluster's upgrade policy (default EXTENDED).",
-    gap="Forgets it, so Terraform plans to set it forever.",
+    gap="Drops it, so every plan of Terraform sets it again.",
     needed_by="a second `make infra` without changes",
 )
 def eks_upgrade_policy() -> None:
@@ -107,7 +107,7 @@ def eks_upgrade_policy() -> None:
     "eks-node-group-launch-template",
     "ministack",
     aws="Keeps a node group's launch template (id, name, version), update and repair settings.",
-    gap="Forgets them, so Terraform plans to replace the node group forever.",
+    gap="Drops them, so every plan of Terraform replaces the node group.",
     needed_by="a second `make infra` without changes",
 )
 def eks_node_group_launch_template() -> None:
@@ -133,7 +133,7 @@ def eks_node_group_launch_template() -> None:
                 "name": known["LaunchTemplateName"],
                 "version": template.get("version", str(known["DefaultVersionNumber"])),
             }
-            group.pop("diskSize", None)  # the template's business
+            group.pop("diskSize", None)  # the template decides it
         return _json(200, {"nodegroup": group})
 
     eks._create_nodegroup = create_nodegroup
@@ -143,7 +143,7 @@ def eks_node_group_launch_template() -> None:
     "eks-addon-pod-identity",
     "ministack",
     aws="An add-on's pod identity associations are associations owned by the add-on; it lists their ARNs.",
-    gap="Returns the request's objects where ARNs belong (the provider cannot read them), and makes no association.",
+    gap="Returns the request's objects where ARNs belong (the provider cannot read them), and creates no association.",
     needed_by="add-ons with a role (S3 CSI driver)",
 )
 def eks_addon_pod_identity() -> None:
@@ -194,9 +194,9 @@ def eks_addon_pod_identity() -> None:
 @bridge(
     "eks-updates",
     "ministack",
-    aws="Changes a cluster's endpoint access and logs, a node group's size and template, and tells of each change.",
-    gap="Has no such calls.",
-    needed_by="settings that change on a platform that is up (`api_allowed_cidrs`, `system_node_count`)",
+    aws="Changes a cluster's endpoint access and logs, a node group's size and template, and describes each update.",
+    gap="Does not support these calls.",
+    needed_by="changed settings of a running platform (`api_allowed_cidrs`, `system_node_count`)",
 )
 def eks_updates() -> None:
     from ministack.services import eks
@@ -204,13 +204,15 @@ def eks_updates() -> None:
     route = eks._handle_request_sync
     updates: dict[str, dict[str, Any]] = {}
 
-    def change(cluster: dict[str, Any], group: dict[str, Any] | None, asked: dict[str, Any]) -> None:
+    def change(cluster: dict[str, Any], group: dict[str, Any] | None, requested: dict[str, Any]) -> None:
         if group is None:
-            cluster["resourcesVpcConfig"].update(asked.get("resourcesVpcConfig", {}))
-            cluster.update({key: asked[key] for key in ("logging", "upgradePolicy", "version") if key in asked})
+            cluster["resourcesVpcConfig"].update(requested.get("resourcesVpcConfig", {}))
+            cluster.update({key: requested[key] for key in ("logging", "upgradePolicy", "version") if key in requested})
             return
-        group.update({key: asked[key] for key in ("scalingConfig", "updateConfig", "nodeRepairConfig") if key in asked})
-        group.setdefault("launchTemplate", {}).update(asked.get("launchTemplate", {}))
+        group.update(
+            {key: requested[key] for key in ("scalingConfig", "updateConfig", "nodeRepairConfig") if key in requested}
+        )
+        group.setdefault("launchTemplate", {}).update(requested.get("launchTemplate", {}))
 
     def handle(method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, Any]) -> Answer:
         match = _UPDATES.fullmatch(path)
@@ -232,9 +234,9 @@ def eks_updates() -> None:
 @bridge(
     "eks-tags",
     "ministack",
-    aws="Tags that are put on something later show when it is described; pod identity associations take them too.",
-    gap="Keeps them apart from what it describes, and refuses associations.",
-    needed_by="a change of the tags (`tags`) on a platform that is up",
+    aws="Describing a resource shows tags that were added later; pod identity associations can have tags too.",
+    gap="Stores them apart from the resource that it describes, and rejects associations.",
+    needed_by="changed tags (`tags`) of a running platform",
 )
 def eks_tags() -> None:
     from ministack.services import eks

@@ -12,8 +12,8 @@ from comfyeks_local.emulators.bridges import bridge
     "lambda-sqs-batches",
     "ministack",
     aws="A mapping collects messages until its batch size, its batching window or 6 MB is reached.",
-    gap="Takes at most 10 messages and never waits, so a burst makes a hundred times the invocations and commands.",
-    needed_by="the bound on commands per burst (⌈events / batch size⌉), shown on this machine",
+    gap="Takes at most 10 messages and never waits, so a burst causes a hundred times the invocations and commands.",
+    needed_by="tests of the limit of commands per burst (⌈events / batch size⌉)",
 )
 def lambda_sqs_batches() -> None:
     from ministack.services import lambda_svc, sqs

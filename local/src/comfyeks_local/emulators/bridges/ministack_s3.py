@@ -11,8 +11,8 @@ from comfyeks_local.emulators.bridges import bridge
     "s3-delete-event-fields",
     "ministack",
     aws="An ObjectRemoved:Delete event has neither size nor eTag.",
-    gap="Sends size 0 and an empty eTag, which hides code that reads them.",
-    needed_by="an honest test of the model-sync Lambda",
+    gap="Sends size 0 and an empty eTag, which hides bugs in code that reads them.",
+    needed_by="tests of the model-sync Lambda function",
 )
 def s3_delete_event_fields() -> None:
     from ministack.services import s3

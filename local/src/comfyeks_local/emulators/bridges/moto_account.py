@@ -1,4 +1,4 @@
-"""What an account has before anything is made in it: quotas, and roles that services make for themselves."""
+"""Bridges for what a new account already has: quotas, and the roles that services create for themselves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GPU_QUOTAS = {
 @bridge(
     "gpu-quotas",
     "moto",
-    aws="Tells the vCPUs of GPU instances that an account may run.",
-    gap="Knows the quotas of VPC only.",
+    aws="Returns how many vCPUs of GPU instances an account may run.",
+    gap="Has only the quotas of VPC.",
     needed_by="the checks before the first apply, `comfyeks doctor`",
 )
 def gpu_quotas() -> None:
@@ -48,9 +48,9 @@ def gpu_quotas() -> None:
 @bridge(
     "spot-role-name",
     "moto",
-    aws="Calls the service-linked role of spot AWSServiceRoleForEC2Spot.",
-    gap="Calls it AWSServiceRoleForspot.",
-    needed_by="the checks before the first apply, which make it where it is missing",
+    aws="Names the service-linked role for spot AWSServiceRoleForEC2Spot.",
+    gap="Names it AWSServiceRoleForspot.",
+    needed_by="the checks before the first apply, which create the role if it is missing",
 )
 def spot_role_name() -> None:
     from moto.iam import models

@@ -1,4 +1,4 @@
-"""moto's EC2, and the public AMI parameters that lead to its images."""
+"""Bridges for EC2, which moto serves, and for the public SSM parameters that name its AMIs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # What "recommended" resolves to; any other release of the form vYYYYMMDD exists too.
 RECOMMENDED_RELEASE = "20261101"
-# What nodes and controllers need of a region's services.
+# The services of a region that nodes and controllers need.
 INTERFACE_SERVICES = (
     "ec2",
     "ecr.api",
@@ -43,8 +43,8 @@ _EKS_AMI_PARAMETER = re.compile(
     "eks-ami-parameters",
     "moto",
     aws="Publishes SSM parameters for every EKS-optimized AMI, and the AMIs themselves.",
-    gap="Knows neither, and refuses to store parameters below /aws/.",
-    needed_by="launching nodes (local nodes, Karpenter, Terraform look the image up)",
+    gap="Has neither, and refuses to store parameters below /aws/.",
+    needed_by="launching nodes (local nodes, Karpenter and Terraform look up the AMI)",
 )
 def eks_ami_parameters() -> None:
     from moto.ssm.models import Parameter, ParameterDict
@@ -112,8 +112,8 @@ def _eks_image(account: str, region: str, found: re.Match[str]) -> tuple[str, st
 @bridge(
     "launch-template-own-tags",
     "moto",
-    aws="Tags given to a launch template itself are no part of the launch template's data.",
-    gap="They appear as a tag specification of the data, so Terraform plans to remove them forever.",
+    aws="The tags of a launch template itself are not part of the launch template's data.",
+    gap="They appear as a tag specification of the data, so every plan of Terraform removes them.",
     needed_by="a second `make infra` without changes",
 )
 def launch_template_own_tags() -> None:
@@ -135,9 +135,9 @@ def launch_template_own_tags() -> None:
 @bridge(
     "launch-template-changed-tags",
     "moto",
-    aws="Tags that are put on a launch template later show when it is described.",
-    gap="Shows those of its creation for ever.",
-    needed_by="a change of the tags (`tags`) on a platform that is up",
+    aws="Describing a launch template shows tags that were added later.",
+    gap="Always shows the tags of its creation.",
+    needed_by="changed tags (`tags`) of a running platform",
 )
 def launch_template_changed_tags() -> None:
     from moto.ec2.models.launch_templates import LaunchTemplate
@@ -149,7 +149,7 @@ def launch_template_changed_tags() -> None:
     "fleet-security-groups",
     "moto",
     aws="Instances of a fleet get the security groups of the launch template, also those of its network interfaces.",
-    gap="They get the default group unless the template uses the EC2-Classic field; Karpenter then sees endless drift.",
+    gap="They get the default group unless the template uses the EC2-Classic field; Karpenter then always sees drift.",
     needed_by="Karpenter (sets groups on the network interface)",
 )
 def fleet_security_groups() -> None:
@@ -172,8 +172,8 @@ def fleet_security_groups() -> None:
 @bridge(
     "security-group-rule-descriptions",
     "moto",
-    aws="A security group rule keeps its description, whatever it names: addresses, another group or a prefix list.",
-    gap="Rules that name a group or a prefix list forget it, so Terraform plans to set it forever.",
+    aws="A security group rule keeps its description, whether it refers to addresses, another group or a prefix list.",
+    gap="Rules that refer to a group or a prefix list drop it, so every plan of Terraform sets it again.",
     needed_by="a second `make infra` without changes",
 )
 def security_group_rule_descriptions() -> None:
@@ -188,7 +188,7 @@ def security_group_rule_descriptions() -> None:
         self.__dict__["given_description"] = named.get("Description")
 
     def description(self: SecurityGroupRule) -> str | None:
-        # A later change of any rule's description is kept where moto keeps the one of addresses.
+        # moto stores a changed description of any rule where it stores the description of addresses.
         return of_addresses(self) or self.__dict__.get("given_description")
 
     SecurityGroupRule.__init__ = init  # type: ignore[method-assign]
@@ -198,8 +198,8 @@ def security_group_rule_descriptions() -> None:
 @bridge(
     "vpc-endpoint-services",
     "moto",
-    aws="Names every service that has an interface endpoint in the region.",
-    gap="Answers 500 at first, for want of libraries of services that we do not ask it for, then leaves out several.",
+    aws="Lists every service that has an interface endpoint in the region.",
+    gap="First answers 500, because it imports libraries of other services that are not installed; then omits several.",
     needed_by="interface endpoints (`interface_endpoints = true`)",
 )
 def vpc_endpoint_services() -> None:

@@ -8,9 +8,9 @@ from comfyeks_local.emulators.bridges import bridge
 @bridge(
     "efs-policy-removal",
     "moto",
-    aws="Removes a file system's policy, and says afterwards that there is none.",
-    gap="Does not know DeleteFileSystemPolicy.",
-    needed_by="`efs = true` turned back, `make infra-destroy`",
+    aws="Deletes a file system's policy, and then reports that there is none.",
+    gap="Does not support DeleteFileSystemPolicy.",
+    needed_by="changing `efs = true` back to false, `make infra-destroy`",
 )
 def efs_policy_removal() -> None:
     from moto.efs.responses import EFSResponse

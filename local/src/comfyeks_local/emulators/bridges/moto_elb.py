@@ -1,4 +1,4 @@
-"""moto's Elastic Load Balancing."""
+"""Bridges for Elastic Load Balancing, which moto serves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 @bridge(
     "privatelink-rules-of-load-balancer",
     "moto",
-    aws="A network load balancer keeps whether its groups' rules hold for what comes by PrivateLink (default on).",
-    gap="Forgets it, so Terraform plans to set it forever.",
+    aws="A network load balancer stores whether its security groups apply to PrivateLink traffic (default: on).",
+    gap="Drops it, so every plan of Terraform sets it again.",
     needed_by="a second `make infra` with PrivateLink without changes",
 )
 def privatelink_rules_of_load_balancer() -> None:

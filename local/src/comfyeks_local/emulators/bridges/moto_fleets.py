@@ -1,4 +1,4 @@
-"""moto's fleets: what Karpenter launches instances with."""
+"""Bridges for fleets, which moto serves: Karpenter launches instances with CreateFleet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Shortages:
         return any(wanted in ("*", lifecycle) and fnmatch(instance_type, kind) for wanted, kind in self._pairs)
 
 
-# Those of this process; `comfyeks_local.emulators.moto_server` sets them.
+# The shortages of this process; `comfyeks_local.emulators.moto_server` sets them.
 shortages = Shortages()
 
 
@@ -29,7 +29,7 @@ shortages = Shortages()
     "fleet-launch-template-tags",
     "moto",
     aws="An instance of a fleet carries the tags aws:ec2launchtemplate:id and :version of the template it came from.",
-    gap="Only instances of RunInstances do, so nothing leads from a fleet's instance to its template.",
+    gap="Only instances of RunInstances do, so the template of a fleet's instance cannot be found.",
     needed_by="the local cluster (role of an instance), tests of the launch template",
 )
 def fleet_launch_template_tags() -> None:
@@ -53,9 +53,9 @@ def fleet_launch_template_tags() -> None:
 @bridge(
     "fleet-capacity",
     "moto",
-    aws="CreateFleet takes the pools that have capacity; where none has, it succeeds with errors and no instances.",
+    aws="CreateFleet uses pools that have capacity; if none has, it succeeds, with errors and without instances.",
     gap="Every pool always has capacity.",
-    needed_by="the local cluster: spot that has run out, instance types that are not to be had (`/_local/shortages`)",
+    needed_by="the local cluster: no spot capacity, unavailable instance types (`/_local/shortages`)",
 )
 def fleet_capacity() -> None:
     from moto.core.responses import ActionResult

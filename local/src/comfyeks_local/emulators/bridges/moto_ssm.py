@@ -1,4 +1,4 @@
-"""moto's Systems Manager."""
+"""Bridges for Systems Manager, which moto serves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def patch_run_command() -> None:
     from moto.ssm.exceptions import SSMException
     from moto.ssm.responses import SimpleSystemManagerResponse
 
-    def refusing(operation: Any) -> Any:
+    def rejecting(operation: Any) -> Any:
         def call(self: SimpleSystemManagerResponse) -> ActionResult:
             try:
                 return ActionResult(operation(self))
@@ -37,7 +37,7 @@ def patch_run_command() -> None:
         return call
 
     for name in ("send_command", "list_commands", "get_command_invocation", "list_command_invocations"):
-        setattr(SimpleSystemManagerResponse, name, refusing(globals()[f"_{name}"]))
+        setattr(SimpleSystemManagerResponse, name, rejecting(globals()[f"_{name}"]))
 
 
 def _scope(response: SimpleSystemManagerResponse) -> tuple[str, str]:
@@ -82,7 +82,7 @@ def _send_command(response: SimpleSystemManagerResponse) -> dict[str, Any]:
 
 
 def _filter_name(target_key: str) -> str:
-    """DescribeInstances' filter for a target's key."""
+    """The filter of DescribeInstances for a target's key."""
     if target_key.startswith("tag:") or target_key == "tag-key":
         return target_key
     if target_key == "InstanceIds":
