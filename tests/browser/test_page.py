@@ -1,6 +1,7 @@
-"""A person at the page: opens it, opens an example workflow, presses Run, sees the picture, which lies in the bucket.
+"""A person uses the page: opens an example workflow, presses Run and sees the picture, which is then in the bucket.
 
-The page is the real front end, the pod the chart's (ComfyUI itself is the stand-in), the bucket the local AWS's.
+The page is ComfyUI's real front end, the pod that of the chart (with the stand-in for ComfyUI), the bucket in the local
+AWS.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ pytestmark = [
 ]
 
 
-def test_the_page_is_that_of_the_image() -> None:
+def test_the_page_has_the_version_of_the_image() -> None:
     lock = (REPO_ROOT / "image" / "requirements" / "comfyui.lock").read_text()
     wanted = re.search(r"^comfyui-frontend-package==(\S+)", lock, re.MULTILINE)
     assert wanted is not None
@@ -64,7 +65,7 @@ def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalAws]:
 
 @pytest.fixture
 def pod(aws: LocalAws, tmp_path: Path) -> Iterator[LocalPod]:
-    """A replica of the chart, on a node that has the example's model."""
+    """A pod of the chart, on a node that has the example's model."""
     models = tmp_path / "models"
     write_model(models, f"checkpoints/{CHECKPOINT}")
     values = {
@@ -95,7 +96,7 @@ def stored() -> dict[str, bytes]:
 
 
 def open_file(page: Page, path: Path) -> None:
-    """Ctrl+O. The page takes keys a while after it shows itself, and does not say when."""
+    """Press Ctrl+O until the dialog opens: the page accepts keys only some time after it appears."""
     for _ in range(30):
         try:
             with page.expect_file_chooser(timeout=3000) as chooser:
@@ -118,11 +119,11 @@ def test_a_person_runs_an_example_and_sees_its_picture(
 
     open_file(page, WORKFLOW)
     page.get_by_text(WORKFLOW.stem).first.wait_for()
-    # The page made a graph of it: its nodes, by their titles.
+    # The page shows its graph nodes, by their titles.
     titles = {node["_meta"]["title"] for node in json.loads(WORKFLOW.read_text()).values()}
     assert set(page.evaluate("window.app.graph.nodes.map(node => node.title)")) == titles
 
-    # The page loads a picture when its node comes into sight.
+    # The page loads a picture when its graph node becomes visible.
     page.evaluate(f"window.app.canvas.setZoom(0.5), window.app.canvas.centerOnNode({SAVE_NODE})")
     run.click()
     shown = page.wait_for_function(f"() => {SAVE_NODE}?.imgs?.find(image => image.naturalWidth)?.src").json_value()

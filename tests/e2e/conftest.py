@@ -1,4 +1,4 @@
-"""One platform on one local AWS for all tests here: made from a copy of the working tree, as a fresh clone would."""
+"""One platform on one local AWS for all tests here, created from a copy of the working tree, like a fresh clone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROJECT = "e2e"
 
 @dataclass
 class Platform:
-    """The platform under test. `clone` is where it was made."""
+    """The platform under test. `clone` is the checkout that created it."""
 
     clone: Clone
     deployment: Deployment
@@ -75,7 +75,7 @@ def names_on(node: LocalNode) -> set[str]:
 def content_of(node: LocalNode) -> dict[str, bytes]:
     try:
         return {name: (node.models / name).read_bytes() for name in names_on(node)}
-    except FileNotFoundError:  # renamed or deleted between the two looks: look again
+    except FileNotFoundError:  # renamed or deleted between the two reads: read again
         return {}
 
 
@@ -110,7 +110,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 @pytest.fixture
 def three_nodes(platform: Platform) -> list[LocalNode]:
-    """Three local nodes that booted the rendered user data; made once, empty bucket at the start of each test."""
+    """Three local nodes with the rendered user data, created once; each test starts with an empty bucket."""
     values = platform.clone.root / ".comfyeks" / platform.deployment.name / "karpenter-gpu.values.yaml"
     [node_class] = render("karpenter-gpu", files=[values]).of_kind("EC2NodeClass")
     while len(platform.nodes) < 3:

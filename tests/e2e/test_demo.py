@@ -1,4 +1,4 @@
-"""What the README promises a newcomer: `make demo`."""
+"""`make demo`, as the README describes it for a newcomer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def left_by(root: Path) -> list[psutil.Process]:
 
 @pytest.fixture
 def default_ports_taken() -> Iterator[None]:
-    """Somebody else listens on the ports that the local AWS prefers."""
+    """Other programs listen on the ports that the local AWS prefers."""
     with contextlib.ExitStack() as stack:
         for port in PARTS.values():
             with contextlib.suppress(OSError):  # taken already
@@ -61,7 +61,7 @@ def newcomer(clone: Clone) -> subprocess.CompletedProcess[str]:
     lines = [line.removeprefix("$ ") for line in transcript.splitlines()]
     assert lines[0] == "make demo KEEP=1"
     assert lines[-1] == "comfyeks local down"
-    # As `make setup` would have made it, and `make demo` calls it.
+    # As `make setup` would have installed it, and as `make demo` calls it.
     program = clone.root / ".venv" / "bin" / "comfyeks"
     program.parent.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m comfyeks "$@"\n')
@@ -79,7 +79,7 @@ def test_the_demo_and_the_documents_transcript_survive_a_kill_and_end_clean(
     killed = subprocess.Popen(
         clone.argv("demo", "--no-cluster"), cwd=clone.root, env=clone.env, stderr=subprocess.DEVNULL
     )
-    # In the middle of Terraform: emulators, a command of the demo's and its own children are what it leaves.
+    # In the middle of Terraform: it leaves behind the emulators, a command of the demo and that command's children.
     wait_until("terraform", lambda: any("terraform" in process.name() for process in left_by(clone.root)), 120)
     assert killed.poll() is None, "the demo ended before it could be killed"
     killed.kill()

@@ -1,7 +1,7 @@
-"""What goes wrong around Karpenter, on the real one: where capacity ends, and what a wrong value looks like.
+"""Failures with the real Karpenter: missing capacity, and wrong values of the charts.
 
-No node has to join for this: what Karpenter asks EC2 for, and what `comfyeks doctor` and `status` say, is the result.
-Minutes: only with COMFYEKS_TEST_KARPENTER=1 (docs/local.md).
+No node has to join: the tests check what Karpenter requests from EC2 and what `comfyeks doctor` and `status` report.
+They take minutes, and run only with COMFYEKS_TEST_KARPENTER=1 (docs/local.md).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Live:
         return self.instances()[0]
 
     def messages(self, kind: str) -> str:
-        """Everything that conditions and events tell about a kind."""
+        """All messages of conditions and events of a kind."""
         conditions = [each for item in self.api.list(kind) for each in item.get("status", {}).get("conditions", [])]
         events = [event for event in self.api.list("Event") if event["involvedObject"]["kind"] == kind]
         return "\n".join(str(each.get("message", "")) for each in (*conditions, *events))
@@ -93,7 +93,7 @@ class Live:
             self.cluster.helm("uninstall", release, "--namespace", namespace, "--ignore-not-found")
         for claim in self.api.list("NodeClaim"):
             self.api.delete("NodeClaim", None, claim["metadata"]["name"])
-        # A node class goes after its last node; a new one of its name would be that one.
+        # A node class is deleted after its last node; a new one with its name would be the same object until then.
         self.wait("no node", lambda: not self.instances() and not self.api.list("EC2NodeClass"), 120)
         self.api.cluster.delete("/api/v1/namespaces/comfyui/events")
 
@@ -145,14 +145,14 @@ def test_without_spot_capacity_the_node_is_on_demand(live: Live) -> None:
     assert live.aws.calls()["ec2.CreateFleet"] > 1
 
 
-def test_a_type_that_is_not_to_be_had_is_replaced_by_another_family(live: Live) -> None:
+def test_an_unavailable_type_is_replaced_by_another_family(live: Live) -> None:
     family = live.launched()["InstanceType"].partition(".")[0]
     live.clear()
     live.aws.set_shortages(("*", f"{family}.*"))
     assert live.launched()["InstanceType"].partition(".")[0] != family
 
 
-def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
+def test_a_pool_at_its_limit_is_reported_by_doctor_and_status(live: Live) -> None:
     live.pools("poolDefaults.maxGpus=1")
     live.pods(2)
     live.wait("the event", lambda: "instance types exceed limits for nodepool" in live.messages("Pod"))
@@ -161,16 +161,16 @@ def test_the_limit_of_a_pool_is_told_where_people_look(live: Live) -> None:
         assert "the pool's own limit of GPUs is reached" in live.command(verb)
 
 
-def told(live: Live, reason: str, fix: str) -> None:
-    """Both commands say the reason in plain words, with what to do; and nothing was started."""
+def assert_reported(live: Live, reason: str, fix: str) -> None:
+    """Both commands report the reason with its fix, and no instance was started."""
     live.wait("the reason", lambda: any(reason in each.message for each in karpenter.reasons(live.api.cluster)))
-    words = f"no node starts: ec2nodeclass karpenter-gpu-default is not ready: {reason}"
+    message = f"no node starts: ec2nodeclass karpenter-gpu-default is not ready: {reason}"
     live.wait(
-        "the pod's", lambda: any(why and words in why.message for _, why in explained(live.api.cluster, NAMESPACE))
+        "the pod's", lambda: any(why and message in why.message for _, why in explained(live.api.cluster, NAMESPACE))
     )
     for verb in ("doctor", "status"):
         printed = live.command(verb)
-        assert words in printed
+        assert message in printed
         assert fix in printed
     assert not live.instances()
 
@@ -182,16 +182,16 @@ def told(live: Live, reason: str, fix: str) -> None:
         ("nodeRole=nobody", "there is no IAM role nobody for its nodes", "nodeRole"),
     ],
 )
-def test_a_wrong_value_is_told_in_plain_words(live: Live, wrong: str, reason: str, fix: str) -> None:
+def test_a_wrong_value_is_reported_in_plain_words(live: Live, wrong: str, reason: str, fix: str) -> None:
     live.pools(wrong)
     live.pods(1)
-    told(live, reason, f"{fix} of charts/karpenter-gpu has to")
+    assert_reported(live, reason, f"{fix} of charts/karpenter-gpu has to")
 
 
-def test_user_data_that_is_broken_mime_is_told_and_starts_nothing(live: Live) -> None:
+def test_broken_mime_in_the_user_data_is_reported_and_starts_no_instance(live: Live) -> None:
     live.pools()
     [node_class] = live.api.list("EC2NodeClass")
     broken = {"spec": {"userData": BROKEN}}
     live.api.patch("EC2NodeClass", None, node_class["metadata"]["name"], broken)
     live.pods(1)
-    told(live, "its user data is not MIME text that Karpenter can read", "charts/karpenter-gpu")
+    assert_reported(live, "its user data is not MIME text that Karpenter can read", "charts/karpenter-gpu")

@@ -25,10 +25,10 @@ ODD_KEYS = [
 
 
 @pytest.fixture
-def healed(platform: Platform) -> Iterator[None]:
-    """No injected fault outlives its test."""
+def no_faults(platform: Platform) -> Iterator[None]:
+    """Remove injected faults after each test."""
     yield
-    platform.aws.heal()
+    platform.aws.clear_faults()
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def quick_redelivery(platform: Platform) -> Iterator[None]:
     sqs.set_queue_attributes(QueueUrl=url, Attributes=before)
 
 
-def test_odd_keys_arrive_byte_for_byte_and_a_climbing_one_is_reported(
+def test_odd_keys_arrive_byte_for_byte_and_one_outside_the_folder_is_reported(
     platform: Platform, three_nodes: list[LocalNode]
 ) -> None:
     wanted = {key: os.urandom(1000 + number) for number, key in enumerate(ODD_KEYS)}
@@ -81,7 +81,7 @@ def test_a_burst_of_1000_uploads_and_200_deletes_converges_on_three_nodes(
         f"1,200 events in {last - began:.1f} s; all three nodes equal the bucket {converged - last:.1f} s after the "
         f"last; {commands} SSM commands"
     )
-    # Windows of five seconds, two batches at a time: a command an event would be 1,200.
+    # Windows of five seconds, two batches at a time: one command for each event would be 1,200.
     assert commands <= 10
     assert len(wanted) == 800
     assert platform.bucket_content() == wanted
@@ -97,7 +97,7 @@ def test_throttled_ssm_delays_and_loses_nothing(
     platform.converge({"checkpoints/throttled.safetensors": b"t" * 100}, seconds=90)
 
 
-def test_a_lambda_that_throws_gets_its_batch_again(
+def test_a_lambda_that_raises_gets_its_batch_again(
     platform: Platform, three_nodes: list[LocalNode], healed: None, quick_redelivery: None
 ) -> None:
     platform.aws.inject(
@@ -120,7 +120,7 @@ def test_a_node_that_was_down_converges_when_it_is_back(platform: Platform, thre
     platform.converge({"checkpoints/during.safetensors": b"new"})
 
 
-def test_a_poison_message_lies_in_the_dead_letters_with_its_reason_and_is_named_in_the_log(
+def test_an_unreadable_message_is_in_the_dead_letter_queue_with_its_reason_and_in_the_log(
     platform: Platform, three_nodes: list[LocalNode]
 ) -> None:
     sqs = platform.client("sqs")
@@ -148,7 +148,7 @@ def test_a_poison_message_lies_in_the_dead_letters_with_its_reason_and_is_named_
     group = f"/aws/lambda/comfyui-models-{platform.deployment.stage}-sync"
 
     def named() -> bool:
-        # The emulator hands a line that came late on with the next invocation's.
+        # The emulator writes a line that came late with those of the next invocation.
         platform.put({"checkpoints/beside.safetensors": b"x"})
         pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group)
         return any(sent["MessageId"] in event["message"] for page in pages for event in page["events"])
@@ -156,7 +156,7 @@ def test_a_poison_message_lies_in_the_dead_letters_with_its_reason_and_is_named_
     wait_until("a log line that names the message", named, 60, every=2)
 
 
-def test_status_answers_for_every_node(platform: Platform, three_nodes: list[LocalNode]) -> None:
+def test_status_shows_every_node(platform: Platform, three_nodes: list[LocalNode]) -> None:
     platform.put({"checkpoints/seen.safetensors": b"1234"})
     platform.converge({"checkpoints/seen.safetensors": b"1234"})
     answer = json.loads(platform.clone.comfyeks("models", "status", "--json").stdout)

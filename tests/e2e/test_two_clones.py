@@ -1,4 +1,4 @@
-"""A deployment belongs to the account, not to the checkout that made it."""
+"""A deployment belongs to the account, not to the checkout that created it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_deploy_from_one_clone_redeploy_and_delete_from_another(platform: Platfo
         cwd=other.root / "lambda-chalice", env=other.env, capture_output=True, text=True,
     )  # fmt: skip
     assert redeploy.returncode == 0, redeploy.stderr
-    assert mappings(platform) == before, "the second clone updates the mapping, it does not make another one"
+    assert mappings(platform) == before, "the second clone must update the mapping, not create another one"
 
     other.comfyeks("lambda", "delete")
     assert functions(platform) == []

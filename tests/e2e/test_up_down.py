@@ -23,7 +23,7 @@ from comfyeks.image import build as image_build
 from comfyeks_local.emulators.local_aws import LocalAws
 from tests.support.chart_mirror import make_chart_mirror
 from tests.support.clones import Clone, make_clone, plain_environment
-from tests.support.doctor_faults import FAULTS, Ground
+from tests.support.doctor_faults import FAULTS, Target
 
 pytestmark = [
     pytest.mark.e2e,
@@ -36,7 +36,7 @@ pytestmark = [
 NAME = "comfyui-try"
 # Step in which `up` is killed, and within how many of its seconds. Steps before it were done by the runs before.
 KILLED = (("aws", 30), ("aws", 60), ("add-ons", 5), ("charts", 2), ("events", 3))
-# What this machine has not.
+# What this machine does not have.
 LACKING = {"the Pod Identity agent is not installed", "the Mountpoint for S3 CSI driver: not in the cluster"}
 STEP = re.compile(r"✓ \d+/\d+  (\S.*?\S) +(done|nothing to do)  \(([\d.]+) s\)")
 
@@ -50,25 +50,25 @@ class Place:
     folder: Path
 
     def doctor(self, clone: Clone | None = None) -> list[dict[str, str]]:
-        """What the doctor calls an error or a warning."""
+        """The findings of the doctor that are errors or warnings."""
         answer = (clone or self.clone).comfyeks("doctor", "--json", check=False)
         return [finding for finding in json.loads(answer.stdout) if finding["severity"] != "ok"]
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.clone.comfyeks(*words, check=False)
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.clone.comfyeks(*arguments, check=False)
 
-    def steps(self, *words: str) -> dict[str, str]:
+    def steps(self, *arguments: str) -> dict[str, str]:
         """Step → "done" or "nothing to do" of a run that succeeds; prints the seconds of each."""
-        answer = self.run(*words)
+        answer = self.run(*arguments)
         assert answer.returncode == 0, answer.stderr[-4000:]
         found = STEP.findall(answer.stderr)
-        print(f"\ncomfyeks {' '.join(words)}")
+        print(f"\ncomfyeks {' '.join(arguments)}")
         for name, did, seconds in found:
             print(f"  {name:<12} {seconds:>7} s  {did}")
         return {name: did for name, did, _ in found}
 
     def push_image(self) -> bool:
-        """What CodeBuild, which runs nothing here, would have pushed; false while there is nowhere to push it."""
+        """Push the image that CodeBuild, which is emulated here, does not build; false while there is no repository."""
         if not self.image_repository_is_there():
             return False
         manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}
@@ -115,22 +115,23 @@ def errors(findings: list[dict[str, str]]) -> set[str]:
 
 
 def faults_that_are_missed(place: Place) -> list[str]:
-    """Seeds each fault, asks the doctor until it has named it with a fix, and takes it back; prints what was said."""
-    ground = Ground(place.clone, place.aws, NAME, place.folder)
+    """Create each fault, run the doctor until it names it with a fix, and undo it; prints the findings."""
+    target = Target(place.clone, place.aws, NAME, place.folder)
     missed = []
     for fault in FAULTS:
         begun = time.monotonic()
-        with fault.seed(ground) as clone:
+        with fault.seed(target) as clone:
             found = None
-            while found is None and time.monotonic() - begun < 180:  # a controller's word takes its time
+            while found is None and time.monotonic() - begun < 180:  # a controller takes some time to report it
                 found = next(
-                    (f for f in place.doctor(clone) if f["check"] == fault.check and fault.says in f["message"]), None
+                    (f for f in place.doctor(clone) if f["check"] == fault.check and fault.message in f["message"]),
+                    None,
                 )
         if found is None or not found["fix"]:
             missed.append(fault.name)
             print(f"\n✗ {fault.name}: {found}")
         else:
-            print(f"\n✓ {fault.name} ({time.monotonic() - begun:.1f} s)\n  {found['said']}\n  → {found['fix']}")
+            print(f"\n✓ {fault.name} ({time.monotonic() - begun:.1f} s)\n  {found['message']}\n  → {found['fix']}")
     assert len(FAULTS) >= 12
     return missed
 
@@ -142,8 +143,8 @@ def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(pla
         delay = rng.uniform(0, within)
         log = place.clone.root / f"killed-{number}.log"
         with log.open("w") as output:
-            words = place.clone.argv("up")
-            process = subprocess.Popen(words, cwd=place.clone.root, env=place.clone.env, stderr=output)
+            argv = place.clone.argv("up")
+            process = subprocess.Popen(argv, cwd=place.clone.root, env=place.clone.env, stderr=output)
             while process.poll() is None and not re.search(rf"▸ \d+/\d+  {step} ", log.read_text()):
                 time.sleep(0.2)
                 pushed = pushed or place.push_image()
@@ -160,7 +161,7 @@ def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(pla
 
     place.steps("up")
     again = place.steps("up")
-    assert set(again.values()) - {"nothing to do"} == {"done"}  # to look around, and to say the address
+    assert set(again.values()) - {"nothing to do"} == {"done"}  # the checks, and the address
     assert [name for name, did in again.items() if did == "done"] == ["preflight", "address"]
 
     status = json.loads(place.run("status", "--json").stdout)
@@ -168,9 +169,9 @@ def test_up_killed_at_five_points_up_again_status_doctor_down_and_down_again(pla
     assert len(status["nodes"]) == 1
     assert errors(place.doctor()) <= LACKING
     assert faults_that_are_missed(place) == []
-    until = time.monotonic() + 300  # Karpenter is back at work some time after its pod is
-    while not (left := errors(place.doctor())) <= LACKING:
-        assert time.monotonic() < until, left
+    until = time.monotonic() + 300  # Karpenter works again some time after its pod is ready
+    while not (found := errors(place.doctor())) <= LACKING:
+        assert time.monotonic() < until, found
         time.sleep(2)
 
     place.steps("down", "--confirm", NAME)

@@ -19,7 +19,7 @@ import pytest
 from comfyeks.dev import terraform_reference
 from comfyeks.terraform.runner import ROOTS
 from comfyeks_local.emulators.local_aws import ACCOUNT, REGION, LocalAws
-from tests.support import edge
+from tests.support import exposure as edge
 from tests.support.platform import Platform, everything
 
 on_local_aws = [

@@ -1,7 +1,7 @@
-"""The add-ons' charts as a machine without the internet has them: packages in a folder (COMFYEKS_CHART_MIRROR).
+"""Charts of the add-ons for a machine without internet access: packages in a folder (COMFYEKS_CHART_MIRROR).
 
-Karpenter's two are the real ones, from its Go module, with what a cluster on this machine needs. The other two are
-stand-ins: charts of the same name and version without the programs, which come only from registries.
+The two charts of Karpenter are the real ones, from its Go module, with values for a cluster on this machine. The other
+two are stand-ins: charts of the same name and version without the programs, which only registries have.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def make_chart_mirror(folder: Path, cluster: dict[str, Any]) -> Path:
     values = sources / "karpenter" / "values.yaml"
     local = yaml.safe_load(values.read_text())
     local["replicas"] = 1  # a node group has one node here
-    # In a pod it finds its namespace in a file at a fixed path.
+    # In a pod Karpenter reads its namespace from a file, which does not exist here.
     local["controller"]["env"] = [{"name": "LEADER_ELECTION_NAMESPACE", "value": "kube-system"}]
-    # The local EKS does not know the API server that plays its own; there is no price list.
+    # The emulated EKS does not know the API server of this cluster; there is no price list.
     local["settings"] |= {
         "clusterEndpoint": cluster["server"],
         "clusterCABundle": cluster["certificate-authority-data"],

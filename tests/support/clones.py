@@ -1,4 +1,4 @@
-"""Copies of the project as a fresh clone would be, with the command line in each: nothing is written into this tree."""
+"""Copies of the project, like fresh clones, and their command line: nothing is written into this tree."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ class Clone:
     root: Path
     env: dict[str, str]
 
-    def argv(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "comfyeks", *words]
+    def argv(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "comfyeks", *arguments]
 
-    def comfyeks(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        answer = subprocess.run(self.argv(*words), cwd=self.root, env=self.env, capture_output=True, text=True)
-        assert not check or answer.returncode == 0, f"comfyeks {words}: {answer.stdout[-3000:]}{answer.stderr[-3000:]}"
+    def comfyeks(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        answer = subprocess.run(self.argv(*arguments), cwd=self.root, env=self.env, capture_output=True, text=True)
+        assert not check or answer.returncode == 0, (
+            f"comfyeks {arguments}: {answer.stdout[-3000:]}{answer.stderr[-3000:]}"
+        )
         return answer
 
     def changes(self) -> str:
-        """What git would call changed or untracked."""
+        """What git reports as changed or untracked."""
         status = ["git", "status", "--porcelain"]
         return subprocess.run(status, cwd=self.root, capture_output=True, text=True, check=True).stdout
 
 
 def make_clone(target: Path, env: dict[str, str]) -> Clone:
-    """A clone of what is here, uncommitted changes included, with the tools that `make setup` built."""
+    """A clone of the working tree, including uncommitted changes, with the tools that `make setup` built."""
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=REPO_ROOT,
@@ -47,8 +49,8 @@ def make_clone(target: Path, env: dict[str, str]) -> Clone:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)
     me = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    for words in (["init", "--quiet"], ["add", "--all"], [*me, "commit", "--quiet", "--message", "all"]):
-        subprocess.run(["git", *words], cwd=target, check=True)
+    for arguments in (["init", "--quiet"], ["add", "--all"], [*me, "commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *arguments], cwd=target, check=True)
     if TOOLS.exists():
         (target / TOOLS.name).mkdir()
         (target / TOOLS.name / "bin").symlink_to(TOOLS / "bin")
@@ -56,6 +58,6 @@ def make_clone(target: Path, env: dict[str, str]) -> Clone:
 
 
 def plain_environment() -> dict[str, str]:
-    """This process's environment without what points at an AWS or a deployment."""
+    """The environment of this process without variables that name an AWS account or a deployment."""
     ours = ("AWS_", "COMFYEKS_", "S3_")
     return {k: v for k, v in os.environ.items() if not k.startswith(ours) or k == "AWS_CA_BUNDLE"}

@@ -1,6 +1,6 @@
 """ComfyUI servers for tests: stand-ins in this process, one thread each, nothing shared; the one at COMFYUI_URL.
 
-What is asked of a `Server` any ComfyUI can do, without a model and without a GPU.
+Every ComfyUI can do what `Server` needs, without a model and without a GPU.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _colours = itertools.count(random.randrange(0x800000))
 
 
 def new_colour() -> int:
-    """One that no picture has had, of this run or an earlier one on the same server: nothing comes from its cache."""
+    """A colour that no earlier picture on any server had, so that no result comes from a cache."""
     return next(_colours)
 
 
 def targets() -> list[str]:
-    """What a contract is tested on, for a fixture's params: the stand-in, and the server at COMFYUI_URL if set."""
+    """The servers to test, for a fixture's params: the stand-in, and the server at COMFYUI_URL if set."""
     real = os.environ.get("COMFYUI_URL")
     return [STAND_IN, *([real.rstrip("/")] if real else [])]
 
@@ -59,15 +59,15 @@ class Server:
         return False
 
     def slow(self, seconds: float) -> dict[str, Any]:
-        """A workflow that takes about so long, tells of its progress and can be interrupted on the way."""
+        """A workflow that takes about `seconds`, reports progress and can be interrupted."""
         graph: dict[str, Any] = {"1": empty_image(512)}
         for number in range(max(2, round(seconds * 5))):
-            graph[f"s{number}"] = _scaled("1", 1024 + number)  # of two equal nodes a server runs one
+            graph[f"s{number}"] = _scaled("1", 1024 + number)  # a server runs only one of two equal nodes
             graph[f"p{number}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"s{number}", 0]}}
         return graph
 
     def quiet(self, seconds: float) -> dict[str, Any]:
-        """A workflow with a node that takes about so long and tells nothing meanwhile."""
+        """A workflow with a graph node that takes about `seconds` without reporting progress."""
         return {
             "1": empty_image(512, batch=max(2, round(seconds * 10))),
             "2": _scaled("1", 1024),
@@ -111,7 +111,7 @@ def _scaled(node: str, side: int) -> dict[str, Any]:
 
 
 def sleeping(seconds: float, ticks: int) -> dict[str, Any]:
-    """For the stand-in alone: it has a node for that. Without ticks it is deaf to interrupts."""
+    """A graph node that only the stand-in has. Without ticks it ignores interrupts."""
     return {
         "1": {"class_type": "StandInSleep", "inputs": {"seconds": seconds, "ticks": ticks}},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
@@ -120,7 +120,7 @@ def sleeping(seconds: float, ticks: int) -> dict[str, Any]:
 
 @contextmanager
 def serving(app: web.Application) -> Iterator[str]:
-    """Serve an aiohttp application on a free loopback port; its URL."""
+    """Serve an aiohttp application on a free loopback port; yields its URL."""
     begun: Future[tuple[int, Callable[[], object]]] = Future()
 
     async def serve() -> None:

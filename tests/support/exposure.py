@@ -1,4 +1,4 @@
-"""Every option for access (load_balancer.tf and what it names), for a platform on the local AWS."""
+"""Every option of the platform's exposure (load balancer, CloudFront, sign-in), for tests on the local AWS."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def client(aws: LocalAws, service: str, region: str) -> Any:
 
 
 def everything(aws: LocalAws) -> dict[str, Any]:
-    """Settings of the platform root with each option on; makes the certificates that they name."""
+    """Settings of the platform root with each option on; creates the certificates that they name."""
     return {
         "load_balancer_log_bucket": "studio-logs",
         "load_balancer_allowed_cidrs": ["10.0.0.0/16", "10.20.0.0/16"],
@@ -67,7 +67,7 @@ def everything(aws: LocalAws) -> dict[str, Any]:
 
 
 def oidc(aws: LocalAws) -> dict[str, Any]:
-    """What replaces `sign_in = cognito` in these settings; makes the secret that it names."""
+    """What replaces `sign_in = cognito` in these settings; creates the secret that it names."""
     aws.client("secretsmanager").create_secret(
         Name=OIDC_SECRET, SecretString="between the load balancer and its provider"
     )
@@ -85,7 +85,7 @@ def oidc(aws: LocalAws) -> dict[str, Any]:
 
 
 def inventory(aws: LocalAws) -> dict[str, int]:
-    """How many there are of what the way in is made of."""
+    """Number of resources of the exposure, by kind."""
     elb, ec2 = aws.client("elbv2"), aws.client("ec2")
     cloudfront, pools = aws.client("cloudfront"), aws.client("cognito-idp")
     waf = client(aws, "wafv2", CLOUDFRONT_REGION)

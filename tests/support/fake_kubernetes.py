@@ -1,4 +1,4 @@
-"""An API server that answers what a test put there: the HTTP of it, nothing of its behaviour."""
+"""An API server that serves the objects of a test over HTTP, without any behaviour of its own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Objects = dict[str, list[dict[str, Any]]]
 def fake_kubernetes(
     objects: Objects, kubeconfig: Path, cluster: str = "comfyui", patches: list[tuple[str, Any]] | None = None
 ) -> Iterator[str]:
-    """Serve lists by their path; `kubeconfig` gets a context that leads there. Yields the context's name.
+    """Serve lists by their path; `kubeconfig` gets a context for the server. Yields the context's name.
 
-    Every other path is 404, as a kind is that the cluster does not know. A list may change while it is served.
-    `patches` gets path and body of every merge patch; objects stay as they are.
+    Every other path is 404, like a kind that the cluster does not have. A list may change while it is served.
+    `patches` receives the path and body of every merge patch; the objects do not change.
     """
 
     class Handler(BaseHTTPRequestHandler):

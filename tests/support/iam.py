@@ -1,4 +1,4 @@
-"""What IAM would decide, asked of @cloud-copilot/iam-simulate (docs/decisions/0008-policy-tools.md).
+"""What IAM would decide, evaluated by @cloud-copilot/iam-simulate (docs/decisions/0008-policy-tools.md).
 
 It honours every condition operator, resource and trust policies, and knows from AWS's service authorization reference
 which actions exist, which resources an action can be limited to, and which condition keys AWS hands to it.
@@ -19,7 +19,7 @@ Context = Mapping[str, str | list[str]]
 
 
 class IamError(AssertionError):
-    """The question makes no sense to IAM: an unknown action, a resource it does not take, a key it never sees."""
+    """IAM could not decide this: an unknown action, an unsupported resource, or a condition key that is never set."""
 
 
 class Iam:
@@ -30,7 +30,7 @@ class Iam:
         self.evaluations = 0
 
     def resources_of(self, action: str) -> list[str]:
-        """The kinds of resource that an action can be limited to; empty when IAM knows it on everything only."""
+        """The resource types that an action can be limited to; empty if it supports only `*`."""
         resources: list[str] = self._ask({"action": action})["resources"]
         return resources
 

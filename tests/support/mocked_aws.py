@@ -1,4 +1,4 @@
-"""AWS inside the test's own process: moto behind boto3, an empty account for each test."""
+"""AWS inside the test process: moto behind boto3, with an empty account for each test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from moto import mock_aws
 
 @contextmanager
 def mocked_aws(account: str, region: str | None = None) -> Iterator[None]:
-    """Credentials of `account`, and `region` as the chosen one; nothing of the caller's environment is seen."""
+    """Credentials of `account`, and `region` as the default; the caller's environment is not used."""
     with pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith(("AWS_", "COMFYEKS_"))]:
             environment.delenv(name)
@@ -22,7 +22,7 @@ def mocked_aws(account: str, region: str | None = None) -> Iterator[None]:
         if region is not None:
             environment.setenv("AWS_REGION", region)
         environment.setenv("MOTO_ACCOUNT_ID", account)
-        environment.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # 1,300 images for each region that a test looks at
+        environment.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # 1,300 images for each region that a test uses
         with mock_aws():
             yield
 

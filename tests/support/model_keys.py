@@ -1,8 +1,8 @@
 """Which keys of the models bucket are models: the table that the node program and the Lambda must agree on.
 
 The rule: `<folder>/<path...>`, so at least two segments; no segment is empty, `.`, `..` or starts with a dot; no
-control character (Unicode category Cc) anywhere. A trailing slash is an empty last segment. Both rooms have their own
-few lines of code for it, because neither may import the other; this table is what keeps them equal.
+control character (Unicode category Cc) anywhere. A trailing slash is an empty last segment. Both components have their
+own few lines of code for it, because neither may import the other; this table keeps them equal.
 """
 
 from typing import NamedTuple
@@ -21,18 +21,18 @@ MODEL_KEYS: list[KeyCase] = [
     KeyCase("loras/ leading and trailing ", True, "spaces at the ends are part of the name"),
     KeyCase("loras/a+b.safetensors", True, "a plus is a plus once the event is decoded"),
     KeyCase("loras/100%25.safetensors", True, "a percent sequence in the key itself is not decoded a second time"),
-    KeyCase("loras/[brackets] (round) {curly}.safetensors", True, "brackets are no glob"),
+    KeyCase("loras/[brackets] (round) {curly}.safetensors", True, "brackets are not a glob"),
     KeyCase("loras/star*question?.safetensors", True, "wildcards are letters here"),
     KeyCase("loras/中文模型.safetensors", True, "other alphabets"),
     KeyCase("loras/e\u0301clair.safetensors", True, "a decomposed accent stays as it is"),
     KeyCase("loras/🦊.safetensors", True, "beyond the basic plane"),
-    KeyCase("loras/line\u2028separator", True, "a line separator is no control character (category Zl)"),
-    KeyCase("vae/model..v2", True, "two dots inside a name are no parent folder"),
+    KeyCase("loras/line\u2028separator", True, "a line separator is not a control character (category Zl)"),
+    KeyCase("vae/model..v2", True, "two dots inside a name are not a parent folder"),
     KeyCase("vae/...", False, "starts with a dot"),
     KeyCase("vae/name.", True, "a dot at the end is legal"),
     KeyCase("checkpoints/$(reboot).safetensors", True, "text that a shell would run is only a name"),
     KeyCase("checkpoints/`id`;rm -rf ~ & 'x' \"y\" | z", True, "quotes and operators are only a name"),
-    KeyCase("checkpoints/back\\slash", True, "a backslash is no separator on Linux"),
+    KeyCase("checkpoints/back\\slash", True, "a backslash is not a separator on Linux"),
     KeyCase("checkpoints/-rf", True, "a leading dash is legal: paths are never bare arguments"),
     KeyCase("checkpoints/README.md", True, "any file type: the layout decides, not the extension"),
     KeyCase("~/file", True, "a tilde is a folder name like any other"),
@@ -58,7 +58,7 @@ MODEL_KEYS: list[KeyCase] = [
     KeyCase("checkpoints/a\r", False, "carriage return"),
     KeyCase("checkpoints/a\tb", False, "tab"),
     KeyCase("checkpoints/a\x00b", False, "NUL"),
-    KeyCase("check\x1bpoints/a", False, "escape in a folder name: would talk to the operator's terminal"),
+    KeyCase("check\x1bpoints/a", False, "escape in a folder name: would control the operator's terminal"),
     KeyCase("checkpoints/a\x7f", False, "DEL"),
     KeyCase("checkpoints/a\x85b", False, "C1 control character (NEL)"),
 ]

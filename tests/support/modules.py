@@ -10,12 +10,12 @@ from types import ModuleType
 
 
 def load(path: Path, name: str) -> ModuleType:
-    """The file as a module of that name; no compiled copy is left beside it."""
+    """Load the file as a module of that name, without writing a compiled copy next to it."""
     loader = SourceFileLoader(name, str(path))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
     try:
         loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""A deployment's Terraform side on a local AWS, as its operator works it, and what is there of it."""
+"""The Terraform roots of a deployment on a local AWS: run like an operator runs them, and counted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import yaml
 from comfyeks.deployment import Deployment
 from comfyeks.paths import STATE
 from comfyeks_local.emulators.local_aws import ACCOUNT, REGION, LocalAws
-from tests.support import edge
+from tests.support import exposure
 from tests.support.clones import make_clone
 
 NOT_OURS = 1  # the default VPC of the account
 
 
 def everything(aws: LocalAws) -> dict[str, Any]:
-    """Settings in which each switch of both roots is turned; makes the certificates that they name."""
+    """Settings with every option of both roots changed; creates the certificates that they name."""
     return {
         "platform": {
             "cluster_admin_arns": [f"arn:aws:iam::{ACCOUNT}:role/admin"],
@@ -30,7 +30,7 @@ def everything(aws: LocalAws) -> dict[str, Any]:
             "queue_kms_key": True,
             "alarm_email": "ops@example.com",
             "monthly_budget_usd": 500,
-            **edge.everything(aws),
+            **exposure.everything(aws),
         },
         "data": {"inputs_expiry_days": 30, "outputs_expiry_days": 90, "access_logs": True},
     }
@@ -63,7 +63,7 @@ class Platform:
         return subprocess.Popen(argv, cwd=self.clone.root, env=self.clone.env, start_new_session=True, **quiet)
 
     def inventory(self) -> dict[str, int]:
-        """How many there are of what the platform root makes."""
+        """Number of resources that the platform root creates, by kind."""
         ec2, sqs, eks = (self.aws.client(service) for service in ("ec2", "sqs", "eks"))
         iam, ssm, logs = (self.aws.client(service) for service in ("iam", "ssm", "logs"))
         own_documents = [{"Key": "Owner", "Values": ["Self"]}]
@@ -83,10 +83,10 @@ class Platform:
             "alarms": len(self.aws.client("cloudwatch").describe_alarms()["MetricAlarms"]),
             "rules": len(self.aws.client("events").list_rules()["Rules"]),
             "templates": len(ec2.describe_launch_templates()["LaunchTemplates"]),
-        } | edge.inventory(self.aws)
+        } | exposure.inventory(self.aws)
 
     def left(self) -> dict[str, int]:
-        """The part of the inventory that is there; empty when all is gone."""
+        """The remaining resources, by kind; empty if everything was deleted."""
         return {name: count for name, count in self.inventory().items() if count}
 
     def buckets(self) -> set[str]:

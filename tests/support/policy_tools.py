@@ -1,7 +1,8 @@
 """The policy tools of tools/policy, installed by their lock files below .tools/policy when a test first needs them.
 
 checkov and a Node.js come as Python packages, the IAM evaluator from npm. They have an environment of their own because
-checkov pins old releases of what the project uses itself. `make setup` leaves them out: only tests want them.
+checkov pins old releases of packages that the project uses itself. Only tests need them, so `make setup` does not
+install them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def policy_tools() -> Path:
     """Folder of the tools, with `bin/checkov`, `node` and `evaluate.mjs`.
 
     Raises:
-        subprocess.CalledProcessError: a package registry did not answer; what it said is in `stderr`.
+        subprocess.CalledProcessError: a package registry did not answer; `stderr` has its message.
     """
     home = TOOLS / "policy"
     wanted = hashlib.sha256(

@@ -1,4 +1,4 @@
-"""A load balancer for tests: sticky by cookie, with the faults clients must live with."""
+"""A load balancer for tests: sticky by cookie, with the faults that clients must handle."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Proxy:
     drop_posts: int = 0
     lose_answers: int = 0
     gateway_errors: int = 0
-    # POST /prompt: never answer, and tell the server nothing.
+    # POST /prompt: never answer, and send nothing to the server.
     mute_posts: bool = False
     # Websocket: refuse it, accept it and stay silent, or close it after so many seconds.
     refuse_websockets: bool = False
     deaf: bool = False
     close_after: float | None = None
-    # Bring the first event so many seconds late, and the others after it.
+    # Deliver the first event so many seconds late, and the others after it.
     delay: float = 0
     # Break the first so many downloads half-way.
     break_downloads: int = 0

@@ -1,6 +1,6 @@
-"""A small S3 that takes uploads onto a disk as fast as Python can: for benchmarks, where emulators would be the limit.
+"""A small S3 that stores uploads on a disk as fast as Python can, for benchmarks, where emulators would be too slow.
 
-It knows PutObject, HeadObject, multipart uploads and their listings, and no signatures. Objects are at
+It supports PutObject, HeadObject, multipart uploads and their listings, and no signatures. Objects are at
 `<root>/<bucket>/<key>`, parts of unfinished uploads at `<root>/.uploads/<id>/<number>`.
 """
 
@@ -105,10 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
             if "aws-chunked" in self.headers.get("Content-Encoding", ""):
                 self._aws_chunks(stream)
                 return
-            left = int(self.headers.get("Content-Length", 0))
-            while left > 0:
-                data = self.rfile.read(min(_CHUNK, left))
-                left -= len(data)
+            remaining = int(self.headers.get("Content-Length", 0))
+            while remaining > 0:
+                data = self.rfile.read(min(_CHUNK, remaining))
+                remaining -= len(data)
                 stream.write(data)
 
     def _aws_chunks(self, stream: object) -> None:

@@ -1,4 +1,4 @@
-"""Tiny model files that pass, and ones that do not."""
+"""Tiny model files: valid ones and damaged ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_model(models: Path, key: str, content: bytes | None = None) -> Path:
     return path
 
 
-# What an interrupted copy leaves: each is listed by ComfyUI, passes validation, and fails when it is loaded.
+# Results of an interrupted copy: ComfyUI lists each of them, it passes validation, and fails when it is loaded.
 BROKEN = {
     "empty": b"",
     "cut in the header": safetensors("a long enough note")[:40],
