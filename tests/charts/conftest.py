@@ -1,4 +1,4 @@
-"""Times every call of helm in these tests and the processor in each; tests/conftest.py sums them up in the end."""
+"""Measures every call of helm and the processor time of each test here; tests/conftest.py prints the sums."""
 
 from __future__ import annotations
 

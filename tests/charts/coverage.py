@@ -1,9 +1,9 @@
-"""Which branches a chart's templates have, which ones renders take, and which values they read.
+"""Which branches the templates of a chart have, which ones a render takes, and which values they read.
 
-A copy of the chart notes in its own values, which all templates of a render share, that a branch was entered, and
-prints the notes in one more object. A branch is the body of an if, else if, else or with, and also what is not written:
-the else of a condition that has none. `with` on a section of the values is none, for sections are always there.
-validate.yaml is left out: all that its conditions do is fail, in words that are tested one by one.
+A copy of the chart records each entered branch in its own values, which all templates of a render share, and prints
+the record in an additional object. A branch is the body of an if, else if, else or with, and also the missing else of a
+condition that has none. `with` on a section of the values is not a branch, because sections always exist.
+validate.yaml is left out: its conditions only fail, with messages that are tested one by one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the chart tests speak: scenarios, rendered charts, pods, refusals."""
+"""Helpers of the chart tests: scenarios, rendered charts, pods, refusals."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def node_pools(values: dict[str, Any] | None = None, **kwargs: Any) -> Rendered:
 
 
 def helm(*arguments: str | Path, stdin: str = "") -> str:
-    """What helm prints; fails when it does."""
+    """Run helm; returns its output, and fails the test if helm fails."""
     done = rendering.helm(*arguments, stdin=stdin)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     return done.stdout
 
 
 @contextmanager
-def refused(*words: str) -> Iterator[None]:
-    """The chart does not render, and says all of these words."""
+def refused(*texts: str) -> Iterator[None]:
+    """The chart does not render, and the message has all of `texts`."""
     with pytest.raises(RenderError) as caught:
         yield
-    said = " ".join(caught.value.stderr.split())
-    for word in words:
-        assert word in said
+    message = " ".join(caught.value.stderr.split())
+    for text in texts:
+        assert text in message
 
 
 class Pod:
@@ -78,7 +78,7 @@ class Pod:
 
     @property
     def containers(self) -> list[Container]:
-        """Every container, those that run before it included."""
+        """Every container, including init containers."""
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
     @property

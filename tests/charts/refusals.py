@@ -1,4 +1,4 @@
-"""Every refusal of both charts: a wrong value, the words it is refused with, and the nearest value that is taken."""
+"""Every refusal of both charts: a wrong value, the message, and the nearest value that is accepted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Values = dict[str, Any]
 
 class Refusal(NamedTuple):
     wrong: Values
-    words: str
+    message: str
     legal: Values
     wrong_release: str | None = None
     legal_release: str | None = None

@@ -1,8 +1,8 @@
-"""What upgrades must not change: the parts of a release's objects that Kubernetes keeps for good.
+"""What upgrades must not change: the immutable parts of a release's objects.
 
-    .venv/bin/python -m tests.charts.released      writes released/<version>.yaml of the chart as it is: at a release
+    .venv/bin/python -m tests.charts.released      writes released/<version>.yaml of the current chart, at each release
 
-Each file holds values of that release and what its objects were made of; later charts must make the same of them.
+Each file has values of that release and the immutable parts of its objects; later charts must render the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEPT = ("minimal", "everything", "efs", "mount", "mountpoint", "schedule")
 
 
 def immutable(rendered: Rendered) -> dict[str, Any]:
-    """Kind/name → what the API server refuses to change."""
+    """Kind/name → fields that the API server refuses to change."""
     return {f"{item['kind']}/{item['metadata']['name']}": _parts(item) for item in rendered if _parts(item)}
 
 

@@ -1,4 +1,4 @@
-"""Every branch of every template is rendered, and every value decides something."""
+"""Every branch of every template is rendered, and every value has an effect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.charts import coverage
 from tests.charts.harness import SCENARIOS
 
 POLICY = {"enabled": True, "vpcCidrs": ["10.0.0.0/16"]}
-# Values over the minimal scenario, for what no scenario shows.
+# Values over the minimal scenario, for branches that no scenario takes.
 BESIDE_SCENARIOS: dict[str, list[dict[str, Any]]] = {
     "comfyui": [
         {"networkPolicy": POLICY},
@@ -33,7 +33,7 @@ BESIDE_SCENARIOS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_each_condition_of_the_templates_is_seen_both_ways(chart: str, tmp_path: Path) -> None:
+def test_each_condition_of_the_templates_is_rendered_both_ways(chart: str, tmp_path: Path) -> None:
     noted, branches = coverage.instrumented(chart, tmp_path)
     inputs: list[tuple[Path, dict[str, Any]]] = [(file, {}) for (of, _), file in SCENARIOS.items() if of == chart]
     inputs += [(SCENARIOS[chart, "minimal"], values) for values in BESIDE_SCENARIOS[chart]]
@@ -70,7 +70,7 @@ def scenario_values(chart: str, scenario: str) -> dict[str, Any]:
 
 
 def at(values: Any, path: tuple[str, ...]) -> Any:
-    """The value at this path, KeyError when there is none."""
+    """The value at this path. Raises KeyError if there is none."""
     for key in path:
         if not isinstance(values, dict):
             raise KeyError(key)
@@ -79,7 +79,7 @@ def at(values: Any, path: tuple[str, ...]) -> Any:
 
 
 def made(chart: str, values: dict[str, Any]) -> list[KubernetesObject] | str:
-    """Objects and notes of these values, or what helm refused them with."""
+    """Objects and notes of these values, or the message with which helm refused them."""
     try:
         return list(rendering.render(chart, values))
     except RenderError as error:
@@ -90,8 +90,8 @@ EACH_LEAF = [(chart, path) for chart in CHARTS for path, _ in leaves_of(chart)]
 
 
 @pytest.mark.parametrize(("chart", "path"), EACH_LEAF, ids=[f"{chart}:{'.'.join(path)}" for chart, path in EACH_LEAF])
-def test_a_value_decides_something(chart: str, path: tuple[str, ...]) -> None:
-    """In a scenario where it is away from its default, taking it back changes what is rendered, or is refused."""
+def test_a_value_has_an_effect(chart: str, path: tuple[str, ...]) -> None:
+    """In a scenario with another value than the default, the default renders something else, or is refused."""
     default = dict(leaves_of(chart))[path]["default"]
     for of, scenario in SCENARIOS:
         values = scenario_values(chart, scenario) if of == chart else {}
@@ -111,7 +111,7 @@ def test_a_value_decides_something(chart: str, path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("chart", CHARTS)
 def test_every_key_that_a_template_reads_is_declared(chart: str) -> None:
     values = yaml.safe_load((CHARTS_ROOT / chart / "values.yaml").read_text())
-    # The keys below these are the user's.
+    # The user chooses the keys below these.
     open_maps = {path for path, leaf in leaves_of(chart) if "object" in leaf["type"] or "array" in leaf["type"]}
     templates = CHARTS_ROOT / chart / "templates"
     found = {(file.name, path) for file in templates.iterdir() for path in coverage.reads(file.read_text())}
@@ -139,6 +139,6 @@ def test_a_key_that_is_read_in_any_of_these_ways_is_found(text: str) -> None:
     assert ("gpu", "cuont") in coverage.reads(text)
 
 
-def test_a_text_and_an_element_of_a_list_are_no_keys() -> None:
+def test_a_text_and_an_element_of_a_list_are_not_taken_for_keys() -> None:
     text = '{{ range .Values.list }}{{ .name }}{{ end }}{{ printf "%s.foo" .Release.Name }}{{ $other.key }}'
     assert list(coverage.reads(text)) == [("list",)]

@@ -1,4 +1,4 @@
-"""Both charts refuse what cannot work: with these words, and not what is next to it."""
+"""Both charts refuse values that cannot work, with these messages, and accept the nearest values that can."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from comfyeks.charts import CHARTS, CHARTS_ROOT
 from comfyeks.charts.render import RenderError
 from tests.charts.refusals import REFUSALS, RENDER, Refusal
 
-# One worker for all, so that what one test renders the next one need not.
+# One worker for all, so that the tests share their renders.
 pytestmark = pytest.mark.xdist_group("chart-refusals")
 each_refusal = pytest.mark.parametrize(
-    "number", range(len(REFUSALS)), ids=[f"{chart}: {refusal.words}"[:100] for chart, refusal in REFUSALS]
+    "number", range(len(REFUSALS)), ids=[f"{chart}: {refusal.message}"[:100] for chart, refusal in REFUSALS]
 )
 
 
 @cache
-def said(number: int) -> str:
-    """What helm says of the wrong values."""
+def message_of(number: int) -> str:
+    """Helm's message for the wrong values."""
     chart, refusal = REFUSALS[number]
     with pytest.raises(RenderError) as caught:
         RENDER[chart](refusal.wrong, release=refusal.wrong_release)
@@ -28,18 +28,18 @@ def said(number: int) -> str:
 
 
 @each_refusal
-def test_what_cannot_work_is_refused_in_these_words(number: int) -> None:
-    assert REFUSALS[number][1].words in said(number)
+def test_values_that_cannot_work_are_refused_with_this_message(number: int) -> None:
+    assert REFUSALS[number][1].message in message_of(number)
 
 
 @each_refusal
-def test_the_nearest_legal_values_are_taken(number: int) -> None:
+def test_the_nearest_legal_values_are_accepted(number: int) -> None:
     chart, refusal = REFUSALS[number]
     assert len(RENDER[chart](refusal.legal, release=refusal.legal_release)) > 0
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_every_refusal_of_the_templates_is_among_them(chart: str) -> None:
+def test_every_refusal_of_the_templates_is_in_the_table(chart: str) -> None:
     templates = CHARTS_ROOT / chart / "templates"
     written = {
         f"{chart}/templates/{file.name}:{line}"
@@ -51,7 +51,7 @@ def test_every_refusal_of_the_templates_is_among_them(chart: str) -> None:
         place
         for number, (of, _) in enumerate(REFUSALS)
         if of == chart
-        for place in re.findall(r"execution error at \((\S+?:\d+):\d+\)", said(number))
+        for place in re.findall(r"execution error at \((\S+?:\d+):\d+\)", message_of(number))
     }
     assert len(written) > 10
     assert written - seen == set()

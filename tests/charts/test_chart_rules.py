@@ -1,4 +1,4 @@
-"""Rules that every scenario of every chart keeps, swept over all objects and containers."""
+"""Rules for every object and container in every scenario of every chart."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ VALIDATED = [
 
 
 @pytest.mark.parametrize(("chart", "scenario", "kubernetes"), VALIDATED, ids=["-".join(case) for case in VALIDATED])
-def test_every_object_is_what_the_api_server_takes(chart: str, scenario: str, kubernetes: str) -> None:
+def test_every_object_is_valid_for_the_api_server(chart: str, scenario: str, kubernetes: str) -> None:
     need_tool("go")
     rendered = scenario_of(chart, scenario, kube_version=kubernetes)
     assert len(rendered) > 0
@@ -98,7 +98,7 @@ def test_two_renders_of_one_release_are_equal(chart: str, scenario: str) -> None
 def test_two_releases_have_no_name_in_common(chart: str, scenario: str) -> None:
     first = scenario_of(chart, scenario, release="one")
     second = scenario_of(chart, scenario, release="two")
-    # The account of the minimal scenario is named by what `make infra` writes, for its one release.
+    # `make infra` names the service account of the minimal scenario, for its one release.
     shared = {("ServiceAccount", "comfyui")}
     assert set(first.inventory) & set(second.inventory) <= shared
 
@@ -114,7 +114,7 @@ def test_the_volumes_of_equal_releases_in_two_namespaces_differ() -> None:
 
 
 @each_scenario
-def test_every_object_says_what_it_belongs_to(chart: str, scenario: str) -> None:
+def test_every_object_has_the_labels_of_its_release(chart: str, scenario: str) -> None:
     for item in scenario_of(chart, scenario, release="mine"):
         labels = item["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == chart
@@ -193,7 +193,7 @@ def test_every_pod_passes_the_restricted_level(scenario: str) -> None:
     assert violations(Pod(scenario_of("comfyui", scenario)).spec) == []
 
 
-def test_the_check_of_the_restricted_level_finds_what_it_is_for() -> None:
+def test_the_check_of_the_restricted_level_finds_violations() -> None:
     spec = Pod(comfyui()).spec
     spec["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
     spec["securityContext"].pop("runAsNonRoot")
@@ -229,14 +229,14 @@ def test_every_claim_of_a_pod_is_bound_to_a_volume_of_the_same_release(scenario:
     used = [
         volume["persistentVolumeClaim"]["claimName"]
         for volume in Pod(rendered).spec["volumes"]
-        # The user folder's claim is the user's own.
+        # The user brings the claim of the user folder.
         if "persistentVolumeClaim" in volume and volume["name"] != "user"
     ]
     assert sorted(used) == sorted(claims)
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_helm_lint_is_content_with_every_values_file(chart: str) -> None:
+def test_helm_lint_passes_with_every_values_file(chart: str) -> None:
     base = SCENARIOS[chart, "minimal"]
     files = [file for (c, _), file in (SCENARIOS | INSTANCE_TYPES).items() if c == chart]
     assert len(files) > 20
@@ -246,7 +246,7 @@ def test_helm_lint_is_content_with_every_values_file(chart: str) -> None:
 
 
 def test_the_charts_agree_on_taint_and_label() -> None:
-    """Pods of one chart must tolerate and find nodes of the other; each holds the facts as values of its own."""
+    """Pods of one chart must tolerate and find nodes of the other; each chart has these names in its own values."""
     spec = Pod(comfyui()).spec
     [pool] = node_pools().of_kind("NodePool")
     template = pool["spec"]["template"]
@@ -286,7 +286,7 @@ def test_a_package_renders_what_the_folder_renders_and_holds_no_scenario(chart: 
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_the_readme_tells_what_the_version_brings(chart: str) -> None:
+def test_the_readme_lists_what_the_version_changes(chart: str) -> None:
     assert f"| {metadata(chart)['version']} |" in (CHARTS_ROOT / chart / "README.md").read_text()
 
 
@@ -307,7 +307,7 @@ def test_a_chart_names_its_license_its_icon_and_what_this_version_changes(chart:
     assert all(change["description"] for change in changes)
 
 
-# Scenario → words that its notes hold.
+# Scenario → texts in its notes.
 NOTES = {
     ("comfyui", "cognito"): ["open https://<address>", "get ingress comfyui"],
     ("comfyui", "cpu"): ["1 pod(s).\n", "port-forward svc/comfyui 8848"],
@@ -347,15 +347,15 @@ def notes(chart: str, scenario: str, *flags: str) -> str:
 
 
 @each_scenario
-def test_the_notes_tell_the_next_step(chart: str, scenario: str) -> None:
+def test_the_notes_name_the_next_step(chart: str, scenario: str) -> None:
     text = notes(chart, scenario)
-    for words in NOTES[chart, scenario]:
-        assert words in text
+    for expected in NOTES[chart, scenario]:
+        assert expected in text
     assert "\n\n\n" not in text
     assert "<no value>" not in text
 
 
-def test_the_notes_tell_that_no_monitor_could_be_made() -> None:
+def test_the_notes_say_that_no_monitor_could_be_created() -> None:
     assert "No PodMonitor was created" in notes("comfyui", "minimal", "--set", "monitoring.enabled=true")
     assert "No PodMonitor was created" not in notes("comfyui", "minimal")
 
@@ -372,11 +372,11 @@ def test_changing_a_rendered_object_does_not_change_the_next_render() -> None:
     assert comfyui().get("Service", "comfyui")["spec"]
 
 
-def test_a_render_error_carries_what_helm_said_and_the_values() -> None:
+def test_a_render_error_has_helms_message_and_the_values() -> None:
     with pytest.raises(Exception, match=r"(?s)not set: aws.region.*replicas: 2"):
         render("comfyui", {"replicas": 2})
 
 
-def test_an_object_that_is_not_there_is_named_with_what_is() -> None:
+def test_a_missing_object_is_named_with_those_that_exist() -> None:
     with pytest.raises(LookupError, match=r"0 objects Ingress/comfyui.*Deployment"):
         comfyui().get("Ingress", "comfyui")

@@ -1,4 +1,4 @@
-"""The generator of schemas and README tables, and what it made of the charts' own values."""
+"""The generator of schemas and README tables, and its output for the charts' own values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_type_is_that_of_the_default(default: str, kind: str) -> None:
     assert of(f"# -- Text.\nkey: {default}\n")["type"] == kind
 
 
-def test_text_and_default_are_taken_over() -> None:
+def test_text_and_default_are_copied() -> None:
     found = of("# -- One line\n# and another.\n# @schema minimum:1; maximum:3\nkey: 2\n")
     assert found == {
         "description": "One line and another.",
@@ -74,7 +74,7 @@ def test_a_section_refuses_unknown_keys() -> None:
             jsonschema.validate(unknown, made)
 
 
-def test_a_map_takes_any_name() -> None:
+def test_a_map_accepts_any_name() -> None:
     made = schema("# -- Text.\n# @schema values:string\nlabels:\n  a: b\n")
     jsonschema.validate({"labels": {"anything": "x"}}, made)
     with pytest.raises(jsonschema.ValidationError, match="1 is not of type 'string'"):
@@ -101,7 +101,7 @@ defaults:
 """
 
 
-def test_entries_have_the_keys_of_their_section_and_may_be_taken_away() -> None:
+def test_entries_have_the_keys_of_their_section_and_may_be_removed() -> None:
     made = schema(ENTRIES)
     jsonschema.validate({"pools": {"a": {"size": 2}, "b": {}, "one": None}}, made)
     for wrong in ({"a": {"size": 0}}, {"a": {"other": 1}}, {"A": {}}, {"a": 1}):
@@ -170,7 +170,7 @@ def test_the_schema_is_draft_07_and_sound(chart: str) -> None:
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_every_leaf_says_what_it_decides_and_its_default(chart: str) -> None:
+def test_every_leaf_has_a_description_and_its_default(chart: str) -> None:
     found = [(path, leaf) for path, leaf in leaves(committed(chart)) if path != "global"]
     assert len(found) > 20
     for path, leaf in found:
@@ -209,7 +209,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "charts"
 
 
-def test_verify_names_what_is_stale_missing_or_left_over_and_generate_mends_it(copy: Path) -> None:
+def test_verify_names_stale_missing_and_surplus_files_and_generate_fixes_them(copy: Path) -> None:
     (copy / "comfyui" / "values.schema.json").write_text("{}")
     (copy / "comfyui" / "instance-types" / "g5.xlarge.yaml").unlink()
     (copy / "karpenter-gpu" / "instance-types" / "x9.large.yaml").write_text("a: 1\n")

@@ -1,4 +1,4 @@
-"""An upgrade from every released chart changes nothing that Kubernetes keeps for good."""
+"""An upgrade from every released chart changes no immutable field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workload's chart makes of its values."""
+"""What the comfyui chart renders from its values."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_no_pool_name_means_any_gpu_node() -> None:
     assert pod.tolerates("nvidia.com/gpu")
 
 
-def test_own_selectors_and_tolerations_come_beside_the_charts() -> None:
+def test_the_users_selectors_and_tolerations_are_added_to_the_charts() -> None:
     pod = Pod(comfyui({"nodeSelector": {"zone": "a"}, "tolerations": [{"key": "team", "operator": "Exists"}]}))
     assert pod.spec["nodeSelector"] == {"comfyui-on-eks/pool": "default", "zone": "a"}
     assert pod.tolerates("nvidia.com/gpu")
@@ -138,7 +138,7 @@ def test_zero_replicas_are_zero() -> None:
 
 
 def test_karpenter_may_evict_the_pod_when_its_node_is_about_to_go() -> None:
-    # With do-not-disrupt it would not, also not on a spot notice: two minutes later the jobs were lost without a drain.
+    # With do-not-disrupt it would not evict it on a spot notice either, and its jobs would be lost without a drain.
     assert "karpenter.sh/do-not-disrupt" not in Pod(comfyui()).template["metadata"]["annotations"]
 
 
@@ -158,7 +158,7 @@ def test_a_change_of_a_script_starts_new_pods_and_a_new_chart_version_alone_does
 # -- Probes ----------------------------------------------------------------------------------------------------------
 
 
-def test_probes_ask_what_tells_started_ready_and_alive() -> None:
+def test_probes_use_what_shows_started_ready_and_alive() -> None:
     server = Pod(comfyui()).comfyui
     assert server["startupProbe"]["httpGet"] == {"path": "/system_stats", "port": "http"}
     assert server["readinessProbe"]["httpGet"] == {"path": "/system_stats", "port": "http"}
@@ -180,7 +180,7 @@ def test_a_busy_server_is_left_alive_for_minutes() -> None:
 # -- Volumes ---------------------------------------------------------------------------------------------------------
 
 
-def test_models_are_the_nodes_folder_that_must_be_there_and_nobody_writes_to() -> None:
+def test_models_are_the_nodes_folder_which_must_exist_and_is_read_only() -> None:
     rendered = comfyui()
     volume = rendered.get("PersistentVolume", "comfyui.comfyui-models")
     assert volume["spec"]["hostPath"] == {"path": "/comfyui-models", "type": "Directory"}
@@ -191,7 +191,7 @@ def test_models_are_the_nodes_folder_that_must_be_there_and_nobody_writes_to() -
         assert mount == {"name": "models", "mountPath": "/app/ComfyUI/models", "readOnly": True}
 
 
-def test_static_volumes_ask_no_storage_class_and_keep_their_data() -> None:
+def test_static_volumes_have_no_storage_class_and_keep_their_data() -> None:
     rendered = scenario_of("comfyui", "mount")
     assert len(rendered.of_kind("PersistentVolume")) == 3
     for item in (*rendered.of_kind("PersistentVolume"), *rendered.of_kind("PersistentVolumeClaim")):
@@ -236,7 +236,7 @@ def test_every_mountpoint_volume_has_a_handle_of_its_own() -> None:
     assert len(handles) == len(set(handles)) == 4
 
 
-def test_what_a_pod_writes_beside_results_is_its_own() -> None:
+def test_other_files_than_results_are_private_to_the_pod() -> None:
     pod = Pod(comfyui())
     for name in ("user", "scratch", "output", "uploader"):
         assert pod.volume(name) == {"name": name, "emptyDir": {}}
@@ -315,7 +315,7 @@ def test_several_pods_are_spread_over_zones(spread: str, policy: str) -> None:
     assert constraint["labelSelector"] == pod.deployment["spec"]["selector"]
 
 
-def test_no_spread_when_none_is_asked_for() -> None:
+def test_no_spread_unless_requested() -> None:
     assert "topologySpreadConstraints" not in Pod(comfyui({"replicas": 2, "zoneSpread": "none"})).spec
 
 
@@ -329,7 +329,7 @@ def schedule(*windows: dict[str, Any], **values: Any) -> dict[str, Any]:
     return dict(scaled["spec"])
 
 
-def test_pods_come_and_go_by_the_clock_of_their_time_zone() -> None:
+def test_the_schedule_uses_its_time_zone() -> None:
     spec = schedule(DAY, timezone="Europe/Berlin")
     assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "comfyui"}
     [trigger] = spec["triggers"]
@@ -344,17 +344,17 @@ def test_pods_come_and_go_by_the_clock_of_their_time_zone() -> None:
     }
 
 
-def test_outside_the_windows_no_pod_and_so_no_gpu_node_is_left() -> None:
+def test_outside_the_windows_there_is_no_pod_and_so_no_gpu_node() -> None:
     assert schedule(DAY)["minReplicaCount"] == 0
     assert schedule(DAY, outside=1)["minReplicaCount"] == 1
 
 
-def test_of_windows_that_overlap_the_most_is_possible() -> None:
+def test_overlapping_windows_allow_the_largest_number_of_pods() -> None:
     assert schedule(DAY, {**DAY, "replicas": 4}, {**DAY, "replicas": 3})["maxReplicaCount"] == 4
     assert schedule(DAY, outside=5)["maxReplicaCount"] == 5
 
 
-def test_an_upgrade_leaves_the_schedules_number_alone() -> None:
+def test_an_upgrade_keeps_the_number_of_pods_of_the_schedule() -> None:
     assert "replicas" not in Pod(comfyui({"schedule": {"windows": [DAY]}})).deployment["spec"]
     assert Pod(comfyui({"replicas": 2})).deployment["spec"]["replicas"] == 2
 
@@ -374,7 +374,7 @@ MONITORING_KINDS = ("PodMonitor", "PrometheusRule")
         (False, "always", True, False),
     ],
 )
-def test_monitoring_objects_are_made_where_their_kinds_are_or_when_asked_for(
+def test_monitoring_objects_are_created_where_their_crds_are_or_when_requested(
     enabled: bool, objects: str, known: bool, made: bool
 ) -> None:
     apis = [f"monitoring.coreos.com/v1/{kind}" for kind in MONITORING_KINDS] if known else []
@@ -383,7 +383,7 @@ def test_monitoring_objects_are_made_where_their_kinds_are_or_when_asked_for(
     assert ("exporter" in Pod(rendered).names) is enabled
 
 
-def test_the_exporter_tells_of_models_before_the_gate_and_of_uploads_until_the_end() -> None:
+def test_the_exporter_reports_models_before_the_readiness_gate_and_uploads_until_the_end() -> None:
     pod = Pod(comfyui({"monitoring": {"enabled": True}}))
     assert pod.names == ["exporter", "wait-for-models", "uploader", "comfyui"]
     assert pod.container("exporter")["restartPolicy"] == "Always"
@@ -396,13 +396,13 @@ def test_the_exporter_tells_of_models_before_the_gate_and_of_uploads_until_the_e
     ]
 
 
-def test_the_exporter_asks_no_uploader_that_is_not_there() -> None:
+def test_the_exporter_reads_no_uploader_that_does_not_exist() -> None:
     pod = Pod(comfyui({"monitoring": {"enabled": True}, "outputs": {"mode": "mount"}}))
     assert "UPLOADER_STATE" not in pod.env("exporter")
     assert "uploader" not in pod.mounts("exporter").values()
 
 
-def test_alerts_are_of_this_releases_pods_and_of_metrics_that_there_are() -> None:
+def test_alerts_are_about_this_releases_pods_and_existing_metrics() -> None:
     exporter = pod_script("exporter")
     rendered = comfyui({"monitoring": {"enabled": True, "objects": "always"}}, release="studio", namespace="film")
     [group] = rendered.get("PrometheusRule", "studio")["spec"]["groups"]
@@ -431,7 +431,7 @@ def test_the_monitor_finds_the_pods_and_the_named_port() -> None:
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
 
 
-def test_a_policy_lets_prometheus_to_the_metrics_only() -> None:
+def test_a_policy_allows_prometheus_only_the_metrics() -> None:
     rendered = scenario_of("comfyui", "everything")
     server, metrics = rendered.get("NetworkPolicy", "comfyui")["spec"]["ingress"]
     assert server["ports"] == [{"protocol": "TCP", "port": "http"}]
@@ -442,7 +442,7 @@ def test_a_policy_lets_prometheus_to_the_metrics_only() -> None:
 # -- The user's own parts ----------------------------------------------------------------------------------------------
 
 
-def test_own_volumes_mounts_variables_and_containers_come_after_the_charts() -> None:
+def test_the_users_volumes_mounts_variables_and_containers_come_after_the_charts() -> None:
     pod = Pod(scenario_of("comfyui", "everything"))
     assert pod.spec["volumes"][-1] == {"name": "fonts", "configMap": {"name": "fonts"}}
     assert pod.comfyui["volumeMounts"][-1]["mountPath"] == "/usr/share/fonts/team"
@@ -451,7 +451,7 @@ def test_own_volumes_mounts_variables_and_containers_come_after_the_charts() -> 
     assert pod.spec["initContainers"][-1]["name"] == "check-license"
 
 
-def test_the_names_that_are_refused_are_all_that_the_chart_uses() -> None:
+def test_every_name_that_the_chart_uses_is_refused() -> None:
     text = (CHARTS_ROOT / "comfyui" / "templates" / "_pod.tpl").read_text()
     pods = [Pod(scenario_of("comfyui", scenario)) for scenario in ("minimal", "mount", "efs", "mountpoint")]
     pods.append(Pod(comfyui({"monitoring": {"enabled": True}})))
@@ -485,10 +485,10 @@ def test_mount_mode_has_no_uploader_and_a_folder_per_pod() -> None:
     assert pod.volume("output")["persistentVolumeClaim"] == {"claimName": "comfyui-outputs"}
 
 
-# -- Gate ------------------------------------------------------------------------------------------------------------
+# -- Readiness gate --------------------------------------------------------------------------------------------------
 
 
-def test_the_gate_stands_before_everything_else() -> None:
+def test_the_readiness_gate_is_the_first_container() -> None:
     pod = Pod(comfyui())
     assert pod.names[0] == "wait-for-models"
     assert "restartPolicy" not in pod.container("wait-for-models")
@@ -496,31 +496,31 @@ def test_the_gate_stands_before_everything_else() -> None:
 
 
 @pytest.mark.parametrize("gate", ["all", "first"])
-def test_the_gate_waits_for_what_it_is_told(gate: str) -> None:
+def test_the_readiness_gate_waits_for_what_the_values_say(gate: str) -> None:
     env = Pod(comfyui({"models": {"gate": gate}})).env("wait-for-models")
     assert env["MODELS_GATE"] == gate
     assert "MODEL_KEYS" not in env
 
 
-def test_the_gate_of_keys_knows_them() -> None:
+def test_the_readiness_gate_of_keys_gets_them() -> None:
     env = Pod(scenario_of("comfyui", "efs")).env("wait-for-models")
     assert env["MODELS_GATE"] == "keys"
     assert json.loads(env["MODEL_KEYS"]) == ["checkpoints/base.safetensors", "loras/team/look.safetensors"]
 
 
-def test_no_gate_when_none_is_asked_for() -> None:
+def test_no_readiness_gate_when_it_is_off() -> None:
     assert "wait-for-models" not in Pod(comfyui({"models": {"gate": "none"}})).names
 
 
 # -- Server ----------------------------------------------------------------------------------------------------------
 
 
-def test_own_arguments_come_last() -> None:
+def test_the_users_arguments_come_last() -> None:
     pod = Pod(comfyui({"server": {"extraArgs": ["--preview-method=auto", "--fast"]}}))
     assert pod.comfyui["args"][-2:] == ["--preview-method=auto", "--fast"]
 
 
-def test_the_server_listens_where_the_service_and_the_probes_look() -> None:
+def test_the_server_listens_on_the_port_of_the_service_and_the_probes() -> None:
     rendered = comfyui()
     [port] = rendered.get("Service", "comfyui")["spec"]["ports"]
     assert (port["port"], port["targetPort"]) == (8848, "http")
@@ -537,7 +537,7 @@ def test_the_service_selects_the_pods_and_keeps_a_client_on_one() -> None:
     assert spec["sessionAffinity"] == "ClientIP"
 
 
-def test_service_annotations_and_pod_metadata_come_beside_the_charts() -> None:
+def test_service_annotations_and_pod_metadata_are_added_to_the_charts() -> None:
     rendered = comfyui({"service": {"annotations": {"a": "b"}}, "podLabels": {"c": "d"}, "podAnnotations": {"e": "f"}})
     assert rendered.get("Service", "comfyui")["metadata"]["annotations"] == {"a": "b"}
     metadata = Pod(rendered).template["metadata"]
@@ -546,7 +546,7 @@ def test_service_annotations_and_pod_metadata_come_beside_the_charts() -> None:
     assert "annotations" not in comfyui().get("Service", "comfyui")["metadata"]
 
 
-# -- Ways in ----------------------------------------------------------------------------------------------------------
+# -- Exposure ---------------------------------------------------------------------------------------------------------
 
 TARGET_GROUP = "arn:aws:elasticloadbalancing:us-west-2:123456789012:targetgroup/comfyui/0123456789abcdef"
 CERTIFICATE = "arn:aws:acm:us-west-2:123456789012:certificate/0"
@@ -568,7 +568,7 @@ def test_pods_register_with_a_target_group_that_exists() -> None:
     }
 
 
-def test_an_ingress_is_inside_the_vpc_and_made_for_long_sockets_on_one_pod() -> None:
+def test_an_ingress_is_inside_the_vpc_and_suits_long_websockets_to_one_pod() -> None:
     rendered = comfyui({"ingress": {"enabled": True}})
     spec = rendered.get("Ingress", "comfyui")["spec"]
     assert spec["ingressClassName"] == "alb"
@@ -585,7 +585,7 @@ def test_an_ingress_is_inside_the_vpc_and_made_for_long_sockets_on_one_pod() -> 
     assert not {"certificate-arn", "ssl-redirect", "auth-type", "inbound-cidrs"} & set(made)
 
 
-def test_the_load_balancer_lets_a_pod_go_no_sooner_than_it_ends() -> None:
+def test_the_load_balancer_keeps_a_pod_until_it_ends() -> None:
     rendered = comfyui({"ingress": {"enabled": True, "stickySeconds": 60}, "drain": {"jobSeconds": 70}})
     annotations = rendered.get("Ingress", "comfyui")["metadata"]["annotations"]
     attributes = dict(item.split("=") for item in annotations[f"{ALB}/target-group-attributes"].split(","))
@@ -631,7 +631,7 @@ def policy(**values: Any) -> dict[str, Any]:
     return dict(rendered.get("NetworkPolicy", "comfyui")["spec"])
 
 
-def test_a_policy_without_anybody_to_let_in_lets_nobody_in() -> None:
+def test_a_policy_without_allowed_sources_lets_nothing_in() -> None:
     spec = policy()
     assert spec["ingress"] == []
     assert spec["policyTypes"] == ["Ingress", "Egress"]
@@ -643,14 +643,14 @@ def test_a_policy_covers_the_pods_and_no_others() -> None:
     assert selected == Pod(rendered).deployment["spec"]["selector"]["matchLabels"]
 
 
-def test_the_load_balancer_and_the_named_reach_the_server_and_nothing_else_of_the_pod() -> None:
+def test_the_load_balancer_and_allowed_sources_reach_only_the_server() -> None:
     peer = {"podSelector": {"matchLabels": {"app": "pipeline"}}}
     [rule] = policy(loadBalancerCidrs=["10.0.1.0/24"], allowFrom=[peer])["ingress"]
     assert rule["from"] == [{"ipBlock": {"cidr": "10.0.1.0/24"}}, peer]
     assert rule["ports"] == [{"protocol": "TCP", "port": "http"}]
 
 
-def test_pods_get_out_to_dns_to_https_outside_and_to_their_identity() -> None:
+def test_pods_can_reach_dns_https_outside_and_pod_identity() -> None:
     own = {"to": [{"ipBlock": {"cidr": "10.0.9.0/28"}}]}
     dns, https, identity, last = policy(egress=[own])["egress"]
     assert {port["port"] for port in dns["ports"]} == {53}
@@ -665,7 +665,7 @@ def test_pods_get_out_to_dns_to_https_outside_and_to_their_identity() -> None:
 # -- Service account -------------------------------------------------------------------------------------------------
 
 
-def test_the_account_is_called_like_the_release_unless_named() -> None:
+def test_the_service_account_has_the_name_of_the_release_by_default() -> None:
     rendered = comfyui({"serviceAccount": {"name": ""}}, release="studio")
     assert Pod(rendered).spec["serviceAccountName"] == "studio"
     assert rendered.get("ServiceAccount", "studio")
@@ -673,7 +673,7 @@ def test_the_account_is_called_like_the_release_unless_named() -> None:
     assert Pod(named).spec["serviceAccountName"] == "artists"
 
 
-def test_an_existing_account_is_used_and_not_made() -> None:
+def test_an_existing_service_account_is_used_and_not_created() -> None:
     rendered = comfyui({"serviceAccount": {"create": False, "name": "artists"}})
     assert rendered.of_kind("ServiceAccount") == []
     assert Pod(rendered).spec["serviceAccountName"] == "artists"

@@ -1,4 +1,4 @@
-"""The exporter, against a server that answers as ComfyUI does and files as the node and the uploader write them."""
+"""The exporter, with a server that answers like ComfyUI, and files like those of the node and the uploader."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class ComfyUI:
 
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any]] = []
-        self.asked = 0
+        self.requests = 0
         jobs = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                jobs.asked += 1
+                jobs.requests += 1
                 query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
                 wanted = [job for job in jobs.jobs if job["status"] in query["status"].split(",")]
                 wanted.sort(key=lambda job: job["create_time"], reverse=True)
@@ -79,7 +79,7 @@ def made(comfyui: ComfyUI, folder: Path) -> Any:
     return exporter.Exporter(comfyui.url, folder / "models", folder / "uploader")
 
 
-def test_jobs_that_wait_and_run_are_counted(comfyui: ComfyUI, tmp_path: Path) -> None:
+def test_pending_and_running_jobs_are_counted(comfyui: ComfyUI, tmp_path: Path) -> None:
     for status in ("pending", "pending", "in_progress"):
         comfyui.add(status)
     found = samples(made(comfyui, tmp_path).text())
@@ -106,17 +106,17 @@ def test_each_finished_job_counts_once_in_its_time(comfyui: ComfyUI, tmp_path: P
     assert found['comfyui_job_seconds_count{status="cancelled"}'] == 1
 
 
-def test_many_jobs_are_read_in_pages_and_known_ones_not_again(comfyui: ComfyUI, tmp_path: Path) -> None:
+def test_many_jobs_are_read_in_pages_and_known_ones_only_once(comfyui: ComfyUI, tmp_path: Path) -> None:
     for _ in range(250):
         comfyui.add("completed", 1)
     source = made(comfyui, tmp_path)
     assert samples(source.text())['comfyui_job_seconds_count{status="completed"}'] == 250
-    comfyui.asked = 0
+    comfyui.requests = 0
     assert samples(source.text())['comfyui_job_seconds_count{status="completed"}'] == 250
-    assert comfyui.asked == 3
+    assert comfyui.requests == 3
 
 
-def test_what_the_server_forgets_is_not_taken_back(comfyui: ComfyUI, tmp_path: Path) -> None:
+def test_jobs_that_the_server_forgets_stay_counted(comfyui: ComfyUI, tmp_path: Path) -> None:
     comfyui.add("completed", 1)
     source = made(comfyui, tmp_path)
     source.text()
@@ -139,7 +139,7 @@ STATUS = {
 }
 
 
-def test_the_nodes_models_are_told_even_while_the_server_is_away(comfyui: ComfyUI, tmp_path: Path) -> None:
+def test_the_nodes_models_are_reported_even_while_the_server_is_down(comfyui: ComfyUI, tmp_path: Path) -> None:
     source = made(comfyui, tmp_path)
     comfyui.stop()
     status = tmp_path / "models" / ".comfyui-model-sync" / "status.json"
@@ -161,7 +161,7 @@ def test_the_nodes_models_are_told_even_while_the_server_is_away(comfyui: ComfyU
     }
 
 
-def test_a_status_that_is_no_status_leaves_its_metrics_out(comfyui: ComfyUI, tmp_path: Path) -> None:
+def test_an_unreadable_status_omits_its_metrics(comfyui: ComfyUI, tmp_path: Path) -> None:
     status = tmp_path / "models" / ".comfyui-model-sync" / "status.json"
     status.parent.mkdir(parents=True)
     status.write_text("{")
@@ -170,7 +170,7 @@ def test_a_status_that_is_no_status_leaves_its_metrics_out(comfyui: ComfyUI, tmp
     assert not [name for name in found if name.startswith("comfyui_models")]
 
 
-def test_what_the_uploader_holds_is_told(comfyui: ComfyUI, tmp_path: Path) -> None:
+def test_the_uploaders_pending_files_are_reported(comfyui: ComfyUI, tmp_path: Path) -> None:
     (tmp_path / "uploader").mkdir()
     facts = {"waiting": 4, "retrying": 3, "truncated": 2, "failed_attempts": 9, "uploads": 100}
     (tmp_path / "uploader" / "status.json").write_text(json.dumps(facts))
@@ -201,10 +201,10 @@ def test_it_serves_metrics_and_its_own_health_and_nothing_else(comfyui: ComfyUI,
         with urllib.request.urlopen(f"{at}/metrics") as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
             assert b"comfyui_up 1" in answer.read()
-        comfyui.asked = 0
+        comfyui.requests = 0
         with urllib.request.urlopen(f"{at}/healthz") as answer:
             assert answer.status == 200
-        assert comfyui.asked == 0
+        assert comfyui.requests == 0
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{at}/etc/passwd")
     finally:

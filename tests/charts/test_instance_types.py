@@ -1,4 +1,4 @@
-"""What each instance type has for a pod: against Karpenter's own arithmetic, and EC2's own facts."""
+"""What each instance type offers a pod, compared with Karpenter's own arithmetic and EC2's own facts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_single_gpu_type_of_the_four_families_is_there_and_no_other() -> N
 
 
 @each_type
-def test_the_table_says_what_ec2_says(kind: InstanceType) -> None:
+def test_the_table_agrees_with_ec2(kind: InstanceType) -> None:
     dump = Path(moto.__file__).parent / "ec2" / "resources" / "instance_types.json.gz"
     facts: dict[str, Any] = json.loads(gzip.decompress(dump.read_bytes()))[kind.name]
     [gpu] = facts["GpuInfo"]["Gpus"]
@@ -59,7 +59,7 @@ def test_the_table_says_what_ec2_says(kind: InstanceType) -> None:
 
 
 @each_type
-def test_the_number_of_pods_is_what_karpenter_takes_it_for(kind: InstanceType) -> None:
+def test_the_number_of_pods_is_that_of_karpenter(kind: InstanceType) -> None:
     need_tool("go")
     limits = (karpenter_crds().parents[1] / "providers" / "instancetype" / "zz_generated.vpclimits.go").read_text()
     block = limits.split(f'"{kind.name}": {{', 1)[1]
@@ -88,7 +88,7 @@ def test_the_whole_pod_fits_beside_the_daemons_and_mountpoint(kind: InstanceType
     memory = sum(mebibytes(container["resources"]["requests"]["memory"]) for container in running)
     assert cpu <= kind.allocatable_millicpu - 400
     assert memory <= kind.allocatable_mib - 512 - 1024
-    # What they may use together, with Mountpoint, must not reach kubelet's eviction threshold.
+    # Their limits and Mountpoint together must stay below kubelet's eviction threshold.
     limits = sum(mebibytes(container["resources"]["limits"]["memory"]) for container in running)
     assert limits <= kind.allocatable_mib - 1024
 
@@ -101,9 +101,9 @@ def test_a_second_pod_does_not_fit_beside_the_first(kind: InstanceType) -> None:
 @each_type
 def test_most_of_the_disk_is_left_for_models_and_images(kind: InstanceType) -> None:
     pod = workload(kind.name)
-    asked = mebibytes(pod.comfyui["resources"]["requests"]["ephemeral-storage"])
-    assert asked / 1024 <= kind.disk_gib * 0.1
-    assert int(pod.env("uploader")["KEEP_LOCAL_GIB"]) <= asked / 1024 / 2
+    requested = mebibytes(pod.comfyui["resources"]["requests"]["ephemeral-storage"])
+    assert requested / 1024 <= kind.disk_gib * 0.1
+    assert int(pod.env("uploader")["KEEP_LOCAL_GIB"]) <= requested / 1024 / 2
 
 
 @each_type
@@ -116,9 +116,9 @@ def test_the_models_of_a_type_leave_kubelet_its_reserve_and_the_pod_its_share(ki
     disk = int(kind.nvme_total_gb * 1e9)
     budget = SYNC.Budget.of(settings, disk, others=0).bytes
     assert abs(budget - kind.models_bytes) <= 1  # the last byte of a rounded float
-    asked = mebibytes(workload(kind.name).comfyui["resources"]["requests"]["ephemeral-storage"]) * 2**20
+    requested = mebibytes(workload(kind.name).comfyui["resources"]["requests"]["ephemeral-storage"]) * 2**20
     images = SYNC.IMAGE_RESERVE
-    assert budget + asked + images <= 0.85 * disk, "kubelet would remove images and evict pods"
+    assert budget + requested + images <= 0.85 * disk, "kubelet would remove images and evict pods"
     assert budget > 0.5 * disk
     for chart in ("comfyui", "karpenter-gpu"):
         assert f"of which {budget // 10**9} GB for models" in INSTANCE_TYPES[chart, kind.name].read_text()
@@ -132,7 +132,7 @@ def test_the_pool_of_a_type_holds_this_type(kind: InstanceType) -> None:
     assert requirements["node.kubernetes.io/instance-type"] == [kind.name]
 
 
-def test_the_workloads_defaults_fit_every_type_of_the_default_pool_and_give_nothing_away() -> None:
+def test_the_workloads_defaults_fit_every_type_of_the_default_pool_and_waste_nothing() -> None:
     [pool] = node_pools().of_kind("NodePool")
     requirements = {item["key"]: item["values"] for item in pool["spec"]["template"]["spec"]["requirements"]}
     kinds = [TYPES[name] for name in requirements["node.kubernetes.io/instance-type"]]

@@ -1,4 +1,4 @@
-"""What the node pools' chart makes of its values."""
+"""What the karpenter-gpu chart renders from its values."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_the_objects_are_exactly_these(scenario: str, objects: list[tuple[str, s
 # -- Pools -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pool_takes_only_the_types_that_it_names() -> None:
+def test_a_pool_has_only_the_types_that_it_names() -> None:
     spec = pool({"pools": {"default": {"instanceTypes": ["g5.xlarge", "g6.xlarge"]}}})
     assert requirement(spec, "node.kubernetes.io/instance-type") == ["g5.xlarge", "g6.xlarge"]
     assert requirement(spec, "kubernetes.io/arch") == ["amd64"]
     assert requirement(spec, "kubernetes.io/os") == ["linux"]
 
 
-def test_a_pool_of_families_takes_every_size_with_that_many_gpus_and_names_no_type() -> None:
+def test_a_pool_of_families_has_every_size_with_that_many_gpus_and_names_no_type() -> None:
     spec = pool({"pools": {"default": {"instanceFamilies": ["g6", "g6e"], "instanceGpus": 4}}})
     assert requirement(spec, "karpenter.k8s.aws/instance-family") == ["g6", "g6e"]
     assert requirement(spec, "karpenter.k8s.aws/instance-gpu-count") == ["4"]
@@ -70,7 +70,7 @@ def test_a_pool_of_families_takes_every_size_with_that_many_gpus_and_names_no_ty
     assert "instance-family" not in str(pool())
 
 
-def test_each_pool_may_have_a_way_of_its_own_to_make_nodes() -> None:
+def test_each_pool_may_have_its_own_node_class() -> None:
     rendered = scenario_of("karpenter-gpu", "everything")
     named = {item["metadata"]["name"]: item for item in rendered.of_kind("EC2NodeClass")}
     for item in rendered.of_kind("NodePool"):
@@ -79,7 +79,7 @@ def test_each_pool_may_have_a_way_of_its_own_to_make_nodes() -> None:
     assert "a part of the user's own" in named["karpenter-gpu-large-root"]["spec"]["userData"]
 
 
-def test_spot_and_on_demand_are_both_there_by_default() -> None:
+def test_spot_and_on_demand_are_both_allowed_by_default() -> None:
     assert requirement(pool(), "karpenter.sh/capacity-type") == ["spot", "on-demand"]
     only = pool({"pools": {"default": {"capacityTypes": ["on-demand"]}}})
     assert requirement(only, "karpenter.sh/capacity-type") == ["on-demand"]
@@ -107,7 +107,7 @@ def test_no_startup_taint_when_there_is_none() -> None:
     assert "startupTaints" not in pool({"startupTaints": []})["template"]["spec"]
 
 
-def test_own_taints_and_labels_come_beside_the_charts() -> None:
+def test_the_users_taints_and_labels_are_added_to_the_charts() -> None:
     taint = {"key": "team", "value": "film", "effect": "NoSchedule"}
     spec = pool({"pools": {"default": {"taints": [taint], "labels": {"team": "film"}}}})
     assert spec["template"]["spec"]["taints"][1:] == [taint]
@@ -118,7 +118,7 @@ def test_own_taints_and_labels_come_beside_the_charts() -> None:
     }
 
 
-def test_a_node_goes_only_when_it_is_empty_and_never_waits_for_ever() -> None:
+def test_a_node_is_removed_only_when_empty_and_never_drains_for_ever() -> None:
     spec = pool()
     assert spec["disruption"] == {
         "consolidationPolicy": "WhenEmpty",
@@ -129,12 +129,12 @@ def test_a_node_goes_only_when_it_is_empty_and_never_waits_for_ever() -> None:
     assert spec["template"]["spec"]["terminationGracePeriod"] == "1h"
 
 
-def test_a_weight_is_there_only_when_given() -> None:
+def test_a_pool_has_a_weight_only_when_given() -> None:
     assert "weight" not in pool()
     assert pool({"pools": {"default": {"weight": 10}}})["weight"] == 10
 
 
-def test_a_pool_says_only_what_differs_from_the_defaults() -> None:
+def test_a_pool_needs_only_what_differs_from_the_defaults() -> None:
     values = {"poolDefaults": {"maxGpus": 9, "expireAfter": "24h"}, "pools": {"video": {"maxGpus": 2}}}
     assert pool(values)["limits"] == {"nvidia.com/gpu": 9}
     video = pool(values, "video")
@@ -158,7 +158,7 @@ def test_a_pool_uses_the_node_class_that_it_names() -> None:
 # -- Node classes ----------------------------------------------------------------------------------------------------
 
 
-def test_a_node_is_found_by_the_sync_command_and_carries_own_tags() -> None:
+def test_a_node_has_the_tag_of_the_sync_command_and_the_users_tags() -> None:
     spec = node_class({"cluster": {"name": "comfyui-film"}, "tags": {"team": "film"}})
     assert spec["tags"] == {"ComfyUIModelSync": "comfyui-film", "team": "film"}
 
@@ -187,7 +187,7 @@ def test_pods_cannot_reach_the_instances_credentials() -> None:
     assert (options["httpTokens"], options["httpPutResponseHopLimit"]) == ("required", 1)
 
 
-def test_the_root_volume_is_encrypted_and_goes_with_the_node() -> None:
+def test_the_root_volume_is_encrypted_and_deleted_with_the_node() -> None:
     [mapping] = node_class({"nodeClassDefaults": {"rootVolumeSize": "80Gi"}})["blockDeviceMappings"]
     assert mapping["ebs"] == {
         "volumeSize": "80Gi",
@@ -202,5 +202,5 @@ def test_the_instances_disks_become_one_array_because_models_have_no_other_place
         assert item["spec"]["instanceStorePolicy"] == "RAID0"
 
 
-def test_the_role_is_the_one_that_terraform_made() -> None:
+def test_the_role_is_the_one_that_terraform_created() -> None:
     assert node_class({"nodeRole": "film-node"})["role"] == "film-node"

@@ -1,4 +1,4 @@
-"""The gate before the server and the drain after it."""
+"""The readiness gate before the server and the drain after it."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ READY = {**SYNCING, "state": "idle", "ready": True, "first_ready": True, "missin
 
 
 class Models:
-    """A models folder whose status changes each time that the gate sleeps; a sleep is `pause` seconds of its clock."""
+    """A models folder whose status changes with each sleep of the readiness gate, which lasts `pause` seconds."""
 
     def __init__(self, folder: Path, *later: dict[str, Any] | None, pause: float = 2.0):
         self.folder = folder
         self.later = list(later)
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.now, self.pause = 1000.0, pause
 
     def write(self, status: dict[str, Any]) -> None:
@@ -70,17 +70,17 @@ class Models:
         file.write_text(json.dumps(status))
 
     def sleep(self, _: float) -> None:
-        assert self.later, f"still waiting after {self.said}"
+        assert self.later, f"still waiting after {self.messages}"
         self.now += self.pause
         if (status := self.later.pop(0)) is not None:
             self.write(status)
 
     def wait(self, kind: str = "all", *keys: str) -> list[str]:
-        gate.wait(self.folder, kind, keys, self.said.append, self.sleep, lambda: self.now)
-        return self.said
+        gate.wait(self.folder, kind, keys, self.messages.append, self.sleep, lambda: self.now)
+        return self.messages
 
 
-def test_the_gate_opens_once_the_node_is_ready_and_says_how_it_got_there(tmp_path: Path) -> None:
+def test_the_gate_opens_once_the_node_is_ready_and_reports_the_progress(tmp_path: Path) -> None:
     assert Models(tmp_path, SYNCING, SYNCING, READY).wait() == [
         "waiting for the model-sync service of this node to start",
         "syncing; 3 files missing (14.2 GiB)",
@@ -88,7 +88,7 @@ def test_the_gate_opens_once_the_node_is_ready_and_says_how_it_got_there(tmp_pat
     ]
 
 
-def test_a_node_that_is_ready_already_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_node_that_is_already_ready_delays_no_pod(tmp_path: Path) -> None:
     models = Models(tmp_path)
     models.write(READY)
     assert len(models.wait()) == 1
@@ -101,7 +101,7 @@ def test_a_running_sync_does_not_close_the_gate_again(tmp_path: Path) -> None:
     assert "3 files missing" in line
 
 
-def test_the_gate_of_the_first_set_opens_while_the_rest_is_on_its_way(tmp_path: Path) -> None:
+def test_the_gate_of_the_first_set_opens_while_the_rest_is_fetched(tmp_path: Path) -> None:
     first_there = {**SYNCING, "first_ready": True, "first_missing_files": 0, "first_missing_bytes": 0}
     assert Models(tmp_path, SYNCING, first_there).wait("first")[1:] == [
         "syncing; first set: 1 files missing (2.0 GiB); 3 files missing (14.2 GiB)",
@@ -110,25 +110,25 @@ def test_the_gate_of_the_first_set_opens_while_the_rest_is_on_its_way(tmp_path: 
 
 
 def test_the_gate_of_the_whole_set_does_not_open_for_the_first(tmp_path: Path) -> None:
-    said = Models(tmp_path, {**SYNCING, "first_ready": True}, READY).wait("all")
-    assert len([line for line in said if line.startswith("models ready")]) == 1
-    assert said[-1].endswith("idle")
+    lines = Models(tmp_path, {**SYNCING, "first_ready": True}, READY).wait("all")
+    assert len([line for line in lines if line.startswith("models ready")]) == 1
+    assert lines[-1].endswith("idle")
 
 
-def test_the_gate_tells_how_long_it_will_take_and_does_not_say_so_every_second(tmp_path: Path) -> None:
+def test_the_gate_reports_the_remaining_time_but_not_every_second(tmp_path: Path) -> None:
     """1 GiB in each pause of 2 seconds."""
-    later = [{**SYNCING, "missing_bytes": left * 2**30} for left in range(80, 9, -1)]
-    said = Models(tmp_path, *later, READY).wait("first")
-    assert said[1] == "syncing; first set: 1 files missing (2.0 GiB); 3 files missing (80.0 GiB)"
-    assert said[2] == (
+    later = [{**SYNCING, "missing_bytes": gib * 2**30} for gib in range(80, 9, -1)]
+    lines = Models(tmp_path, *later, READY).wait("first")
+    assert lines[1] == "syncing; first set: 1 files missing (2.0 GiB); 3 files missing (80.0 GiB)"
+    assert lines[2] == (
         "syncing; first set: 1 files missing (2.0 GiB), about 4 s left; 3 files missing (75.0 GiB), about 2 min left"
     )
-    assert len(said) == 3 + 70 // 5
+    assert len(lines) == 3 + 70 // 5
 
 
 def test_with_keys_the_gate_opens_when_these_are_whole_whatever_else_is_missing(tmp_path: Path) -> None:
     keys = ["checkpoints/base.safetensors", "loras/a b.safetensors"]
-    said: list[str] = []
+    lines: list[str] = []
 
     def arrive(_: float) -> None:
         missing = [tmp_path / key for key in keys if not (tmp_path / key).exists()]
@@ -136,9 +136,9 @@ def test_with_keys_the_gate_opens_when_these_are_whole_whatever_else_is_missing(
         missing[0].write_bytes(b"")
 
     Models(tmp_path).write(SYNCING)
-    gate.wait(tmp_path, "keys", keys, said.append, arrive)
+    gate.wait(tmp_path, "keys", keys, lines.append, arrive)
     node = "syncing; 3 files missing (14.2 GiB)"
-    assert said == [
+    assert lines == [
         f"2 required models missing: checkpoints/base.safetensors, loras/a b.safetensors; {node}",
         f"1 required models missing: loras/a b.safetensors; {node}",
         f"models ready: 10 files, 30.0 GiB; {node}",
@@ -151,19 +151,19 @@ def test_with_keys_a_source_without_a_service_is_enough(tmp_path: Path) -> None:
     assert Models(tmp_path).wait("keys", "loras/a") == ["models ready"]
 
 
-def test_a_folder_in_the_place_of_a_wanted_model_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_a_wanted_model_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "loras" / "a").mkdir(parents=True)
 
     def sleep(_: float) -> None:
         (tmp_path / "loras" / "a").rmdir()
         (tmp_path / "loras" / "a").write_bytes(b"")
 
-    said: list[str] = []
-    gate.wait(tmp_path, "keys", ["loras/a"], said.append, sleep)
-    assert said == ["1 required models missing: loras/a", "models ready"]
+    lines: list[str] = []
+    gate.wait(tmp_path, "keys", ["loras/a"], lines.append, sleep)
+    assert lines == ["1 required models missing: loras/a", "models ready"]
 
 
-def test_a_failed_run_is_told_and_waited_out(tmp_path: Path) -> None:
+def test_a_failed_sync_is_reported_and_the_next_one_waited_for(tmp_path: Path) -> None:
     failed = {**SYNCING, "state": "failed", "error": "AccessDenied on the bucket"}
     assert "failed; 3 files missing (14.2 GiB); error: AccessDenied on the bucket" in (
         Models(tmp_path, failed, READY).wait()
@@ -177,24 +177,24 @@ LEFT_OUT = {
 }
 
 
-def test_models_that_the_disk_has_no_room_for_are_named_with_the_way_out(tmp_path: Path) -> None:
+def test_models_that_do_not_fit_the_disk_are_named_with_the_remedies(tmp_path: Path) -> None:
     [_, line] = Models(tmp_path, {**READY, **LEFT_OUT}).wait()
     assert "no room on the disk for 7 models (7.0 GiB): unet/0, unet/1, unet/2, unet/3, unet/4 and 2 more" in line
-    for way_out in ("a larger instance type", "modelSync.settings.prefixes", "models.source to efs or mountpoint"):
-        assert way_out in line
+    for remedy in ("a larger instance type", "modelSync.settings.prefixes", "models.source to efs or mountpoint"):
+        assert remedy in line
 
 
-def test_a_wanted_model_that_will_never_come_is_said_at_once(tmp_path: Path) -> None:
+def test_a_wanted_model_that_will_never_arrive_is_reported_at_once(tmp_path: Path) -> None:
     models = Models(tmp_path, {**SYNCING, **LEFT_OUT}, pause=0)
     with pytest.raises(AssertionError, match="still waiting"):
         models.wait("keys", "unet/3", "vae/x")
-    assert models.said[-1].startswith(
+    assert models.messages[-1].startswith(
         "2 required models missing: unet/3, vae/x; "
         "will not arrive, because the disk of this node has no room: unet/3; syncing"
     )
 
 
-def test_keys_that_are_no_models_are_named(tmp_path: Path) -> None:
+def test_keys_that_are_not_models_are_named(tmp_path: Path) -> None:
     skipped = {"skipped": [{"key": "../x", "reason": "leaves the folder"}], "skipped_count": 1}
     [line] = Models(tmp_path, {**READY, **skipped}).wait()[1:]
     assert "1 keys are not models: ../x (leaves the folder)" in line
@@ -206,7 +206,7 @@ def test_the_status_of_the_node_program_has_all_that_the_gate_reads() -> None:
         assert re.search(rf"^    {name}: |^            {name}=", source, re.MULTILINE), name
 
 
-def test_a_status_of_a_newer_service_ends_the_gate_with_the_way_out(tmp_path: Path) -> None:
+def test_a_status_of_a_newer_service_ends_the_gate_with_the_remedy(tmp_path: Path) -> None:
     models = Models(tmp_path)
     models.write({**SYNCING, "schema": 2})
     with pytest.raises(SystemExit, match="has schema 2, this chart supports 1: upgrade the chart"):
@@ -237,7 +237,7 @@ def run_drain(
 
 @pytest.fixture
 def seconds_pass() -> Callable[[], float]:
-    """Each look at the clock is a second later."""
+    """Each call of the clock is a second later."""
     now = iter(range(10_000))
     return lambda: float(next(now))
 
@@ -321,14 +321,14 @@ def test_the_queue_is_read_from_the_server(
     assert drain.queue_remaining(server(status, body).url) == remaining
 
 
-def test_a_server_that_has_gone_has_nothing_left() -> None:
+def test_a_stopped_server_has_no_jobs() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     assert drain.queue_remaining(f"http://127.0.0.1:{port}") == 0
 
 
-def test_the_hook_succeeds_even_when_nobody_answers() -> None:
+def test_the_hook_succeeds_even_when_the_server_does_not_answer() -> None:
     env = {**os.environ, "COMFYUI_URL": "http://127.0.0.1:9", "DRAIN_SECONDS": "0.2"}
     done = subprocess.run([sys.executable, FILES / "drain.py"], env=env, capture_output=True, check=False, timeout=20)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -1,4 +1,4 @@
-"""The uploader: nothing lost, overwritten, repeated or half written. Against a bucket in memory that can misbehave."""
+"""The uploader loses, overwrites, repeats and truncates nothing. With a bucket in memory that can fail."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def checksum(body: bytes) -> str:
 
 
 class Bucket:
-    """An S3 client as far as the uploader uses one. `fail` holds what the next calls do instead of working."""
+    """The part of an S3 client that the uploader uses. `fail` has what the next calls do instead."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -194,10 +194,10 @@ def events(capsys: pytest.CaptureFixture[str], name: str) -> list[dict[str, Any]
     return [line for line in lines if line["event"] == name]
 
 
-# -- What leaves, and under which key
+# -- What is uploaded, and under which key
 
 
-def test_a_finished_file_leaves_with_its_folder_type_and_bytes(pod: Pod) -> None:
+def test_a_finished_file_is_uploaded_with_its_folder_type_and_bytes(pod: Pod) -> None:
     pod.write("video/clip.webm", b"bytes")
     pod.wait_for(1)
     key = f"{pod.prefix}video/clip.webm"
@@ -215,7 +215,7 @@ def test_each_upload_is_one_line_of_json(pod: Pod, capsys: pytest.CaptureFixture
     assert line["seconds"] >= 0
 
 
-def test_what_is_still_here_and_what_failed_is_told_outside(pod: Pod) -> None:
+def test_pending_files_and_failed_attempts_are_in_the_status_file(pod: Pod) -> None:
     pod.bucket.fail["put_object"] = [lambda _: refuse("SlowDown", 503)] * 2
     pod.write("a.txt")
     pod.wait_for(1)
@@ -251,14 +251,14 @@ def test_a_name_is_kept_as_it_is(pod: Pod, path: str) -> None:
     assert list(pod.wait_for(1)) == [path]
 
 
-def test_a_name_that_is_no_text_still_leaves(pod: Pod) -> None:
+def test_a_name_that_is_not_text_is_still_uploaded(pod: Pod) -> None:
     descriptor = os.open(os.fsencode(pod.output) + b"/caf\xe9.png", os.O_CREAT | os.O_WRONLY)
     os.write(descriptor, b"x")
     os.close(descriptor)
     assert list(pod.wait_for(1)) == ["caf\ufffd.png"]
 
 
-def test_a_path_that_is_too_long_for_a_key_still_leaves(pod: Pod) -> None:
+def test_a_path_that_is_too_long_for_a_key_is_still_uploaded(pod: Pod) -> None:
     pod.write("/".join(["d" * 200] * 6) + "/image.png")
     [key] = pod.wait_for(1)
     assert key.startswith("long-names/")
@@ -267,7 +267,7 @@ def test_a_path_that_is_too_long_for_a_key_still_leaves(pod: Pod) -> None:
 
 
 @pytest.mark.parametrize("path", [".hidden.png", ".cache/file.png"])
-def test_what_is_hidden_stays(pod: Pod, path: str) -> None:
+def test_hidden_files_are_not_uploaded(pod: Pod, path: str) -> None:
     pod.write(path)
     pod.write("seen.png")
     assert list(pod.wait_for(1)) == ["seen.png"]
@@ -305,7 +305,7 @@ def test_a_link_that_takes_the_place_of_a_file_after_it_was_seen_is_not_followed
 # -- What is not finished
 
 
-def test_a_file_that_is_held_open_does_not_leave_however_long_it_is_quiet(pod: Pod) -> None:
+def test_a_file_that_is_held_open_is_not_uploaded_however_long_it_is_quiet(pod: Pod) -> None:
     with (pod.output / "slow.bin").open("wb") as file:
         file.write(b"first")
         file.flush()
@@ -316,13 +316,13 @@ def test_a_file_that_is_held_open_does_not_leave_however_long_it_is_quiet(pod: P
     assert pod.wait_for(1) == {"slow.bin": b"FIRST and last"}
 
 
-def test_a_file_that_is_held_open_for_reading_leaves(pod: Pod) -> None:
+def test_a_file_that_is_held_open_for_reading_is_uploaded(pod: Pod) -> None:
     """SaveVideo reads what it has written; a gallery reads what is there."""
     with pod.write("clip.bin").open("rb"):
         assert pod.wait_for(1)
 
 
-def test_a_file_that_is_closed_and_opened_again_leaves_once_and_whole(
+def test_a_file_that_is_closed_and_opened_again_is_uploaded_once_and_whole(
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploader, "QUIET_SECONDS", 1.5)  # far longer than a busy machine makes the pauses below
@@ -335,7 +335,7 @@ def test_a_file_that_is_closed_and_opened_again_leaves_once_and_whole(
     assert len(pod.bucket.objects) == 1
 
 
-def test_where_the_kernel_does_not_tell_who_writes_a_longer_quiet_decides(
+def test_where_the_kernel_does_not_show_writers_a_longer_quiet_time_decides(
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploader, "has_writer", lambda _: None)
@@ -394,7 +394,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_what_a_killed_writer_leaves_is_known_by_its_format(kind: str) -> None:
+def test_the_truncated_file_of_a_killed_writer_is_detected_by_its_format(kind: str) -> None:
     body = WHOLE[kind]()
 
     def truncated(content: bytes) -> bool:
@@ -406,16 +406,16 @@ def test_what_a_killed_writer_leaves_is_known_by_its_format(kind: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"x", b"plain text", b"\x00" * 100, b"fLaC" + b"x" * 50], ids=repr)
-def test_a_format_that_does_not_tell_is_taken_as_it_is(body: bytes) -> None:
+def test_a_format_without_an_end_mark_is_uploaded_as_it_is(body: bytes) -> None:
     assert not uploader.truncated(io.BytesIO(body), len(body))
 
 
-def test_something_added_after_the_end_does_not_make_a_file_truncated() -> None:
+def test_bytes_after_the_end_do_not_make_a_file_truncated() -> None:
     for body in (png() + b"trailer" * 10, mp4(faststart=False) + b"\xff" * 50):
         assert not uploader.truncated(io.BytesIO(body), len(body))
 
 
-def test_half_a_picture_stays_until_it_is_whole_and_does_not_hold_up_the_end(
+def test_half_a_picture_stays_until_it_is_whole_and_does_not_delay_the_end(
     pod: Pod, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = png()
@@ -440,7 +440,7 @@ def test_a_file_that_is_written_again_goes_beside_its_first_version(pod: Pod) ->
     assert pod.uploaded() == {"sub/grid.png": b"first", "sub/grid~2.png": b"second", "sub/grid~3.png": b"third"}
 
 
-def test_a_file_that_is_touched_or_written_again_with_the_same_bytes_does_not_leave_again(pod: Pod) -> None:
+def test_a_file_that_is_touched_or_written_with_the_same_bytes_is_not_uploaded_again(pod: Pod) -> None:
     file = pod.write("a.png", b"same")
     pod.wait_for(1)
     os.utime(file)
@@ -450,7 +450,7 @@ def test_a_file_that_is_touched_or_written_again_with_the_same_bytes_does_not_le
     assert pod.bucket.calls.count("put_object") == 1
 
 
-def test_a_restarted_container_goes_on_where_it_was(tmp_path: Path, bucket: Bucket) -> None:
+def test_a_restarted_container_resumes_where_it_was(tmp_path: Path, bucket: Bucket) -> None:
     first = Pod(tmp_path, bucket)
     first.start()
     first.write("a.png")
@@ -496,7 +496,7 @@ def test_an_upload_whose_answer_was_lost_is_not_repeated(pod: Pod) -> None:
     assert list(pod.uploaded()) == ["a.png"]
 
 
-def test_a_key_that_somebody_else_took_is_never_overwritten(pod: Pod) -> None:
+def test_a_key_that_another_writer_took_is_never_overwritten(pod: Pod) -> None:
     key = f"{pod.prefix}a.png"
     pod.bucket.objects[key] = b"foreign"
     pod.bucket.facts[key] = {"Metadata": {}}
@@ -515,7 +515,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("size", [1001, 2000, 12_345])
-def test_a_large_file_leaves_in_parts_that_make_the_whole(pod: Pod, size: int) -> None:
+def test_a_large_file_is_uploaded_in_parts_that_make_the_whole(pod: Pod, size: int) -> None:
     body = os.urandom(size)
     pod.write("clip.bin", body)
     assert pod.wait_for(1) == {"clip.bin": body}
@@ -523,7 +523,7 @@ def test_a_large_file_leaves_in_parts_that_make_the_whole(pod: Pod, size: int) -
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_large_file_that_is_written_while_it_leaves_is_not_published(pod: Pod) -> None:
+def test_a_large_file_that_is_written_during_its_upload_is_not_published(pod: Pod) -> None:
     def grow(_: dict[str, Any]) -> None:
         pod.write("clip.bin", b"n" * 3000)
 
@@ -536,7 +536,7 @@ def test_a_large_file_that_is_written_while_it_leaves_is_not_published(pod: Pod)
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_failed_part_is_made_good_and_leaves_nothing_behind(pod: Pod) -> None:
+def test_a_failed_part_is_repeated_and_no_unfinished_upload_remains(pod: Pod) -> None:
     def fails(_: dict[str, Any]) -> None:
         raise EndpointConnectionError(endpoint_url="s3")
 
@@ -579,7 +579,7 @@ def test_a_failed_upload_is_tried_again_until_it_works(
     assert [line["attempts"] for line in events(capsys, "retry")] == [1, 2, 3, 4, 5]
 
 
-def test_one_file_that_fails_does_not_hold_up_the_others(pod: Pod) -> None:
+def test_one_file_that_fails_does_not_delay_the_others(pod: Pod) -> None:
     def only_bad(request: dict[str, Any]) -> None:
         if "bad" in request["Key"]:
             raise refusal("AccessDenied", 403, "PutObject")
@@ -603,7 +603,7 @@ def test_the_wait_between_attempts_grows_to_its_limit(pod: Pod, monkeypatch: pyt
     pod.uploader._failures.clear()
 
 
-def test_a_file_that_goes_before_it_left_is_forgotten(pod: Pod) -> None:
+def test_a_file_that_is_deleted_before_its_upload_is_dropped(pod: Pod) -> None:
     file = pod.write("a.png")
 
     def removes(_: dict[str, Any]) -> None:
@@ -619,7 +619,7 @@ def test_a_file_that_goes_before_it_left_is_forgotten(pod: Pod) -> None:
 # -- The end
 
 
-def test_everything_left_leaves_before_the_end(tmp_path: Path, bucket: Bucket) -> None:
+def test_everything_is_uploaded_before_the_end(tmp_path: Path, bucket: Bucket) -> None:
     pod = Pod(tmp_path, bucket)
     pod.start()
     contents = {f"{number}.png": b"%d" % number for number in range(200)}
@@ -629,7 +629,7 @@ def test_everything_left_leaves_before_the_end(tmp_path: Path, bucket: Bucket) -
     assert pod.uploaded() == contents
 
 
-def test_the_end_waits_for_a_bucket_that_is_away(tmp_path: Path, bucket: Bucket) -> None:
+def test_the_end_waits_for_a_bucket_that_is_unavailable(tmp_path: Path, bucket: Bucket) -> None:
     pod = Pod(tmp_path, bucket)
     pod.start()
     bucket.fail["put_object"] = [broken] * 10
@@ -661,10 +661,10 @@ def test_the_end_needs_no_quiet_time(tmp_path: Path, bucket: Bucket, monkeypatch
     assert list(pod.uploaded()) == ["last.png"]
 
 
-# -- Room
+# -- Disk space
 
 
-def test_the_oldest_uploaded_files_make_room_and_the_newest_stay(tmp_path: Path, bucket: Bucket) -> None:
+def test_the_oldest_uploaded_files_are_removed_and_the_newest_stay(tmp_path: Path, bucket: Bucket) -> None:
     pod = Pod(tmp_path, bucket, keep_bytes=250)
     pod.start()
     for number in range(5):
@@ -679,7 +679,7 @@ def test_the_oldest_uploaded_files_make_room_and_the_newest_stay(tmp_path: Path,
     assert len(pod.uploaded()) == 5
 
 
-def test_what_is_not_uploaded_is_never_removed(tmp_path: Path, bucket: Bucket) -> None:
+def test_a_file_that_is_not_uploaded_is_never_removed(tmp_path: Path, bucket: Bucket) -> None:
     pod = Pod(tmp_path, bucket, keep_bytes=0)
     bucket.fail["put_object"] = [broken] * 8
     pod.start()
@@ -690,7 +690,7 @@ def test_what_is_not_uploaded_is_never_removed(tmp_path: Path, bucket: Bucket) -
     assert pod.uploaded() == {"a.png": b"x"}
 
 
-def test_a_name_that_comes_again_after_it_was_removed_gets_a_key_of_its_own(tmp_path: Path, bucket: Bucket) -> None:
+def test_a_name_that_is_used_again_after_its_removal_gets_its_own_key(tmp_path: Path, bucket: Bucket) -> None:
     pod = Pod(tmp_path, bucket, keep_bytes=0)
     pod.start()
     for number, content in enumerate([b"one", b"two"], start=1):
@@ -704,7 +704,7 @@ def test_a_name_that_comes_again_after_it_was_removed_gets_a_key_of_its_own(tmp_
     assert pod.uploaded() == {"ComfyUI_00001_.png": b"one", "ComfyUI_00001_~2.png": b"two"}
 
 
-def test_a_result_is_kept_as_long_as_its_client_may_come_for_it(
+def test_a_result_is_kept_as_long_as_its_client_may_fetch_it(
     tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploader, "KEEP_SECONDS", 600.0)
@@ -759,7 +759,7 @@ def memory_limit(mebibytes: int) -> Iterator[None]:
 
 def test_memory_is_bounded_however_large_a_file_is(tmp_path: Path) -> None:
     class Forgetful(Bucket):
-        """Keeps no bytes, and takes none for two seconds: time enough for parts to pile up if they can."""
+        """Keeps no bytes, and accepts none for two seconds: enough for parts to accumulate if they can."""
 
         opens = time.monotonic() + 2
 
@@ -775,7 +775,7 @@ def test_memory_is_bounded_however_large_a_file_is(tmp_path: Path) -> None:
     for number in range(4):
         with (pod.output / f"{number}.bin").open("wb") as file:
             file.truncate(200 * 2**20)
-    with memory_limit(170):  # what the constants of the uploader promise, and a little
+    with memory_limit(170):  # the sum of the uploader's constants, and a little more
         pod.start()
         pod.wait_for(4, seconds=60)
         pod.drain()

@@ -1,4 +1,4 @@
-"""The uploader as the pod runs it, a process of its own, against a real S3 protocol. Checked by hash."""
+"""The uploader as the pod runs it, as a process, with the real S3 protocol. Files are compared by hash."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def sha256(body: bytes) -> str:
 
 @pytest.fixture
 def new_pod(tmp_path: Path, aws: LocalAws, bucket: str) -> Iterator[Callable[[str], Pod]]:
-    """Makes pods by name; none outlives its test."""
+    """Creates pods by name; none outlives its test."""
     pods: list[Pod] = []
 
     def make(name: str) -> Pod:
@@ -134,7 +134,7 @@ def write_video(path: Path) -> None:
 
 
 def write_sound(path: Path) -> None:
-    """By the writer of ComfyUI's own SaveAudio nodes, which seeks back to fill its header in."""
+    """With the writer of ComfyUI's SaveAudio nodes, which seeks back to complete its header."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
             {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame"}[path.suffix], rate=44100
@@ -198,11 +198,11 @@ def test_a_file_that_is_written_again_after_its_upload_is_there_twice(pod: Pod) 
     assert pod.in_bucket() == {"grid.png": sha256(b"first"), "grid~2.png": sha256(b"second")}
 
 
-def test_told_to_end_as_soon_as_it_has_begun_it_still_uploads_everything(pod: Pod) -> None:
-    """A pod that goes while its uploader starts again."""
+def test_stopped_right_after_its_start_it_still_uploads_everything(pod: Pod) -> None:
+    """A pod is deleted while its uploader restarts."""
     pod.kill()
     (pod.output / "last.png").write_bytes(b"last")
-    # The signal arrives while the script makes its client, the slowest part of its start.
+    # The signal arrives while the script creates its client, the slowest part of its start.
     late = "import botocore.session as s, os, signal; real = s.Session.create_client\n"
     late += "def create(*a, **k):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return real(*a, **k)\n"
     late += f"s.Session.create_client = create\nimport runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
@@ -223,7 +223,7 @@ def test_killed_in_the_middle_and_started_again_nothing_is_lost_or_twice(pod: Po
     assert pod.in_bucket() == pod.hashes()
 
 
-def test_told_to_end_in_the_middle_it_uploads_the_rest_first(pod: Pod) -> None:
+def test_stopped_in_the_middle_it_uploads_the_rest_first(pod: Pod) -> None:
     for number in range(300):
         (pod.output / f"{number:03}.png").write_bytes(os.urandom(5000))
     wait_until(lambda: len(pod.events("uploaded")) >= 20, pod)
@@ -233,7 +233,7 @@ def test_told_to_end_in_the_middle_it_uploads_the_rest_first(pod: Pod) -> None:
     assert len(pod.in_bucket()) == 300
 
 
-def test_a_bucket_that_is_away_for_a_while_loses_nothing(pod: Pod, aws: LocalAws) -> None:
+def test_a_bucket_that_is_unavailable_for_a_while_loses_nothing(pod: Pod, aws: LocalAws) -> None:
     s3 = aws.client("s3")
     s3.delete_bucket(Bucket=pod.bucket)
     for number in range(50):

@@ -56,7 +56,7 @@ def test_it_is_explicit_mime_with_one_shell_part() -> None:
     assert shell(text).startswith("#!/bin/bash\n")
 
 
-def test_a_node_config_and_the_users_own_parts_are_parts_of_their_own_in_this_order() -> None:
+def test_the_node_config_and_the_users_parts_are_separate_parts_in_this_order() -> None:
     rendered = scenario_of("karpenter-gpu", "everything")
     text = rendered.get("EC2NodeClass", "karpenter-gpu-large-root")["spec"]["userData"]
     found = parts(text)
@@ -94,7 +94,7 @@ def test_the_script_of_the_chart_is_in_it_unchanged() -> None:
 
 
 @pytest.mark.parametrize("what", ["file", "rendered"])
-def test_shellcheck_is_content(what: str) -> None:
+def test_shellcheck_finds_nothing(what: str) -> None:
     text = SCRIPT.read_text() if what == "file" else shell(user_data())
     done = subprocess.run([need_tool("shellcheck"), "-"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -102,7 +102,7 @@ def test_shellcheck_is_content(what: str) -> None:
 
 @dataclass
 class Node:
-    """A root folder, a folder that plays S3, and programs that play aws, systemctl and sleep."""
+    """A root folder, a folder that stands in for S3, and programs that stand in for aws, systemctl and sleep."""
 
     home: Path
     files: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class Node:
 def node(tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path)
     yield node
-    assert not list(tmp_path.glob("tmp.*")), "the script left its work folder"
+    assert not list(tmp_path.glob("tmp.*")), "the script did not remove its work folder"
 
 
 def test_a_boot_installs_program_units_and_settings(node: Node) -> None:
@@ -204,7 +204,7 @@ def test_a_file_with_other_bytes_is_refused_and_nothing_is_installed(node: Node,
     assert not [call for call in node.calls if call.startswith(("systemctl", "sleep"))]
 
 
-def test_a_file_that_is_not_there_is_tried_eight_times_and_then_loudly_given_up(node: Node) -> None:
+def test_a_missing_file_is_tried_eight_times_and_then_reported(node: Node) -> None:
     (node.s3 / "comfyui-model-sync.path").unlink()
     done = node.boot()
     assert done.returncode != 0
@@ -213,7 +213,7 @@ def test_a_file_that_is_not_there_is_tried_eight_times_and_then_loudly_given_up(
     assert node.installed == {}
 
 
-def test_a_fetch_that_fails_at_first_is_made_good(node: Node) -> None:
+def test_a_fetch_that_fails_at_first_is_repeated(node: Node) -> None:
     node.program(
         "aws",
         f'echo "aws $*" >>{node.home}/calls; mkdir "{node.home}/failed-${{6##*/}}" 2>/dev/null && exit 1; '
@@ -232,8 +232,8 @@ def test_a_second_boot_of_the_same_root_ends_the_same(node: Node) -> None:
     assert node.installed == first
 
 
-def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
-    """The schema keeps such names out; the quoting must not depend on it."""
+def test_values_are_text_to_the_shell_whatever_they_contain(node: Node) -> None:
+    """The schema refuses such names; the quoting must not depend on it."""
     hostile = f"a'; touch {node.home}/pwned; '$(touch {node.home}/pwned)`touch {node.home}/pwned`\\"
     chart = CHARTS_ROOT / "karpenter-gpu"
     base = SCENARIOS["karpenter-gpu", "minimal"]
@@ -248,7 +248,7 @@ def test_values_are_text_to_the_shell_whatever_they_hold(node: Node) -> None:
     assert settings == f"MODELS_BUCKET={hostile}\nAWS_REGION=us-west-2\n"
 
 
-def test_a_node_class_may_say_its_own_settings_over_those_of_all(node: Node) -> None:
+def test_a_node_class_may_override_the_settings_of_all(node: Node) -> None:
     settings = {"budget": "71GB", "prefixes": ["vae/"]}
     sync = {"bucket": "the-models", "artifactsBucket": "the-artifacts", "files": node.files, "settings": settings}
     classes = {"default": {"modelSync": {"settings": {"budget": "9GB", "scratchReserve": "1GiB"}}}}
@@ -258,7 +258,7 @@ def test_a_node_class_may_say_its_own_settings_over_those_of_all(node: Node) -> 
     ]  # fmt: skip
 
 
-def test_settings_are_laid_over_each_other_key_by_key_and_null_is_not_set(node: Node) -> None:
+def test_settings_are_merged_key_by_key_and_null_is_not_set(node: Node) -> None:
     all_nodes = {"firstSet": ["vae/"], "priority": ["unet/"], "prefixes": ["vae/", "unet/"], "budget": "71GB"}
     of_classes = {"priority": ["loras/"], "imageReserve": 300_000_000_000, "budget": None}
     of_this_class = {"prefixes": [], "scratchReserve": 0, "budget": None}
@@ -274,7 +274,7 @@ def test_settings_are_laid_over_each_other_key_by_key_and_null_is_not_set(node: 
     ]  # fmt: skip
 
 
-def test_further_settings_are_lines_of_the_settings_file(node: Node) -> None:
+def test_additional_settings_are_lines_of_the_settings_file(node: Node) -> None:
     settings = {"budget": "71GB", "firstSet": ["vae/", "unet/it's $(main) & <co>.safetensors"]}
     values = {"bucket": "the-models", "artifactsBucket": "the-artifacts", "files": node.files, "settings": settings}
     done = node.run(shell(user_data({"modelSync": values})))

@@ -1,4 +1,4 @@
-"""`comfyeks demo` ends in order, however it ends."""
+"""`comfyeks demo` cleans up in order, however it ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Pod:
 
 @pytest.fixture
 def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the end of the demo has ended; a test adds what the demo does before."""
+    """What the end of the demo has stopped; a test adds the steps before it."""
     monkeypatch.setattr(base, "HOME", tmp_path)
     monkeypatch.setattr(cli, "chosen", lambda cluster: ShortDemo())
     ended: list[str] = []
@@ -36,7 +36,7 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def steps(ended: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Replaces the steps of the demo: a pod, then what is given."""
+    """Replaces the steps of the demo: a pod, then the given step."""
 
     def replace(step: Callable[[], object]) -> None:
         def run(self: ShortDemo) -> None:
@@ -93,7 +93,7 @@ def test_a_signal_tears_down_everything(
     [subprocess.TimeoutExpired("hook", 1), OperationError("no"), KeyboardInterrupt()],
     ids=["hook", "failure", "second signal"],
 )
-def test_a_pod_that_does_not_end_keeps_nothing_else_running(
+def test_a_pod_that_does_not_stop_keeps_nothing_else_running(
     ended: list[str], monkeypatch: pytest.MonkeyPatch, trouble: BaseException
 ) -> None:
     def refuse(self: Pod) -> None:

@@ -7,7 +7,7 @@ import pytest
 from comfyeks.files import write_atomically
 
 
-def test_a_file_is_written_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+def test_a_file_is_written_in_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a" / "b.json", "中")
     assert (tmp_path / "a" / "b.json").read_text(encoding="utf-8") == "中"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]

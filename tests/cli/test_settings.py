@@ -1,4 +1,4 @@
-"""One settings file per deployment: what it understands, what it refuses."""
+"""One settings file per deployment: what it accepts, what it refuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("acount: '1'", "no setting 'acount'"),
         ("account: 111122223333", "12 digits in quotes"),
@@ -41,28 +41,28 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
         ("a: {", "is not YAML"),
     ],
 )
-def test_what_is_not_understood_is_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_content_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(text)
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         load(file)
     assert str(file) in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (DeploymentSettings(account="444455556666"), "belongs to account 444455556666"),
         (DeploymentSettings(region="eu-central-1"), "belongs to region eu-central-1"),
     ],
 )
-def test_settings_of_another_place_are_refused(settings: DeploymentSettings, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_settings_of_another_account_or_region_are_refused(settings: DeploymentSettings, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         settings.check("comfyui", HERE.account, HERE.region, Path("settings.yaml"))
 
 
-def test_settings_of_this_place_are_taken() -> None:
+def test_settings_of_this_account_and_region_are_accepted() -> None:
     DeploymentSettings(account=HERE.account, region=HERE.region).check(
         "comfyui", HERE.account, HERE.region, Path("settings.yaml")
     )
