@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""From a pending pod to the first image on a node that does not exist yet, phase by phase, as a chart.
+"""Time from a pending pod to the first image on a node that does not exist yet, by phase, as a chart.
 
     .venv/bin/python benchmarks/cold_node.py
     .venv/bin/python benchmarks/cold_node.py --models 120 --first-set 7 --network 1.25
 
-Measured here, with the real program against a local S3 server: what a run costs beside the bytes (start, listing,
-comparing) and what each file adds. Everything else is an assumption about AWS and can be given as an option. Compared
-is a design that fetches all models in the user data, before the node joins: simple, and common.
+Measured here, with the real program against a local S3 server: the seconds of a sync apart from the transfer (start,
+listing, comparing) and the seconds that each file adds. Everything else is an assumption about AWS and can be given as
+an option. It is compared with a simple and common design: fetching all models in the user data, before the node joins.
 
-Image pull and sync run at the same time and share the network; unpacking bounds the pull. A node that has not joined
-within 15 minutes is taken away by Karpenter.
+Image pull and sync run at the same time and share the network; unpacking limits the pull. Karpenter deletes a node that
+has not joined within 15 minutes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a run beside its bytes, and of each file of it."""
+    """Seconds of a sync apart from the transfer, and seconds that each file adds."""
 
     run: float
     file: float
@@ -64,7 +64,7 @@ class Assumptions:
 
 
 def measure() -> Cost:
-    """Runs the program on an empty and on a full bucket. Small files: their bytes do not count."""
+    """Run the program on an empty and on a full bucket. The files are small, so that the transfer takes no time."""
     with tempfile.TemporaryDirectory() as folder, s3_stub.serve() as s3:
         node = ProgramNode(Path(folder) / "node", s3.environment(), ROOT / "node/comfyui-model-sync")
         node.mount_array()
@@ -79,7 +79,7 @@ def measure() -> Cost:
 
 
 def joins_first(given: Assumptions, cost: Cost) -> Iterator[Phase]:
-    """This design: the node joins, then the image and the models come side by side; pods start with the first set."""
+    """This design: the node joins, then image and models are fetched together; pods start with the first set."""
     joined = given.launch + given.join
     pulled = joined + given.image / given.unpack
     yield Phase("launch", 0, given.launch)
@@ -95,8 +95,8 @@ def joins_first(given: Assumptions, cost: Cost) -> Iterator[Phase]:
 
 
 def fetched(size: float, files: int, given: Assumptions, cost: Cost, pull: float) -> float:
-    """Seconds until so much is there, while for `pull` seconds the image takes its part of the network."""
-    beside = (given.network - given.unpack) * pull  # bytes that arrive meanwhile
+    """Seconds until `size` bytes are fetched, if an image pull of `pull` seconds uses part of the network."""
+    beside = (given.network - given.unpack) * pull  # bytes that arrive during the pull
     seconds = size / (given.network - given.unpack) if size <= beside else pull + (size - beside) / given.network
     return cost.run + max(seconds, files * cost.file)
 
@@ -114,7 +114,7 @@ def syncs_first(given: Assumptions, cost: Cost) -> Iterator[Phase]:
 
 
 def chart(title: str, phases: list[Phase], scale: float) -> str:
-    """Bars on a common time axis; the end of the server's start is when the first image can be made."""
+    """Bars on a common time axis; the first image is possible when the server has started."""
     ready = phases[-1].end
     lines = [f"{title}: first image possible after {ready:,.0f} s"]
     for phase in phases:
@@ -144,7 +144,7 @@ def main() -> None:
     sizes = {name: getattr(options, name) * 1e9 for name in ("image", "unpack", "models", "first_set", "network")}
     rest = {name: getattr(options, name) for name in ("launch", "join", "files", "server")}
     given, cost = Assumptions(**sizes, **rest), measure()
-    print(f"measured: {cost.run:.2f} s a run, {cost.file * 1e3:.2f} ms a file")
+    print(f"measured: {cost.run:.2f} s for each sync, {cost.file * 1e3:.2f} ms for each file")
     print(
         f"assumed: launch {given.launch:.0f} s, join {given.join:.0f} s, image {options.image:g} GB at "
         f"{options.unpack:g} GB/s, {given.files} models of {options.models:g} GB with a first set of "

@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/demo.py                 ten runs with the local cluster (half an hour)
     .venv/bin/python benchmarks/demo.py --runs 3 --no-cluster
 
-Runs one after the other, in this checkout, whose local AWS has to be down. A run that fails is counted, its end is
-shown, and the next one begins. Prints JSON to stdout; one line per run and the table to stderr. Exits 1 unless all of
-them passed.
+The runs are sequential, in this checkout, whose local AWS must be down. A failed run is counted, the end of its output
+is shown, and the next one begins. Prints JSON to stdout; one line for each run and the table to stderr. Exits with 1
+unless every run passed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TIMELINE = ROOT / ".comfyeks" / "demo" / "timeline.json"
 
 @dataclass
 class Run:
-    """`steps` are seconds by title; `end` is the end of what a failed run printed."""
+    """`steps` are seconds by title; `end` is the end of the output of a failed run."""
 
     passed: bool
     seconds: float
@@ -40,8 +40,8 @@ class Run:
 def run(form: str) -> Run:
     TIMELINE.unlink(missing_ok=True)
     begun, load = time.monotonic(), os.getloadavg()[0]
-    words = [sys.executable, "-m", "comfyeks", "demo", form]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    argv = [sys.executable, "-m", "comfyeks", "demo", form]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     passed, seconds = done.returncode == 0, time.monotonic() - begun
     if not TIMELINE.exists():
         return Run(False, seconds, 0, load, end=done.stderr[-3000:])
@@ -52,7 +52,7 @@ def run(form: str) -> Run:
 
 
 def table(runs: list[Run]) -> str:
-    """Seconds as least, median and most of the runs that passed."""
+    """Minimum, median and maximum seconds of the runs that passed."""
     good = [run for run in runs if run.passed]
     if not good:
         return "none passed"
@@ -72,18 +72,18 @@ def main() -> None:
     for number in range(1, options.runs + 1):
         runs.append(run(options.form))
         last = runs[-1]
-        word = "passed" if last.passed else f"FAILED\n{last.end}"
-        say(
+        result = "passed" if last.passed else f"FAILED\n{last.end}"
+        note(
             f"{number} of {options.runs}: {last.seconds:.0f} s, {last.peak_memory_mib} MiB, "
-            f"load before {last.load:.0f}, {word}"
+            f"load before {last.load:.0f}, {result}"
         )
     passed = sum(run.passed for run in runs)
-    say(f"\n{passed} of {len(runs)} passed\n{table(runs)}")
+    note(f"\n{passed} of {len(runs)} passed\n{table(runs)}")
     print(json.dumps([asdict(run) for run in runs], indent=2))
     sys.exit(0 if passed == len(runs) else 1)
 
 
-def say(text: str) -> None:
+def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -5,10 +5,10 @@
     .venv/bin/python benchmarks/model_sync.py --full    20,000 x 100 KB and 6 x 3 GB (18 GB on the disk at a time)
 
 The server is versitygw (Go, checks every signature, sends files from the page cache), built on demand from
-tools/s3server; objects are hard links to one file. Server and clients share this machine's cores and its disk: what
-counts is the ratio within one run, not the rates. Every round measures each tool once, in turns; a line shows the
+tools/s3server; objects are hard links to one file. Server and clients share this machine's cores and its disk, so
+only the ratios within one run are meaningful, not the rates. Every round measures each tool once; a line shows the
 median. `CPU` is the client's user and system time, `peak` the sum of the resident memory of all its processes, sampled.
-A disk that is slow or in use by others drowns the differences: `--work /dev/shm` takes it out. Prints JSON to stdout,
+A slow or busy disk hides the differences: `--work /dev/shm` avoids the disk. Prints JSON to stdout,
 the table to stderr.
 """
 
@@ -63,7 +63,7 @@ class Measured:
 
 
 def measure(argv: list[str], env: dict[str, str]) -> Measured:
-    """Runs a command to its end. Raises CalledProcessError."""
+    """Run a command to its end. Raises CalledProcessError."""
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(argv, env=env, stdout=output, stderr=output)
@@ -99,13 +99,15 @@ class Peak:
 
 @contextmanager
 def local_server(load: Load, home: Path) -> Iterator[dict[str, str]]:
-    """A server whose bucket holds the load; the environment for its clients."""
+    """Run a server whose bucket has the load; yields the environment for its clients."""
     source, folder = home / "source", home / f"buckets/{BUCKET}/loras"
     block = os.urandom(min(load.size, 10**6))
     with source.open("wb") as file:
         for _ in range(load.size // len(block)):
             file.write(block)
-    os.utime(source, times=(yesterday := time.time() - 86_400, yesterday))  # s5cmd leaves out what is newer than now
+    os.utime(
+        source, times=(yesterday := time.time() - 86_400, yesterday)
+    )  # s5cmd skips objects that are newer than now
     folder.mkdir(parents=True)
     for number in range(load.count):
         (folder / f"{number:05}.safetensors").hardlink_to(source)
@@ -149,7 +151,7 @@ def rounds(load: Load, environment: dict[str, str], work: Path, count: int) -> d
             files = [file for file in tool(home).rglob("*.safetensors") if file.stat().st_size == load.size]
             if len(files) != load.count:
                 raise SystemExit(
-                    f"{len(files)} of {load.count} objects of {load.size} bytes arrived: the numbers are void"
+                    f"{len(files)} of {load.count} objects of {load.size} bytes arrived: the measurement is invalid"
                 )
             if number == 0 and tool is ours:
                 copied = work / "copied"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""`comfyeks models pull` at full size: right under every fault? how fast beside `curl | aws s3 cp`? how much memory?
+"""`comfyeks models pull` at full size: correctness under faults, speed beside `curl | aws s3 cp`, memory.
 
     .venv/bin/python benchmarks/models_pull.py            3 files of 2 GB through faulty connections; a few minutes
     .venv/bin/python benchmarks/models_pull.py --size 256 the same with 256 MB
 
-Source, S3 and clients share this machine's cores, and the servers are Python: what counts is the ratio within one run,
-and on a machine that is busy with other work only that of the CPU time, which includes the start of the programs.
-`peak` is the largest resident memory of the process. Prints JSON to stdout, what it does to stderr.
+Source, S3 and clients share this machine's cores, and the servers are Python: only the ratios within one run are
+meaningful, and on a busy machine only that of the CPU time, which includes the start of the programs.
+`peak` is the largest resident memory of the process. Prints JSON to stdout and its progress to stderr.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support import s3_disk  # noqa: E402
 
 BUCKET = "models"
 HEADER_BYTES = 4096
-# Fault → what the refusal says; None where the file must land.
+# Fault → text in the refusal; None if the file must arrive.
 FAULTS = {
     "drop": None,
     "elsewhere": None,
@@ -53,7 +53,7 @@ BLOCK = 64 << 20
 
 
 class Weights:
-    """A safetensors file of `size` bytes that exists only as what it would contain: the same block, numbered."""
+    """The content of a safetensors file of `size` bytes, generated on demand: the same block, numbered."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -99,7 +99,7 @@ def _s3(root: Path, pipe: Connection) -> None:
 
 @contextmanager
 def running(target: object, *arguments: object) -> Iterator[object]:
-    """A server in a process of its own; yields what it says first."""
+    """Run a server in its own process; yields the first object that it sends."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=target, args=(*arguments, theirs), daemon=True)  # type: ignore[arg-type]
     process.start()
@@ -116,19 +116,19 @@ class Measured:
     seconds: float
     cpu_seconds: float  # with its children's
     peak_mb: float
-    words: str
+    output: str
 
 
 def measure(argv: list[str], env: dict[str, str]) -> Measured:
     """Run a command; its exit code, times and the peak of its process."""
-    with tempfile.TemporaryFile("w+") as words:
+    with tempfile.TemporaryFile("w+") as output:
         started = time.monotonic()
-        process = subprocess.Popen(argv, env=env, stdout=words, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(argv, env=env, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
-        words.seek(0)
+        output.seek(0)
         cpu = usage.ru_utime + usage.ru_stime
-        return Measured(os.waitstatus_to_exitcode(status), seconds, cpu, usage.ru_maxrss / 1024, words.read().strip())
+        return Measured(os.waitstatus_to_exitcode(status), seconds, cpu, usage.ru_maxrss / 1024, output.read().strip())
 
 
 def main() -> None:
@@ -169,7 +169,7 @@ def compare(
     key = work / BUCKET / "checkpoints" / name
 
     def pull(fault: str, name: str = name) -> Measured:
-        words = [
+        arguments = [
             f"{url}/{fault}/{name}",
             "--to",
             "checkpoints",
@@ -179,9 +179,9 @@ def compare(
             BUCKET,
             "--force",
         ]
-        return measure([sys.executable, "-m", "comfyeks", "models", "pull", *words], env)
+        return measure([sys.executable, "-m", "comfyeks", "models", "pull", *arguments], env)
 
-    def left() -> list[str]:
+    def remaining_files() -> list[str]:
         return [str(path.relative_to(work)) for path in work.rglob("*") if path.is_file() and path.suffix != ".key"]
 
     for fault, refusal in FAULTS.items():
@@ -190,14 +190,14 @@ def compare(
             right = found.code == 0 and stored_sha256(key) == hashes[name]
             key.unlink(missing_ok=True)
         else:
-            right = found.code == 1 and refusal in found.words and not key.exists()
-            # Connections that end early may be better tomorrow: good parts are kept for then.
-            right = right and (fault == "short" or left() == [])
+            right = found.code == 1 and refusal in found.output and not key.exists()
+            # After connections that end early the good parts are kept, so that a later attempt can resume.
+            right = right and (fault == "short" or remaining_files() == [])
             shutil.rmtree(work / ".uploads", ignore_errors=True)
         faults[fault] = {"as it should be": right, "seconds": round(found.seconds, 1), "peak_mb": round(found.peak_mb)}
-        tell = found.words.splitlines()[-1] if found.words else ""
+        last_line = found.output.splitlines()[-1] if found.output else ""
         print(
-            f"{fault:10} {'ok' if right else 'WRONG'}  {found.seconds:6.1f} s  {found.peak_mb:5.0f} MB  {tell}",
+            f"{fault:10} {'ok' if right else 'WRONG'}  {found.seconds:6.1f} s  {found.peak_mb:5.0f} MB  {last_line}",
             file=sys.stderr,
         )
         if not right:
@@ -212,7 +212,7 @@ def compare(
         pipe = f"curl -sfL {url}/ok/{name} | aws s3 cp --quiet - s3://{BUCKET}/checkpoints/{name}"
         theirs = measure(["bash", "-o", "pipefail", "-c", pipe], env)
         for tool, run in (("pull", ours), ("curl | aws s3 cp", theirs)):
-            print(f"{tool:18} {run.seconds:6.1f} s  CPU {run.cpu_seconds:5.1f} s", run.words, file=sys.stderr)
+            print(f"{tool:18} {run.seconds:6.1f} s  CPU {run.cpu_seconds:5.1f} s", run.output, file=sys.stderr)
             if run.code:
                 wrong.append(tool)
             runs[tool].append(run)

@@ -38,8 +38,8 @@ def serving(
 ) -> Iterator[dict[str, str]]:
     """A server whose buckets are the folders of `buckets`; yields the environment for its clients.
 
-    `flags` go to versitygw itself, `posix` to its back end; `home` takes its accounts and its log. It listens on a port
-    of its own unless told which.
+    `flags` go to versitygw itself, `posix` to its back end; `home` takes its accounts and its log. It listens on
+    `port`, or on a free one.
     """
     (home / "accounts").mkdir(parents=True)
     with socket.socket() as probe:
@@ -73,7 +73,7 @@ def serving(
 
 
 def client(environment: dict[str, str]) -> Any:
-    """A client of a server that `serving` yielded the environment of."""
+    """A client of the server with this environment, which `serving` yielded."""
     return boto3.client(
         "s3",
         endpoint_url=environment["AWS_ENDPOINT_URL_S3"],

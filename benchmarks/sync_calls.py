@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""How many commands and AWS calls a burst of uploads costs, from 1 to 1,000 nodes: the numbers do not grow with nodes.
+"""How many commands and AWS calls a burst of uploads causes, for 1 to 1,000 nodes: the number of nodes has no effect.
 
     .venv/bin/python benchmarks/sync_calls.py
 
-Runs the real handler of lambda-chalice against moto's SSM and EC2, in batches of the size that its trigger declares.
-Calls are counted in the clients, as they leave; commands are those that moto then has. `nodes` is how many running
-instances carry the tag that the command names. The last column is what a command for each key would cost, with SSM's
-limit of 50 instance ids. Prints a Markdown table; the same as JSON with --json.
+Runs the real handler of lambda-chalice with moto's SSM and EC2, in batches of the size that its trigger declares. Calls
+are counted in the clients when they are sent; commands are those that moto has afterwards. `nodes` is the number of
+running instances with the tag that the command targets. The last column is the number of commands if each key had its
+own, with SSM's limit of 50 instance ids. Prints a Markdown table; the same as JSON with --json.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def batch_size() -> int:
 
 
 def launch(count: int) -> None:
-    """Running nodes with the tag, and one instance without it."""
+    """Launch running nodes with the tag, and one instance without it."""
     tag = {"Key": SETTINGS["SYNC_TAG_KEY"], "Value": SETTINGS["SYNC_TAG_VALUE"]}
     ec2 = boto3.client("ec2", region_name=REGION)
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
@@ -66,11 +66,11 @@ def launch(count: int) -> None:
         Filters=[{"Name": f"tag:{tag['Key']}", "Values": [tag["Value"]]}]
     )
     found = sum(len(reservation["Instances"]) for page in pages for reservation in page["Reservations"])
-    assert found == count, f"{found} of {count} nodes are there"
+    assert found == count, f"{found} of {count} nodes are running"
 
 
 def burst(uploads: int, nodes: int, batch: int) -> Row:
-    """The cost of that many uploads, one message each, to a fleet of that size."""
+    """Commands and calls of `uploads` uploads, one message each, with `nodes` nodes."""
     from chalicelib.handler import handle
     from chalicelib.settings import Settings
 

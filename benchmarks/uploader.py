@@ -4,11 +4,11 @@
     .venv/bin/python benchmarks/uploader.py               1,000 pictures of 1.5 MB, 10 videos of 100 MB: a few minutes
     .venv/bin/python benchmarks/uploader.py --load file   one video of 2 GB
 
-The server is versitygw (s3_server.py). Both clients are Python processes on the machine's cores, beside the server,
-so what counts is the ratio within one run, not the rates. The uploader is told to end as soon as it runs, so that it
-does not wait for files to become quiet; it also reads every file's end and keeps its SHA-256, which `aws s3 cp` does
-not. Every round measures both once, in turns; a line shows medians, `CPU` is the client's user and system time.
-`--work /dev/shm` takes the disk out. Prints JSON to stdout, the table to stderr.
+The server is versitygw (s3_server.py). Both clients are Python processes on the same cores as the server, so only the
+ratios within one run are meaningful, not the rates. The uploader receives SIGTERM as soon as it runs, so that it does
+not wait for files to become quiet; it also reads the end of every file and keeps its SHA-256, which `aws s3 cp` does
+not. Every round measures both once; a line shows medians, `CPU` is the client's user and system time.
+`--work /dev/shm` avoids the disk. Prints JSON to stdout, the table to stderr.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def fill(folder: Path, load: Load) -> None:
     block = os.urandom(10**6)
     for number in range(load.count):
         with (folder / f"ComfyUI_{number:05}_.bin").open("wb") as file:
-            left = load.size
-            while left:
-                own = number.to_bytes(8, "little") + left.to_bytes(8, "little")
-                left -= file.write((own + block)[: min(left, 10**6)])
+            remaining = load.size
+            while remaining:
+                own = number.to_bytes(8, "little") + remaining.to_bytes(8, "little")
+                remaining -= file.write((own + block)[: min(remaining, 10**6)])
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Measured:
 
 @contextmanager
 def measuring(found: list[Measured]) -> Iterator[None]:
-    """Adds what the processes that start and end inside take."""
+    """Add the seconds and the CPU time of the processes that start and end inside the block."""
     began, before = time.perf_counter(), os.times()
     yield
     after = os.times()
@@ -85,7 +85,7 @@ def measuring(found: list[Measured]) -> Iterator[None]:
 def start(
     output: Path, state: Path, environment: dict[str, str], *, pod: str = "pod", prefix: str = "", **streams: Any
 ) -> subprocess.Popen[bytes]:
-    """The program of the chart, at work on a folder."""
+    """Start the program of the chart on a folder."""
     settings = {
         "OUTPUTS_BUCKET": BUCKET,
         "OUTPUTS_PREFIX": prefix,
@@ -98,11 +98,11 @@ def start(
 
 
 def uploader(output: Path, work: Path, environment: dict[str, str]) -> None:
-    """From the start of the uploader to its end, with everything in the bucket."""
+    """Run the uploader until everything is in the bucket and it has ended."""
     state = work / "state"
     process = start(output, state, environment, prefix="uploader/", stdout=subprocess.PIPE)
     assert process.stdout
-    process.stdout.readline()  # "started": from here on it knows the signal
+    process.stdout.readline()  # "started": from here on it handles the signal
     process.send_signal(signal.SIGTERM)
     process.stdout.read()
     if process.wait():
@@ -116,14 +116,16 @@ def aws_s3_cp(output: Path, environment: dict[str, str]) -> None:
 
 
 def check_and_empty(environment: dict[str, str], expected: list[str]) -> None:
-    """Both put every byte; the bucket is empty afterwards."""
+    """Check that both clients stored every byte, and empty the bucket."""
     s3 = s3_server.client(environment)
     for prefix in ("uploader/", "aws/"):
         found = s3_server.hashes(s3, BUCKET, prefix)
         for key in found:
             s3.delete_object(Bucket=BUCKET, Key=key)
         if sorted(found.values()) != expected:
-            raise SystemExit(f"{prefix}: {len(found)} objects are not the {len(expected)} files: the numbers are void")
+            raise SystemExit(
+                f"{prefix}: {len(found)} objects differ from the {len(expected)} files: the measurement is invalid"
+            )
 
 
 def measure(load: Load, work: Path, rounds: int) -> dict[str, object]:

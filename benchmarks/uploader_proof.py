@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Nothing that ComfyUI writes is lost, overwritten, repeated or half: the uploader at full size, checked by hash.
+"""The uploader loses, overwrites, repeats and truncates no file of ComfyUI: at full size, compared by hash.
 
     .venv/bin/python benchmarks/uploader_proof.py            about three minutes, 8 GB on the disk
 
 Two pods write files of equal names at once: 500 pictures each, videos whose writer seeks back, sound, one file of 2 GB,
-one that is written again after it was closed, and one that stays open. Then the server (versitygw) is away for a
-minute. The second pod is told to end in the middle of that, the first one when the server is back. Prints what was
-found, and exits with 1 if any file is not in the bucket exactly once with exactly its bytes.
-tests/charts/test_uploader_s3.py has the same in small.
+one that is written again after it was closed, and one that stays open. Then the server (versitygw) is down for a
+minute. The second pod is stopped in the middle of that minute, the first one when the server is up again. Prints the
+result, and exits with 1 unless every file is in the bucket exactly once with exactly its bytes.
+tests/charts/test_uploader_s3.py is the same test on a smaller scale.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Pod:
     def has_uploaded(self, path: str) -> bool:
         return f'"event": "uploaded", "file": "{path}"' in self.log.read_text()
 
-    def told_to_end(self) -> None:
+    def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
     @property
@@ -93,7 +93,7 @@ def hashes(pod: Pod) -> dict[str, str]:
 
 
 def in_bucket(environment: dict[str, str]) -> tuple[dict[str, str], int]:
-    """SHA-256 by key, and how many uploads in parts were left unfinished."""
+    """SHA-256 by key, and the number of unfinished multipart uploads."""
     s3 = s3_server.client(environment)
     return s3_server.hashes(s3, BUCKET), len(s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
 
@@ -119,13 +119,13 @@ def prove(work: Path) -> dict[str, object]:
         (second.output / "last.png").write_bytes(os.urandom(10**6))
     before = {pod.name: pod.events("uploaded") for pod in pods}
     time.sleep(AWAY_SECONDS / 2)
-    second.told_to_end()
+    second.terminate()
     time.sleep(AWAY_SECONDS / 2)
     port = served["AWS_ENDPOINT_URL_S3"].rpartition(":")[2]
     with s3_server.serving(work / "server-again", work / "buckets", port=int(port)):
         open_file.write(b" and ended")
         open_file.close()
-        first.told_to_end()
+        first.terminate()
         codes = [pod.process.wait(300) for pod in pods]
         found, unfinished = in_bucket(served)
     expected = {f"{pod.prefix}{path}": digest for pod in pods for path, digest in hashes(pod).items()}
