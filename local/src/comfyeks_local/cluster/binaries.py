@@ -98,7 +98,9 @@ def build(
             "this machine"
         )
     if to_do:
-        report(f"building {len(to_do)} programs once: up to {BUILD_MINUTES} minutes on two idle cores")
+        report(
+            f"building {len(to_do)} programs, once; all of them take about {BUILD_MINUTES} minutes on two idle cores"
+        )
     for number, program in enumerate(to_do, start=1):
         report(f"building {program.name} ({number} of {len(to_do)}) …")
         begun = time.monotonic()

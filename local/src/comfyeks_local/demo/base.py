@@ -114,9 +114,7 @@ class Demo(ABC):
             detail(f"s3://{self.deployment.bucket('outputs')}/{key}")
 
     def refuse_unknown_model(self) -> None:
-        with self.timeline.step(
-            "a workflow with a missing model is refused, with the reason that the server gives"
-        ) as detail:
+        with self.timeline.step("a workflow with a missing model is refused with the server's reason") as detail:
             missing = "not-there.safetensors"
             answer = self.command(
                 "run", str(WORKFLOW), "--url", self.url(), "--set", f"{self.loader()}.ckpt_name={missing}", expect=1

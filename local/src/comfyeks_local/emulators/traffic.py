@@ -25,9 +25,7 @@ from botocore.loaders import Loader
 _RPC_PATH = re.compile(r"/service/[^/]+/operation/(\w+)")
 _AGAIN = re.compile(r"\battempt=([2-9]|\d\d+)\b")
 _CALL_ID = "amz-sdk-invocation-id"
-_ANSWERS_KEPT = (
-    1000  # an SDK repeats a call within seconds; even a large apply makes a tenth as many calls in that time
-)
+_ANSWERS_KEPT = 1000  # an SDK repeats a call within seconds; a large apply makes about 100 calls in that time
 
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers without the length, body."""
