@@ -18,7 +18,7 @@ from comfyeks.files import write_atomically
 from comfyeks.options import Project, Region
 from comfyeks.platform.cli import Admins, Cidrs, Private
 from comfyeks.settings import DeploymentSettings, dump
-from comfyeks.terraform.variables import Settings, listed
+from comfyeks.terraform.variables import AccessFlags, listed
 
 WHAT_IS_MY_ADDRESS = "https://checkip.amazonaws.com"
 _HEADER = """\
@@ -56,7 +56,7 @@ def run(
     cidrs = listed(api_allowed_cidrs)
     if not private_api and cidrs is None:
         cidrs = listed(_ask("IPv4 ranges that may reach the Kubernetes API", _own_address(), interactive))
-    access = Settings(
+    access = AccessFlags(
         api_allowed_cidrs=cidrs,
         api_public_access=False if private_api else None,
         cluster_admin_arns=listed(cluster_admin_arns),

@@ -1,4 +1,4 @@
-"""Applies and destroys that are killed again and again: the next one goes on, makes nothing twice and leaves nothing.
+"""Applies and destroys that are killed repeatedly: the next one resumes, creates nothing twice and leaves nothing.
 
 Minutes a seed: only with COMFYEKS_TEST_KILLS=<number of seeds>.
 """
@@ -33,7 +33,7 @@ pytestmark = [
 PLAIN: dict[str, Any] = {"platform": {"load_balancer": False}}
 WIDE: dict[str, Any] = {"platform": {"nat": "per_az", "efs": True, "queue_kms_key": True}}
 
-# What has no name of its own, so that a second one of it can be made: operation of EC2, where it lists them, their ids.
+# EC2 resources without a unique name, which could be created twice: operation, key of its list, key of the id.
 UNNAMED = [
     ("describe_addresses", "Addresses", "AllocationId"),
     ("describe_internet_gateways", "InternetGateways", "InternetGatewayId"),
@@ -54,7 +54,7 @@ def aws(tmp_path: Path) -> Iterator[LocalAws]:
 
 
 def state_ids(platform: Platform) -> set[str]:
-    """Id of everything that both states know."""
+    """The ids of everything in both states."""
     found = set()
     for root in ROOTS:
         answer = platform.aws.client("s3").get_object(
@@ -67,7 +67,7 @@ def state_ids(platform: Platform) -> set[str]:
 
 
 def ours_in_no_state(platform: Platform) -> list[str]:
-    """What carries the deployment's tag and is in no state; what is there twice of what AWS lets be there twice."""
+    """Resources that carry the deployment's tag or name and are in no state."""
     known = state_ids(platform)
     found = []
     for operation, things, id_name in UNNAMED:
@@ -82,10 +82,10 @@ def ours_in_no_state(platform: Platform) -> list[str]:
     return found + [f"{key['KeyId']} ({key['Description']})" for key in of_us if key["KeyId"] not in known]
 
 
-def events(platform: Platform, since: set[Path], words: tuple[str, ...]) -> int:
-    """How many lines of Terraform's logs that are not of `since` begin something."""
+def events(platform: Platform, since: set[Path], markers: tuple[str, ...]) -> int:
+    """How many lines with one of the markers Terraform's logs have, without the logs in `since`."""
     logs = set((platform.dir / "logs").glob("*.log")) - since
-    return sum(log.read_text(errors="replace").count(word) for log in logs for word in words)
+    return sum(log.read_text(errors="replace").count(marker) for log in logs for marker in markers)
 
 
 def terraforms(process: subprocess.Popen[bytes], kind: str) -> list[psutil.Process]:
@@ -93,7 +93,7 @@ def terraforms(process: subprocess.Popen[bytes], kind: str) -> list[psutil.Proce
 
 
 def kill(process: subprocess.Popen[bytes], way: str) -> None:
-    """Of what runs: all of it (power), Terraform alone (no memory), or all but the providers."""
+    """Kill everything (a power failure), Terraform alone (out of memory), or everything but the providers."""
     if way == "all":
         os.killpg(process.pid, signal.SIGKILL)
     else:
@@ -105,8 +105,8 @@ def kill(process: subprocess.Popen[bytes], way: str) -> None:
     process.wait()
 
 
-def run_and_kill(platform: Platform, verb: tuple[str, ...], chance: random.Random, words: tuple[str, ...]) -> str:
-    """Start a command, kill it once it has begun some things; what was done, in words."""
+def run_and_kill(platform: Platform, verb: tuple[str, ...], chance: random.Random, markers: tuple[str, ...]) -> str:
+    """Start a command and kill it once it has started some changes; return a description of what was done."""
     earlier = set((platform.dir / "logs").glob("*.log"))
     count, way = (
         chance.choice([1, 2, 3, 5, 8, 13, 21, 34]),
@@ -115,11 +115,11 @@ def run_and_kill(platform: Platform, verb: tuple[str, ...], chance: random.Rando
     process = platform.start(*verb)
     deadline = time.monotonic() + 600
     while process.poll() is None and time.monotonic() < deadline:
-        if events(platform, earlier, words) >= count:
+        if events(platform, earlier, markers) >= count:
             kill(process, way)
-            return f"{verb[0]} killed ({way}) when it had begun {count}"
+            return f"{verb[0]} killed ({way}) after it had started {count}"
         time.sleep(0.05)
-    return f"{verb[0]} ended before it had begun {count}: {process.wait()}"
+    return f"{verb[0]} ended before it had started {count}: {process.wait()}"
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -153,8 +153,8 @@ def test_killed_applies_and_destroys_are_finished_by_the_next(
     measured(f"seed {seed}: killed, finished and gone")
 
 
-def test_destroy_takes_what_a_killed_first_apply_made(aws: LocalAws, tmp_path: Path) -> None:
-    """Its state holds nothing yet: Terraform saves it after twenty seconds."""
+def test_destroy_deletes_what_a_killed_first_apply_created(aws: LocalAws, tmp_path: Path) -> None:
+    """Its state is still empty: Terraform saves it after twenty seconds."""
     platform = Platform(aws, tmp_path / "clone", project="kills")
     platform.decide(PLAIN)
     process = platform.start("apply")

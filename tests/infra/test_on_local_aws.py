@@ -137,15 +137,15 @@ class TestLifecycle:
         answer = platform.run("destroy", "--confirm", platform.names.name)
         assert answer.returncode == 0, answer.stderr
 
-    def test_outputs_of_a_platform_that_is_gone_name_the_command_that_makes_one(self, platform: Platform) -> None:
+    def test_outputs_of_a_destroyed_platform_name_the_command_that_creates_one(self, platform: Platform) -> None:
         answer = platform.run("outputs")
         assert answer.returncode == 2
         assert "make infra" in answer.stderr
 
     def test_apply_again_finds_the_models_that_stayed(self, platform: Platform) -> None:
-        """Begun by an apply that is killed with its Terraform while the cluster is made; the next one finishes.
+        """Started by an apply that is killed with its Terraform while the cluster is created; the next one finishes.
 
-        Without the switches: what they add has been made and removed above.
+        Without the optional settings: their resources were created and removed above.
         """
         platform.decide(PLAIN)
         logs = platform.dir / "logs"
@@ -161,10 +161,10 @@ class TestLifecycle:
         doomed.wait()
         answer = platform.run("apply")
         assert answer.returncode == 0, answer.stderr
-        assert "a killed run may have left" in answer.stderr
+        assert "an interrupted run may have created" in answer.stderr
         inventory = platform.inventory()
         assert (inventory["clusters"], inventory["vpcs"], inventory["gateways"]) == (1, 1, 1), (
-            "something was made twice"
+            "something was created twice"
         )
         kept = platform.aws.client("s3").list_objects_v2(Bucket=platform.names.bucket("models"))["Contents"]
         assert [o["Key"] for o in kept] == ["checkpoints/kept.safetensors"]
@@ -178,7 +178,7 @@ class TestLifecycle:
     def test_data_destroy_from_another_clone_leaves_nothing(self, platform: Platform, tmp_path: Path) -> None:
         clone = make_clone(tmp_path, platform.clone.env)
         again = clone.comfyeks("infra", "apply", check=False)
-        assert again.stderr.count("No changes") == 2, again.stderr  # what the kill left was adopted as it is
+        assert again.stderr.count("No changes") == 2, again.stderr  # what the killed apply created was imported as is
         answer = clone.comfyeks("infra", "destroy", "--delete-data", "--confirm", platform.names.name, check=False)
         assert answer.returncode == 0, answer.stderr
         assert platform.left() == {}

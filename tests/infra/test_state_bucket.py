@@ -54,12 +54,12 @@ def test_bucket_in_the_region_that_must_not_be_named() -> None:
     assert state_bucket.exists(virginia)
 
 
-def test_name_that_somebody_else_took_is_refused(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_that_another_account_owns_is_refused(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     s3 = boto3.client("s3", region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test")
     monkeypatch.setattr(boto3, "client", lambda *_, **__: s3)
     with Stubber(s3) as stub:
         stub.add_client_error("head_bucket", service_error_code="403", http_status_code=403)
-        with pytest.raises(OperationError, match="somebody else took the name"):
+        with pytest.raises(OperationError, match="another account owns the name"):
             state_bucket.exists(deployment)
 
 

@@ -1,4 +1,4 @@
-"""Running Terraform: progress, errors, a run that was left alone, a run that was killed."""
+"""Running Terraform: progress, errors, a run whose command was killed, a run that was killed itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from botocore.exceptions import ClientError
 from comfyeks.deployment import Deployment
 from comfyeks.errors import OperationError, UserError
 from comfyeks.terraform import protected_resources
-from comfyeks.terraform.runner import Plan, Progress, Root, error_blocks, refused_variable, wait
+from comfyeks.terraform.runner import Plan, Progress, Root, error_blocks, rejected_variable, wait
 
 Fake = Callable[..., Path]
 
@@ -75,7 +75,7 @@ def root(state_bucket_there: Deployment, monkeypatch: pytest.MonkeyPatch) -> Roo
     return Root("platform", state_bucket_there)
 
 
-def test_progress_tells_slow_resources_and_the_result(
+def test_progress_shows_slow_resources_and_the_result(
     root: Root, fake_terraform: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_terraform(
@@ -116,14 +116,14 @@ def test_failure_shows_terraforms_own_error_and_where_the_log_is(root: Root, fak
     assert "aws_vpc.this: Creating..." in log(root).read_text()
 
 
-def test_refused_variable_is_the_users_and_one_line(root: Root, fake_terraform: Fake) -> None:
+def test_rejected_variable_is_a_user_error_on_one_line(root: Root, fake_terraform: Fake) -> None:
     fake_terraform(f"cat <<'END'\n{REFUSED}END\nexit 1")
     with pytest.raises(UserError) as raised:
         apply(root)
     assert str(raised.value) == "api_allowed_cidrs must be IPv4 ranges from /8 to /32, such as 198.51.100.7/32."
 
 
-def test_refused_variable_beside_another_error_is_a_failure(root: Root, fake_terraform: Fake) -> None:
+def test_rejected_variable_beside_another_error_is_a_failure(root: Root, fake_terraform: Fake) -> None:
     fake_terraform(f"cat <<'END'\n{REFUSED}{BROKEN}END\nexit 1")
     with pytest.raises(OperationError):
         apply(root)
@@ -173,7 +173,7 @@ def test_refused_plan_is_not_applied(root: Root, fake_terraform: Fake) -> None:
 
 @pytest.mark.parametrize("kind", ["aws_vpc", "aws_eks_cluster", "aws_s3_bucket", "aws_cognito_user_pool"])
 @pytest.mark.parametrize("actions", [["delete"], ["delete", "create"], ["create", "delete"]])
-def test_loss_of_what_holds_the_work_is_refused_on_one_line(kind: str, actions: list[str]) -> None:
+def test_loss_of_a_protected_resource_is_refused_on_one_line(kind: str, actions: list[str]) -> None:
     plan = {"resource_changes": [{"address": f"{kind}.this", "type": kind, "change": {"actions": actions}}]}
     with pytest.raises(UserError, match=rf"^this would delete or replace {kind}\.this, [^\n]*$"):
         protected_resources.refuse("platform", plan)
@@ -182,7 +182,7 @@ def test_loss_of_what_holds_the_work_is_refused_on_one_line(kind: str, actions: 
 @pytest.mark.parametrize(
     ("kind", "actions"), [("aws_vpc", ["create"]), ("aws_vpc", ["update"]), ("aws_eks_addon", ["delete", "create"])]
 )
-def test_other_changes_are_nobodys_loss(kind: str, actions: list[str]) -> None:
+def test_other_changes_are_accepted(kind: str, actions: list[str]) -> None:
     protected_resources.refuse("platform", {"resource_changes": [{"type": kind, "change": {"actions": actions}}]})
 
 
@@ -194,11 +194,11 @@ def test_error_without_a_frame_shows_the_end_of_the_log(root: Root, fake_terrafo
 
 def test_error_blocks_are_found_among_other_text() -> None:
     first, second = error_blocks(f"aws_vpc.this: Creating...\n{REFUSED}\nmore\n{BROKEN}")
-    assert refused_variable(first).startswith("api_allowed_cidrs must be")
+    assert rejected_variable(first).startswith("api_allowed_cidrs must be")
     assert second.startswith("Error: creating EKS Cluster")
 
 
-def test_warnings_are_no_errors() -> None:
+def test_warnings_are_not_errors() -> None:
     assert error_blocks("╷\n│ Warning: Deprecated\n│\n│ text\n╵\n") == []
 
 
@@ -215,18 +215,18 @@ def test_run_waits_for_an_earlier_one_that_is_still_at_work(
         assert not calls.exists()
     thread.join(10)
     assert calls.read_text().startswith("plan")
-    assert "an earlier run is still at work" in capsys.readouterr().err
+    assert "an earlier run is still running" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mine", [True, False], ids=["of this deployment", "of another"])
-def test_provider_that_outlived_its_terraform_is_ended(
+def test_provider_that_outlived_its_terraform_is_killed(
     root: Root, fake_terraform: Fake, tmp_path: Path, mine: bool
 ) -> None:
     fake_terraform("true")
     killed(root, datetime.now(UTC))
     provider = tmp_path / "terraform-provider-aws_v5.100.0_x5"
     provider.symlink_to(shutil.which("sleep") or "")
-    # By a shell that ends: nobody's child any more, as after a kill of Terraform alone.
+    # Started by a shell that ends: without a parent, as after a kill of Terraform alone.
     answer = subprocess.run(
         ["bash", "-c", f"{provider} 600 > /dev/null 2>&1 & echo $!"],
         env={**os.environ, "TF_DATA_DIR": str(root.scratch if mine else tmp_path)},
@@ -257,7 +257,7 @@ with root.start("apply", [], Progress()) as run:
 
 
 def start_command(tmp_path: Path, begun: Path) -> subprocess.Popen[str]:
-    """`apply` in a process group of its own, as in a terminal; returns once its Terraform has made the file `begun`."""
+    """Start `apply` in a process group of its own, as in a terminal; return once Terraform created the file `begun`."""
     command = subprocess.Popen(
         [sys.executable, "-c", COMMAND, str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE, text=True
     )
@@ -278,7 +278,7 @@ def test_terraform_outlives_the_command_that_started_it_and_the_next_run_waits(
     assert not (tmp_path / "ended").exists()
     fake_terraform(f"test -e {tmp_path}/ended")
     apply(root)
-    assert "an earlier run is still at work" in capsys.readouterr().err
+    assert "an earlier run is still running" in capsys.readouterr().err
 
 
 def test_interrupt_lets_terraform_save_its_state(fake_terraform: Fake, tmp_path: Path) -> None:
@@ -288,9 +288,9 @@ def test_interrupt_lets_terraform_save_its_state(fake_terraform: Fake, tmp_path:
     )
     command = start_command(tmp_path, tmp_path / "begun")
     os.killpg(command.pid, signal.SIGINT)  # Ctrl-C
-    _, told = command.communicate(timeout=30)
+    _, stderr = command.communicate(timeout=30)
     assert (tmp_path / "saved").exists()
-    assert "waiting for Terraform to end and save its state" in told
+    assert "waiting for Terraform to end and save its state" in stderr
 
 
 def put_lock(root: Root, who: str, created: datetime) -> str:
@@ -301,10 +301,10 @@ def put_lock(root: Root, who: str, created: datetime) -> str:
 
 
 def killed(root: Root, *started: datetime) -> None:
-    """What runs leave behind when they and their Terraform are killed."""
+    """The lock file of runs that were killed together with their Terraform."""
     root.scratch.mkdir(parents=True)
-    noted = [{"started": each.isoformat(), "log": str(root.scratch / "no-log")} for each in started]
-    (root.scratch / "running").write_text(json.dumps(noted))
+    recorded = [{"started": each.isoformat(), "log": str(root.scratch / "no-log")} for each in started]
+    (root.scratch / "running").write_text(json.dumps(recorded))
 
 
 ME = f"{getuser()}@{socket.gethostname()}"
@@ -319,16 +319,16 @@ def test_state_lock_of_a_run_that_was_killed_is_released(root: Root, fake_terraf
     assert calls.read_text().splitlines()[0] == "force-unlock -no-color -force lock-1"
 
 
-def test_terraform_that_is_killed_alone_is_noted_for_the_next_run(root: Root, fake_terraform: Fake) -> None:
-    """By the kernel, for want of memory: the command that started it lives on."""
+def test_killed_terraform_is_recorded_for_the_next_run(root: Root, fake_terraform: Fake) -> None:
+    """By the kernel, when memory runs out: the command that started it still runs."""
     fake_terraform("kill -9 $$")
     with pytest.raises(OperationError, match=r"signal 9: run this again"):
         apply(root)
-    assert root.was_killed()
+    assert root.has_unfinished_run()
 
 
 def test_state_lock_of_a_run_before_the_last_one_is_released(root: Root, fake_terraform: Fake) -> None:
-    """The second one was killed before it could."""
+    """The second run was killed before it could release it."""
     calls = fake_terraform("true")
     first = datetime.now(UTC) - timedelta(hours=1)
     killed(root, first, first + timedelta(minutes=10))
@@ -337,24 +337,24 @@ def test_state_lock_of_a_run_before_the_last_one_is_released(root: Root, fake_te
     assert calls.read_text().splitlines()[0] == "force-unlock -no-color -force lock-1"
 
 
-def test_run_that_dies_while_it_adopts_is_noted_beside_the_one_before(root: Root, fake_terraform: Fake) -> None:
+def test_run_that_is_killed_while_it_imports_is_recorded_after_the_one_before(root: Root, fake_terraform: Fake) -> None:
     fake_terraform("false")
     started = datetime.now(UTC) - timedelta(hours=1)
     killed(root, started)
     put_lock(root, ME, started + timedelta(seconds=4))
     with pytest.raises(OperationError, match="force-unlock"):
         apply(root)
-    noted = json.loads((root.scratch / "running").read_text())
-    assert len(noted) == 2
-    assert noted[0]["started"] == started.isoformat()
-    assert root.was_killed()
+    recorded = json.loads((root.scratch / "running").read_text())
+    assert len(recorded) == 2
+    assert recorded[0]["started"] == started.isoformat()
+    assert root.has_unfinished_run()
 
 
-def test_nothing_was_killed_before_the_first_run_nor_after_one_that_ended(root: Root, fake_terraform: Fake) -> None:
+def test_no_run_is_unfinished_before_the_first_one_nor_after_one_that_ended(root: Root, fake_terraform: Fake) -> None:
     fake_terraform("true")
-    assert not root.was_killed()
+    assert not root.has_unfinished_run()
     apply(root)
-    assert not root.was_killed()
+    assert not root.has_unfinished_run()
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_nothing_was_killed_before_the_first_run_nor_after_one_that_ended(root: 
     [("alice@laptop", timedelta(seconds=4)), (ME, timedelta(minutes=30)), (ME, -timedelta(seconds=4))],
     ids=["of somebody else", "of a later run", "of an earlier run"],
 )
-def test_state_lock_that_may_be_anothers_is_left_alone(
+def test_state_lock_that_another_run_may_hold_is_kept(
     root: Root, fake_terraform: Fake, who: str, after: timedelta
 ) -> None:
     calls = fake_terraform("true")
@@ -373,7 +373,7 @@ def test_state_lock_that_may_be_anothers_is_left_alone(
     assert "force-unlock" not in calls.read_text()
 
 
-def test_run_that_ended_in_order_leaves_no_trace_for_the_next(root: Root, fake_terraform: Fake) -> None:
+def test_run_that_ended_regularly_is_not_recorded_for_the_next(root: Root, fake_terraform: Fake) -> None:
     calls = fake_terraform("exit 1")
     with pytest.raises(OperationError):
         apply(root)
@@ -386,10 +386,10 @@ def test_run_that_ended_in_order_leaves_no_trace_for_the_next(root: Root, fake_t
 def test_backend_is_the_artifacts_bucket_with_a_lock(root: Root, fake_terraform: Fake) -> None:
     calls = fake_terraform("true")
     root.init()
-    words = calls.read_text().split()
-    assert f"-backend-config=bucket={root.deployment.bucket('artifacts')}" in words
-    assert "-backend-config=key=terraform/platform.tfstate" in words
-    assert "-backend-config=use_lockfile=true" in words
+    arguments = calls.read_text().split()
+    assert f"-backend-config=bucket={root.deployment.bucket('artifacts')}" in arguments
+    assert "-backend-config=key=terraform/platform.tfstate" in arguments
+    assert "-backend-config=use_lockfile=true" in arguments
 
 
 def test_outputs_are_plain_values(root: Root, fake_terraform: Fake) -> None:
@@ -398,7 +398,7 @@ def test_outputs_are_plain_values(root: Root, fake_terraform: Fake) -> None:
 
 
 def test_lock_file_is_inherited_by_terraform_alone(root: Root, fake_terraform: Fake) -> None:
-    """A lock that any other child of ours held would make the next run wait for it."""
+    """If another child process held the lock too, the next run would wait for it."""
     fake_terraform("sleep 0.5")
     with root.start("apply", [], Progress()) as run:
         other = subprocess.Popen(["sleep", "5"])

@@ -9,7 +9,7 @@ import pytest
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.terraform import node_files
-from comfyeks.terraform.variables import Settings, arguments, listed, to_destroy
+from comfyeks.terraform.variables import AccessFlags, arguments, listed, to_destroy
 
 
 def own(deployment: Deployment, text: str) -> None:
@@ -21,16 +21,16 @@ def own(deployment: Deployment, text: str) -> None:
 
 def test_nobody_allowed_is_refused_with_the_two_ways_out(deployment: Deployment) -> None:
     with pytest.raises(UserError, match=r"--api-allowed-cidrs.*--private-api"):
-        Settings().check(deployment)
+        AccessFlags().check(deployment)
 
 
 def test_private_api_needs_no_ranges(deployment: Deployment) -> None:
-    Settings(api_public_access=False).check(deployment)
+    AccessFlags(api_public_access=False).check(deployment)
 
 
 def test_ranges_may_stand_in_the_operators_file(deployment: Deployment) -> None:
     own(deployment, "platform: {api_allowed_cidrs: [198.51.100.7/32]}")
-    Settings().check(deployment)
+    AccessFlags().check(deployment)
 
 
 @pytest.mark.parametrize(
@@ -38,29 +38,29 @@ def test_ranges_may_stand_in_the_operators_file(deployment: Deployment) -> None:
 )
 def test_range_that_is_none_or_opens_the_api_to_the_world_is_refused_by_name(deployment: Deployment, cidr: str) -> None:
     with pytest.raises(UserError, match=f"'{cidr}'"):
-        Settings(api_allowed_cidrs=("198.51.100.7/32", cidr)).check(deployment)
+        AccessFlags(api_allowed_cidrs=("198.51.100.7/32", cidr)).check(deployment)
 
 
 @pytest.mark.parametrize("cidr", ["10.0.0.0/8", "198.51.100.0/24", "198.51.100.7/32"])
 def test_range_of_a_known_size_is_taken(deployment: Deployment, cidr: str) -> None:
-    Settings(api_allowed_cidrs=(cidr,)).check(deployment)
+    AccessFlags(api_allowed_cidrs=(cidr,)).check(deployment)
 
 
 def test_admin_that_is_a_session_is_refused(deployment: Deployment) -> None:
-    flags = Settings(api_public_access=False, cluster_admin_arns=("arn:aws:sts::111122223333:assumed-role/a/b",))
+    flags = AccessFlags(api_public_access=False, cluster_admin_arns=("arn:aws:sts::111122223333:assumed-role/a/b",))
     with pytest.raises(UserError, match="assumed-role/a/b"):
         flags.check(deployment)
 
 
 def test_destroying_asks_for_no_ranges(deployment: Deployment) -> None:
-    flags = to_destroy(deployment, Settings())
+    flags = to_destroy(deployment, AccessFlags())
     flags.check(deployment)
     assert flags.api_public_access is False
 
 
 def test_destroying_leaves_ranges_of_an_earlier_apply_as_they_are(deployment: Deployment) -> None:
     """Closing the API takes minutes."""
-    assert to_destroy(deployment, Settings(api_allowed_cidrs=("198.51.100.7/32",))) == Settings()
+    assert to_destroy(deployment, AccessFlags(api_allowed_cidrs=("198.51.100.7/32",))) == AccessFlags()
 
 
 @pytest.mark.parametrize(
@@ -77,39 +77,39 @@ def generated(deployment: Deployment, root: str) -> dict[str, object]:
 
 
 def test_what_was_not_decided_is_left_to_terraforms_defaults(deployment: Deployment) -> None:
-    arguments(deployment, "platform", Settings())
+    arguments(deployment, "platform", AccessFlags())
     values = {"project": None, "region": "us-west-2", "node_files": node_files.describe()}
     assert generated(deployment, "platform") == values
 
 
 def test_data_root_gets_only_the_variables_it_knows(deployment: Deployment) -> None:
-    arguments(deployment, "data", Settings(api_allowed_cidrs=("198.51.100.7/32",)))
+    arguments(deployment, "data", AccessFlags(api_allowed_cidrs=("198.51.100.7/32",)))
     assert generated(deployment, "data") == {"project": None, "region": "us-west-2"}
 
 
 def test_flags_win_over_the_operators_file(deployment: Deployment) -> None:
     own(deployment, "platform: {api_public_access: true, system_node_count: 3}")
-    arguments(deployment, "platform", Settings(api_public_access=False))
+    arguments(deployment, "platform", AccessFlags(api_public_access=False))
     assert generated(deployment, "platform")["api_public_access"] is False
     assert generated(deployment, "platform")["system_node_count"] == 3
 
 
 def test_operators_file_wins_over_flags_of_an_earlier_apply(deployment: Deployment) -> None:
     own(deployment, "platform: {api_allowed_cidrs: [198.51.100.7/32]}")
-    earlier = Settings(api_allowed_cidrs=("203.0.113.0/24",), api_public_access=True)
-    arguments(deployment, "platform", Settings(), earlier)
+    earlier = AccessFlags(api_allowed_cidrs=("203.0.113.0/24",), api_public_access=True)
+    arguments(deployment, "platform", AccessFlags(), earlier)
     assert generated(deployment, "platform")["api_allowed_cidrs"] == ["198.51.100.7/32"]
     assert generated(deployment, "platform")["api_public_access"] is True
 
 
 def test_operators_file_cannot_rename_the_deployment(deployment: Deployment) -> None:
     own(deployment, "platform: {project: other, region: eu-central-1}")
-    arguments(deployment, "platform", Settings())
+    arguments(deployment, "platform", AccessFlags())
     assert generated(deployment, "platform")["project"] is None
     assert generated(deployment, "platform")["region"] == "us-west-2"
 
 
 def test_each_root_gets_its_own_section(deployment: Deployment) -> None:
     own(deployment, "platform: {system_node_count: 3}\ndata: {images_kept: 5}")
-    arguments(deployment, "data", Settings())
+    arguments(deployment, "data", AccessFlags())
     assert generated(deployment, "data") == {"project": None, "region": "us-west-2", "images_kept": 5}

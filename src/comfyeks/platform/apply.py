@@ -23,12 +23,12 @@ from comfyeks.terraform import delete_data, foreign_resources, node_files, prote
 from comfyeks.terraform.protected_resources import Plan
 from comfyeks.terraform.runner import POLL_SECONDS, Progress, Root, Run, wait
 from comfyeks.terraform.settings_store import SettingsStore
-from comfyeks.terraform.variables import Settings, arguments, section, to_destroy
+from comfyeks.terraform.variables import AccessFlags, arguments, section, to_destroy
 
 
 def apply(
     deployment: Deployment,
-    given: Settings,
+    given: AccessFlags,
     *,
     overwrite_settings: bool = False,
     allow_replacement: bool = False,
@@ -107,7 +107,7 @@ def destroy(deployment: Deployment, *, with_data: bool = False) -> None:
             "data", f"deleted {delete_data.empty_bucket(deployment, kind)} objects from {deployment.bucket(kind)}"
         )
     progress.say("data", f"deleted {delete_data.empty_registry(deployment)} images")
-    _destroy(data, arguments(deployment, "data", Settings()), progress)
+    _destroy(data, arguments(deployment, "data", AccessFlags()), progress)
     delete_data.delete_state_bucket(deployment)
     shutil.rmtree(deployment.dir / "terraform", ignore_errors=True)
     progress.say("done", f"{deployment.name} and its data are deleted")
@@ -117,7 +117,7 @@ def exists(deployment: Deployment) -> bool:
     """Return whether any resource of the platform exists, or may exist. Raises OperationError."""
     platform = Root("platform", deployment)
     platform.init()
-    return not platform.is_empty() or platform.was_killed()
+    return not platform.is_empty() or platform.has_unfinished_run()
 
 
 def _prepare(deployment: Deployment, progress: Progress) -> tuple[Root, Root]:
@@ -141,7 +141,9 @@ def _destroy_platform(root: Root, variables: list[str], progress: Progress) -> N
         _destroy(root, variables, progress, accept)
     except OperationError as failure:
         held = {
-            vpc: foreign_resources.left(vpc, region, plan) for plan in plans for vpc in foreign_resources.networks(plan)
+            vpc: foreign_resources.dependents(vpc, region, plan)
+            for plan in plans
+            for vpc in foreign_resources.networks(plan)
         }
         reasons = [f"still in the network {vpc}: {'; '.join(found)}" for vpc, found in held.items() if found]
         raise OperationError("\n".join([str(failure), *reasons])) from failure

@@ -12,7 +12,7 @@ from comfyeks.deployment import current
 from comfyeks.options import Project, Region
 from comfyeks.platform import apply as platform_apply
 from comfyeks.terraform import outputs
-from comfyeks.terraform.variables import Settings, listed
+from comfyeks.terraform.variables import AccessFlags, listed
 
 app = typer.Typer(help="The AWS resources: buckets, network, cluster, queues.", no_args_is_help=True)
 
@@ -69,7 +69,7 @@ def apply(
     """
     platform_apply.apply(
         current(project, region),
-        Settings(
+        AccessFlags(
             api_allowed_cidrs=listed(api_allowed_cidrs),
             api_public_access=None if private_api is None else not private_api,
             cluster_admin_arns=listed(cluster_admin_arns),

@@ -12,7 +12,7 @@ from comfyeks.platform import values_files
 from comfyeks.terraform import state_bucket
 from comfyeks.terraform.runner import ROOTS, Root
 from comfyeks.terraform.settings_store import SettingsStore
-from comfyeks.terraform.variables import Settings, arguments
+from comfyeks.terraform.variables import AccessFlags, arguments
 
 # The only pending change: nothing in the account, only files here.
 GENERATED = "generated files of this checkout"
@@ -23,7 +23,7 @@ def resources(root: str) -> int:
     return sum(len(re.findall(r'^resource "', path.read_text(), re.MULTILINE)) for path in ROOTS[root].glob("*.tf"))
 
 
-def pending(deployment: Deployment, given: Settings) -> dict[str, str]:
+def pending(deployment: Deployment, given: AccessFlags) -> dict[str, str]:
     """Return what an apply would do, by root, for the roots that it would change. Changes nothing in the account.
 
     Raises UserError or OperationError.

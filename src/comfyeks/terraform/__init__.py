@@ -1,1 +1,1 @@
-"""Terraform: run the two roots, read their outputs, and survive what interrupts them."""
+"""Terraform: run the two roots, read their outputs, and recover from interrupted runs."""

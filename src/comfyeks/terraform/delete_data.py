@@ -1,4 +1,4 @@
-"""Emptying what only `destroy --data` may empty."""
+"""Empties buckets and registry, which only `comfyeks infra destroy --delete-data` may do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATA_BUCKETS = ("models", "inputs", "outputs")
 
 
 def empty_bucket(deployment: Deployment, kind: str) -> int:
-    """Delete every object, old version and delete marker; how many there were. A missing bucket is empty.
+    """Delete every object, old version and delete marker of a bucket; return how many. A missing bucket is empty.
 
     Raises OperationError naming the first object that S3 would not delete.
     """
@@ -52,7 +52,7 @@ def empty_bucket(deployment: Deployment, kind: str) -> int:
 
 
 def empty_registry(deployment: Deployment) -> int:
-    """Delete every ComfyUI image; how many there were. A missing repository is empty.
+    """Delete every ComfyUI image; return how many. A missing repository is empty.
 
     Raises OperationError naming the images that ECR would not delete.
     """
@@ -60,7 +60,7 @@ def empty_registry(deployment: Deployment) -> int:
     repository = deployment.image_repository
     count = 0
     try:
-        # ECR deletes no image that an index refers to: what it refused in one round goes once the round took the index.
+        # ECR does not delete an image that an index refers to: it can be deleted in the round after its index.
         while digests := _image_digests(ecr, repository):
             refused: list[str] = []
             for start in range(0, len(digests), IMAGES_PER_CALL):
@@ -76,7 +76,7 @@ def empty_registry(deployment: Deployment) -> int:
             count += len(digests) - len(refused)
             if len(refused) == len(digests):
                 raise OperationError(
-                    f"{len(refused)} images stay in {repository}, ECR refused them: {', '.join(refused)}"
+                    f"{len(refused)} images stay in {repository}, ECR did not delete them: {', '.join(refused)}"
                 )
     except ecr.exceptions.RepositoryNotFoundException:
         return count
@@ -86,7 +86,7 @@ def empty_registry(deployment: Deployment) -> int:
 
 
 def _image_digests(ecr: ECRClient, repository: str) -> list[str]:
-    """Every image once, by the digest that deletes it with all its tags; indexes first."""
+    """The digest of every image, indexes first. Deleting by digest removes all tags of an image."""
     pages = ecr.get_paginator("describe_images").paginate(repositoryName=repository)
     images = [image for page in pages for image in page["imageDetails"]]
     images.sort(key=lambda image: image.get("imageManifestMediaType") not in INDEX_TYPES)
@@ -94,7 +94,7 @@ def _image_digests(ecr: ECRClient, repository: str) -> list[str]:
 
 
 def delete_state_bucket(deployment: Deployment) -> None:
-    """Delete the artifacts bucket with all that is in it. Raises OperationError."""
+    """Delete the artifacts bucket and its content. Raises OperationError."""
     empty_bucket(deployment, "artifacts")
     s3 = boto3.client("s3", region_name=deployment.region)
     try:

@@ -1,4 +1,7 @@
-"""What is in the deployment's own network and none of Terraform's: it would hold the network, and a destroy with it."""
+"""Resources in the deployment's own VPC that Terraform did not create. AWS deletes no VPC that is in use.
+
+Found before a destroy begins, they stop it; found after one failed, they explain it.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,16 @@ NODE_GROUP_TAG = "eks:nodegroup-name"  # EKS ends these with their group
 
 
 def refuse(region: str, plan: Plan) -> None:
-    """Raise UserError naming what others run in the network that a plan would delete.
+    """Raise UserError naming the foreign resources in a VPC that a plan would delete.
 
-    Terraform would try for twenty minutes, with the cluster gone already.
+    Without this, Terraform would try for twenty minutes, after it has deleted the cluster.
     """
     known = _known(plan)
     for vpc in networks(plan):
-        if found := _used(vpc, region, known):
+        if found := _created_by_others(vpc, region, known):
             raise UserError(
-                f"somebody else uses the network {vpc}, and AWS deletes none that is in use: {'; '.join(found)}. "
-                "Delete that, then run this again; Terraform has deleted nothing yet"
+                f"the VPC {vpc} cannot be deleted while it holds resources of others: {'; '.join(found)}. "
+                "Delete them, then run the same command again; Terraform has deleted nothing yet"
             )
 
 
@@ -38,15 +41,15 @@ def networks(plan: Plan) -> list[str]:
     ]
 
 
-def left(vpc: str, region: str, plan: Plan) -> list[str]:
-    """What holds a network that AWS would not delete.
+def dependents(vpc: str, region: str, plan: Plan) -> list[str]:
+    """Everything that keeps AWS from deleting a VPC, after a destroy failed.
 
-    More than `refuse` asks for: services of AWS put security groups, endpoints and interfaces into a network, and
-    mostly take them out again.
+    More than what `refuse` looks for: AWS services create security groups, endpoints and interfaces in a VPC, and
+    mostly delete them again.
     """
     known = _known(plan)
     return [
-        *_used(vpc, region, known),
+        *_created_by_others(vpc, region, known),
         *_security_groups(vpc, region, known),
         *_route_tables(vpc, region, known),
         *_endpoints(vpc, region, known),
@@ -54,12 +57,12 @@ def left(vpc: str, region: str, plan: Plan) -> list[str]:
     ]
 
 
-def _used(vpc: str, region: str, known: set[str]) -> list[str]:
-    """What only somebody can have put there."""
-    return [*_machines(vpc, region), *_balancers(vpc, region, known), *_subnets(vpc, region, known)]
+def _created_by_others(vpc: str, region: str, known: set[str]) -> list[str]:
+    """Resources that only a person or a controller can have created."""
+    return [*_instances(vpc, region), *_load_balancers(vpc, region, known), *_subnets(vpc, region, known)]
 
 
-def _machines(vpc: str, region: str) -> Iterator[str]:
+def _instances(vpc: str, region: str) -> Iterator[str]:
     alive: list[Any] = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
     pages = boto3.client("ec2", region_name=region).get_paginator("describe_instances")
     for page in pages.paginate(Filters=[*_inside(vpc), *alive]):
@@ -68,7 +71,7 @@ def _machines(vpc: str, region: str) -> Iterator[str]:
                 yield f"instance {instance['InstanceId']}"
 
 
-def _balancers(vpc: str, region: str, known: set[str]) -> Iterator[str]:
+def _load_balancers(vpc: str, region: str, known: set[str]) -> Iterator[str]:
     for page in boto3.client("elbv2", region_name=region).get_paginator("describe_load_balancers").paginate():
         for balancer in page["LoadBalancers"]:
             if balancer["VpcId"] == vpc and balancer["LoadBalancerArn"] not in known:
@@ -109,7 +112,7 @@ def _endpoints(vpc: str, region: str, known: set[str]) -> Iterator[str]:
 
 
 def _interfaces(vpc: str, region: str) -> Iterator[str]:
-    """All of them, with what they say of themselves: one holds its subnet and its security group."""
+    """All network interfaces with their descriptions: each blocks its subnet and its security groups."""
     pages = boto3.client("ec2", region_name=region).get_paginator("describe_network_interfaces")
     for page in pages.paginate(Filters=_inside(vpc)):
         for interface in page["NetworkInterfaces"]:
@@ -122,7 +125,7 @@ def _inside(vpc: str) -> list[Any]:
 
 
 def _known(plan: Plan) -> set[str]:
-    """Ids of all that the state has."""
+    """Ids of all resources in the state."""
     return {
         change["change"]["before"].get("id", "")
         for change in plan.get("resource_changes", [])
@@ -130,5 +133,5 @@ def _known(plan: Plan) -> set[str]:
     }
 
 
-def _tags(thing: Mapping[str, Any]) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in thing.get("Tags", [])}
+def _tags(resource: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in resource.get("Tags", [])}

@@ -1,4 +1,7 @@
-"""How what a killed Terraform was still making is found in the account: the import id of a resource as planned."""
+"""Import ids: how a resource that an interrupted Terraform was creating is found in the account.
+
+A lookup gets the resource's planned arguments and returns the id that `terraform import` takes, or None.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from comfyeks.errors import OperationError
 
 Values = Mapping[str, Any]  # a resource's arguments, as planned
 ImportId = str
-Finder = Callable[[Values, str], ImportId | None]
+Lookup = Callable[[Values, str], ImportId | None]
 
 
-def _by(*names: str, between: str = ":") -> Finder:
-    """The import id consists of arguments."""
+def _by(*names: str, between: str = ":") -> Lookup:
+    """The import id consists of planned arguments."""
     return lambda values, _: between.join(str(values[name]) for name in names)
 
 
-def _ec2(operation: str, things: str, id_name: str, *, in_vpc: bool = False, **more: list[str]) -> Finder:
-    """EC2 gives tags with the creation: Name and deployment tell one of ours.
+def _ec2(operation: str, list_name: str, id_name: str, *, in_vpc: bool = False, **more: list[str]) -> Lookup:
+    """EC2 resources get their tags on creation: Name and Deployment identify ours.
 
-    The things themselves are asked for, with `more` filters, never their tags: those outlive what they were on.
+    The resources are described, with `more` filters, and not their tags: tags outlive the resource.
     """
 
     def find(values: Values, region: str) -> ImportId | None:
@@ -32,17 +35,17 @@ def _ec2(operation: str, things: str, id_name: str, *, in_vpc: bool = False, **m
             wanted["vpc-id"] = [values["vpc_id"]]
         filters = [{"Name": name.replace("_", "-"), "Values": found} for name, found in wanted.items()]
         answer = getattr(boto3.client("ec2", region_name=region), operation)(Filters=filters)
-        return _only([thing[id_name] for thing in answer[things]], f"{tags['Name']} of {tags['Deployment']}")
+        return _only([resource[id_name] for resource in answer[list_name]], f"{tags['Name']} of {tags['Deployment']}")
 
     return find
 
 
 def _only(ids: list[str], what: str) -> str | None:
-    """The id of the only one; None when there is none. Raises OperationError."""
+    """The only id; None for no id. Raises OperationError for several."""
     if len(ids) > 1:
         raise OperationError(
-            f"there are {len(ids)} of what a killed run may have left as {what}, and nothing tells them apart: "
-            f"{', '.join(sorted(ids))}. Delete all but one, then run this again"
+            f"an interrupted run may have created {what}, but {len(ids)} resources match and cannot be told apart: "
+            f"{', '.join(sorted(ids))}. Delete all but one, then run the same command again"
         )
     return ids[0] if ids else None
 
@@ -54,8 +57,8 @@ def _launch_template(values: Values, region: str) -> ImportId | None:
     return templates[0]["LaunchTemplateId"] if templates else None
 
 
-def _security_group_rule(*, egress: bool) -> Finder:
-    """The rule of a group that says the same."""
+def _security_group_rule(*, egress: bool) -> Lookup:
+    """The rule of the security group with the same direction, protocol, ports and peer."""
 
     def find(values: Values, region: str) -> ImportId | None:
         rules = boto3.client("ec2", region_name=region).describe_security_group_rules(
@@ -64,7 +67,7 @@ def _security_group_rule(*, egress: bool) -> Finder:
         names = ("ip_protocol", "from_port", "to_port", "cidr_ipv4", "prefix_list_id", "referenced_security_group_id")
         wanted = (egress, *(values.get(name) for name in names))
         for rule in rules:
-            says = (
+            found = (
                 rule["IsEgress"],
                 rule["IpProtocol"],
                 rule.get("FromPort"),
@@ -73,7 +76,7 @@ def _security_group_rule(*, egress: bool) -> Finder:
                 rule.get("PrefixListId"),
                 rule.get("ReferencedGroupInfo", {}).get("GroupId"),
             )
-            if says == wanted:
+            if found == wanted:
                 return rule["SecurityGroupRuleId"]
         return None
 
@@ -133,8 +136,8 @@ def _budget(values: Values, region: str) -> ImportId:
     return f"{account}:{values['name']}"
 
 
-def _elb(operation: str, thing: str) -> Finder:
-    """Names are unique in a region. A name that nothing has is an error to this service."""
+def _elb(operation: str, thing: str) -> Lookup:
+    """Names are unique in a region. This service answers an unknown name with an error."""
 
     def find(values: Values, region: str) -> ImportId | None:
         elb = boto3.client("elbv2", region_name=region)
@@ -199,7 +202,7 @@ def _waf(listed: Iterable[Mapping[str, Any]], values: Values) -> ImportId | None
     return next((f"{each['Id']}/{each['Name']}/CLOUDFRONT" for each in listed if each["Name"] == values["name"]), None)
 
 
-FINDERS: dict[str, Finder] = {
+LOOKUPS: dict[str, Lookup] = {
     "aws_budgets_budget": _budget,
     "aws_cloudfront_distribution": _distribution,
     "aws_cloudfront_vpc_origin": _vpc_origin,
@@ -263,7 +266,7 @@ FINDERS: dict[str, Finder] = {
     "aws_wafv2_web_acl": _web_acl,
 }
 
-# The id that a log shows is the provider's own: an import takes another one.
+# The log shows the id that the provider uses internally; an import needs a different one.
 IMPORTED_BY_OTHER_ID = {
     "aws_cloudwatch_event_target",
     "aws_cognito_user_pool_client",
@@ -275,8 +278,8 @@ IMPORTED_BY_OTHER_ID = {
     "aws_wafv2_web_acl",
 }
 
-# Parts of something else: made again without harm, and gone with what they belong to. Never adopted.
-# tests/infra/test_adoption.py says when a type of the roots is in neither list.
+# Parts of another resource: they can be created again without harm and are deleted with it. Never imported.
+# tests/infra/test_interrupted_apply.py fails when a type of the roots is in neither list.
 PARTS = {
     "aws_default_security_group",
     "aws_ec2_tag",

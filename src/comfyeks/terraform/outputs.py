@@ -1,4 +1,4 @@
-"""Terraform's outputs of a deployment, from any clone: they are read from the remote state."""
+"""Terraform's outputs of a deployment. They are read from the remote state, so any checkout can."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from comfyeks.terraform.runner import Root
 
 
 def platform(deployment: Deployment) -> dict[str, Any]:
-    """Name → value of every output of the platform root. Raises UserError when there is no platform, OperationError."""
+    """Name → value of every output of the platform root.
+
+    Raises UserError when there is no platform, OperationError when AWS or Terraform fail.
+    """
     missing = UserError(
-        f"{deployment.name} is not there in account {deployment.account}, {deployment.region}: "
+        f"{deployment.name} does not exist in account {deployment.account}, {deployment.region}: "
         "run `make infra` first, or check --project, --region and the credentials"
     )
     if not state_bucket.exists(deployment):

@@ -1,4 +1,7 @@
-"""What no apply may delete or replace in passing: network, cluster, buckets, users. What is in them goes with them."""
+"""Resources that an apply may not delete or replace unless asked to: VPC, cluster, buckets, user pool.
+
+Everything in them would be lost with them.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ PROTECTED = ("aws_cognito_user_pool", "aws_eks_cluster", "aws_s3_bucket", "aws_v
 
 
 def refuse(root: str, plan: Plan) -> None:
-    """Raise UserError naming what the plan of a root would delete or replace, and which settings ask for it."""
+    """Raise UserError naming the protected resources that a root's plan would delete or replace, and what forces it."""
     if lost := protected(plan):
         raise UserError(
-            f"this would delete or replace {', '.join(lost)}, and all that is in it: nothing of the {root} root was "
-            "changed. Bring the old settings back, or give --allow-replacement to do it all the same"
+            f"this would delete or replace {', '.join(lost)}, with everything in it; nothing in the {root} root was "
+            "changed. Restore the old settings, or pass --allow-replacement to do it anyway"
         )
 
 
 def protected(plan: Plan) -> list[str]:
-    """Addresses, with the reason, of what a plan would delete or replace and nobody can bring back."""
+    """Addresses of the protected resources that a plan would delete or replace, each with the reason."""
     return [
         f"{change['address']}{_reason(change['change'].get('replace_paths', []))}"
         for change in plan.get("resource_changes", [])

@@ -1,7 +1,7 @@
-"""Where Terraform gets its provider from: the user's own settings, a mirror on this machine, or the registry.
+"""Where Terraform gets its provider from: the user's own configuration, a mirror on this machine, or the registry.
 
-A machine without a way to the registry often has the provider on disk. Terraform looks into a few folders by itself;
-this module looks a little further and writes a CLI configuration, but never in place of one that the user has.
+A machine that cannot reach the registry often has the provider on disk. Terraform itself searches a few folders; this
+module searches a few more and writes a CLI configuration, but never replaces one that the user has.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from comfyeks.versions import VERSIONS
 PROVIDER = Path("registry.terraform.io", "hashicorp", "aws")
 MIRROR_VARIABLE = "COMFYEKS_TERRAFORM_MIRROR"
 
-# Where add-on software is put by hand or by an image's builder. Searched to a small depth and number of folders,
-# because any of them can hold a whole file server.
+# Where add-on software is installed by hand or by an image build. Depth and number of folders are limited, because any
+# of these can contain a whole file server.
 USUAL_PLACES = (
     "/opt",
     "/srv",
@@ -46,12 +46,12 @@ def environment(state: Path, env: Mapping[str, str] | None = None) -> dict[str, 
     folder without the provider.
     """
     result = dict(os.environ if env is None else env)
-    result["CHECKPOINT_DISABLE"] = "1"  # no call home for newer versions
+    result["CHECKPOINT_DISABLE"] = "1"  # do not ask HashiCorp for newer versions
     mirror = _named_mirror(result)
     if mirror is None:
         if _user_configuration(result) is not None:
             return result
-        # It names a file that does not exist: Terraform would warn before every command and then do without.
+        # It names a file that does not exist: Terraform would warn before every command and then ignore it.
         result.pop("TF_CLI_CONFIG_FILE", None)
         if any(holds_provider(place) for place in implied_mirrors(result)):
             return result
@@ -62,7 +62,7 @@ def environment(state: Path, env: Mapping[str, str] | None = None) -> dict[str, 
 
 
 def holds_provider(mirror: Path) -> bool:
-    """Whether a mirror folder has the AWS provider, in a version that we accept, for this machine."""
+    """Whether a mirror folder has the AWS provider in an accepted version for this machine's platform."""
     target = _target()
     folder = mirror / PROVIDER
     try:
@@ -78,16 +78,16 @@ def holds_provider(mirror: Path) -> bool:
 
 
 def find_mirror(places: Iterator[Path]) -> Path | None:
-    """The first mirror with our provider in or below `places`, nearest the top first."""
-    left = SEARCH_FOLDERS
+    """The first folder in or below `places` that holds the provider, or None; upper folders are searched first."""
+    remaining = SEARCH_FOLDERS
     for place in places:
         level = [place]
         for _ in range(SEARCH_DEPTH + 1):
             below: list[Path] = []
             for folder in level:
-                if left == 0:
+                if remaining == 0:
                     return None
-                left -= 1
+                remaining -= 1
                 if holds_provider(folder):
                     return folder
                 below += _subfolders(folder)
@@ -96,7 +96,7 @@ def find_mirror(places: Iterator[Path]) -> Path | None:
 
 
 def implied_mirrors(env: Mapping[str, str]) -> list[Path]:
-    """The folders in which Terraform itself looks before it asks the registry."""
+    """The folders that Terraform itself searches before it asks the registry."""
     home = Path(env.get("HOME", "~")).expanduser()
     data = [Path(env.get("XDG_DATA_HOME") or home / ".local/share")]
     data += [Path(place) for place in (env.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(":") if place]
@@ -116,8 +116,8 @@ def _named_mirror(env: Mapping[str, str]) -> Path | None:
     mirror = Path(named).expanduser().resolve()
     if not holds_provider(mirror):
         raise UserError(
-            f"{MIRROR_VARIABLE}={named} holds no AWS provider ~> {VERSIONS['terraform_provider_aws']} for {_target()}: "
-            f"it must contain {PROVIDER}/<version>/{_target()}/. Unset it to use the registry."
+            f"{MIRROR_VARIABLE}={named} does not hold the AWS provider ~> {VERSIONS['terraform_provider_aws']} "
+            f"for {_target()}: it must contain {PROVIDER}/<version>/{_target()}/. Unset it to use the registry."
         )
     return mirror
 
@@ -133,14 +133,14 @@ def _write_configuration(state: Path, mirror: Path) -> Path:
     path = state / "terraform.rc"
     provider = json.dumps([str(PROVIDER)])
     text = (
-        "# Written by comfyeks: the AWS provider was found on this machine.\n"
+        "# Written by comfyeks, which found the AWS provider on this machine.\n"
         "provider_installation {\n"
         f"  filesystem_mirror {{\n    path    = {json.dumps(str(mirror))}\n    include = {provider}\n  }}\n"
         f"  direct {{\n    exclude = {provider}\n  }}\n"
         "}\n"
     )
     if not path.exists() or path.read_text() != text:
-        note(f"Terraform's AWS provider is taken from {mirror}")
+        note(f"using Terraform's AWS provider from {mirror}")
         write_atomically(path, text)
     return path
 
@@ -155,7 +155,7 @@ def _accepted(version: str) -> bool:
 
 
 def _target() -> str:
-    """This machine as providers name it, for example `linux_amd64`."""
+    """This machine's platform in a provider's file name, for example `linux_amd64`."""
     machine = platform.machine().lower()
     return f"{platform.system().lower()}_{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(machine, machine) }"
 

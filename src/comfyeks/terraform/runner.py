@@ -1,8 +1,8 @@
-"""Running Terraform: a process per root, a full log of each, progress for the person watching, errors as they stand.
+"""Runs Terraform: one process per root, a full log of each, progress on stderr, Terraform's own error messages.
 
-Terraform writes to its log and not to a pipe: when this program is killed, Terraform finishes what it does and saves
-its state. It also inherits a lock on a file of this checkout, which tells the next run whether Terraform is still at
-work, or died and left the lock on its state behind.
+Terraform writes to its log and not to a pipe: when this program is killed, Terraform finishes its work and saves its
+state. It also inherits a lock on a file of this checkout. From that lock the next run knows whether Terraform is still
+running, or was killed and left its state locked.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ ROOTS = {name: REPO_ROOT / "infra" / "terraform" / name for name in ("data", "pl
 
 HEARTBEAT_SECONDS = 10.0
 POLL_SECONDS = 0.2
-# A state lock taken within this time after the start of a run of ours was taken by that run: it held the lock file.
+# A state lock taken this soon after one of our runs started was taken by that run, because it held the lock file.
 LOCK_WINDOW = timedelta(minutes=5)
 
-ORPHAN_SECONDS = 10  # to end a process that was killed
-# What Terraform ends with when it has written its state: done, or failed. Anything else is a signal or a crash.
-ENDED_IN_ORDER = (0, 1)
+ORPHAN_SECONDS = 10  # for a killed process to end
+# Exit codes of a Terraform that has saved its state: succeeded, failed. Any other is a signal or a crash.
+REGULAR_EXIT_CODES = (0, 1)
 
 _ERROR_BLOCK = re.compile(r"^╷\n(?:│ ?.*\n)*?│ Error: (?:.*\n)*?╵$", re.MULTILINE)
 _BEGIN = re.compile(r"^(\S.*): (?:Creating|Modifying|Destroying|Still \w+ing)\.\.\.")
@@ -51,10 +51,11 @@ _END = re.compile(r"^(\S.*): (Creation|Modifications|Destruction) complete after
 _PLAN = re.compile(r"^Plan: (\d+) to add, (\d+) to change, (\d+) to destroy")
 _RESULT = re.compile(r"^(?:Apply|Destroy) complete! (.*)|^(No changes)\.")
 _SLOW_SECONDS = 5
+_IMPORT_FAILED = "what an interrupted run created could not be imported"
 
 
 class Progress:
-    """Lines on stderr: seconds since the start, the root, what happened."""
+    """Prints progress lines on stderr: seconds since the start, the root, what happened."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -66,7 +67,7 @@ class Progress:
 
 
 class Run:
-    """One `terraform` process at work; `poll` moves its progress on."""
+    """A running `terraform` process; `poll` reads its log and prints progress."""
 
     def __init__(self, root: Root, verb: str, process: subprocess.Popen[bytes], log: Path, progress: Progress) -> None:
         self.root, self.verb, self.log = root, verb, log
@@ -76,20 +77,20 @@ class Run:
         self._total = 0
         self._done = 0
         self._busy: dict[str, float] = {}
-        self._spoke = time.monotonic()
+        self._last_line = time.monotonic()
 
-    def proceed(self, process: subprocess.Popen[bytes]) -> None:
-        """Follow another process that writes on into the same log."""
+    def continue_with(self, process: subprocess.Popen[bytes]) -> None:
+        """Follow another process that appends to the same log."""
         self._process = process
 
     def poll(self) -> bool:
-        """Read what is new in the log; True once the process has ended."""
+        """Read the new lines of the log; return whether the process has ended."""
         ended = self._process.poll() is not None
         lines = (self._rest + self._reader.read()).split("\n")
         self._rest = lines.pop()
         for line in lines:
             self._read(line)
-        if not ended and self._busy and time.monotonic() - self._spoke > HEARTBEAT_SECONDS:
+        if not ended and self._busy and time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
             slowest, since = min(self._busy.items(), key=lambda item: item[1])
             more = f" and {len(self._busy) - 1} more" if len(self._busy) > 1 else ""
             self._say(f"{self._done}/{self._total}  waiting for {slowest} ({time.monotonic() - since:.0f}s){more}")
@@ -99,17 +100,17 @@ class Run:
         self._reader.close()
 
     def check(self) -> None:
-        """Raise what went wrong, after the end. A refused input is the user's, anything else a failure."""
+        """After the end: raise UserError for a rejected input variable, OperationError for any other failure."""
         if self._process.returncode == 0:
             return
         text = self.log.read_text(errors="replace")
         blocks = error_blocks(text)
         where = f"terraform {self.verb} of the {self.root.name} root failed; full log: {self.log}"
-        if self._process.returncode not in ENDED_IN_ORDER:
+        if self._process.returncode not in REGULAR_EXIT_CODES:
             how = f"signal {-self._process.returncode}" if self._process.returncode < 0 else "a crash"
-            where += f"\nit was ended by {how}: run this again, and what it made will be adopted"
+            where += f"\nit was ended by {how}: run this again; what it created will be imported"
         if blocks and all("Invalid value for variable" in block for block in blocks):
-            raise UserError("\n".join(refused_variable(block) for block in blocks))
+            raise UserError("\n".join(rejected_variable(block) for block in blocks))
         raise OperationError("\n".join([where, *(blocks or [_tail(text)])]))
 
     def _read(self, line: str) -> None:
@@ -128,7 +129,7 @@ class Run:
             self._say((match[1] or match[2]).rstrip("."))
 
     def _say(self, text: str) -> None:
-        self._spoke = time.monotonic()
+        self._last_line = time.monotonic()
         self._progress.say(self.root.name, text)
 
 
@@ -136,26 +137,26 @@ _PAST = {"Creation": "created", "Modifications": "changed", "Destruction": "dest
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A run of this checkout that has begun: noted in the lock file until it ends in order."""
+class StartedRun:
+    """A run that this checkout started; recorded in the lock file until it ends regularly."""
 
     started: datetime
     log: Path
 
     @classmethod
-    def now(cls, log: Path) -> Begun:
+    def now(cls, log: Path) -> StartedRun:
         return cls(datetime.now(UTC), log)
 
 
-def _noted(lock: IO[str]) -> list[Begun]:
-    """The runs that did not end in order, the first one first."""
+def _read_runs(lock: IO[str]) -> list[StartedRun]:
+    """The runs in the lock file: those that did not end regularly, oldest first."""
     lock.seek(0)
-    noted = json.loads(lock.read() or "[]")
-    return [Begun(datetime.fromisoformat(run["started"]), Path(run["log"])) for run in noted]
+    recorded = json.loads(lock.read() or "[]")
+    return [StartedRun(datetime.fromisoformat(run["started"]), Path(run["log"])) for run in recorded]
 
 
-def _note(lock: IO[str], runs: list[Begun]) -> None:
-    """Write into the lock file what the next run needs if this one dies."""
+def _record_runs(lock: IO[str], runs: list[StartedRun]) -> None:
+    """Write into the lock file what the next run needs to know if this one is killed."""
     lock.truncate(0)
     lock.write(json.dumps([{"started": run.started.isoformat(), "log": str(run.log)} for run in runs]))
     lock.flush()
@@ -178,7 +179,7 @@ class Root:
 
     @property
     def scratch(self) -> Path:
-        """Terraform's working data, apart for each deployment, so that switching never mixes two backends."""
+        """Terraform's working folder, separate for each deployment, so that two backends never mix."""
         return self.deployment.dir / "terraform" / self.name
 
     @cached_property
@@ -186,7 +187,7 @@ class Root:
         return {**provider_mirror.environment(STATE), "TF_DATA_DIR": str(self.scratch), "TF_IN_AUTOMATION": "1"}
 
     def init(self) -> None:
-        """Prepare provider and backend. Raises OperationError with Terraform's error."""
+        """Run `terraform init`. Raises OperationError with Terraform's error."""
         backend = {
             "bucket": self.deployment.bucket("artifacts"),
             "key": self.state_key,
@@ -203,24 +204,24 @@ class Root:
         return {name: output["value"] for name, output in answer.items()}
 
     def is_empty(self) -> bool:
-        """Whether the state holds nothing. Needs `init`."""
-        return not self._known()
+        """Whether the state holds no resource. Needs `init`."""
+        return not self._state_ids()
 
-    def was_killed(self) -> bool:
-        """Whether a run of this checkout did not end in order, or is at work: it may have made what no state has."""
+    def has_unfinished_run(self) -> bool:
+        """Whether a run of this checkout was interrupted or is running: it may have created what is in no state."""
         try:
             return self._lock_file.stat().st_size > 0
         except FileNotFoundError:
             return False
 
-    def _known(self) -> dict[str, str]:
-        """Address → id of everything that the state knows; nothing before there is one."""
+    def _state_ids(self) -> dict[str, str]:
+        """Address → id of every resource in the state; empty before the first apply."""
         state = json.loads(self._quick("show", "-json"))
         resources = state.get("values", {}).get("root_module", {}).get("resources", [])
         return {r["address"]: r["values"].get("id", "") for r in resources if "deposed_key" not in r}
 
     def preview(self, variables: list[str]) -> str | None:
-        """What an apply would do, as "3 to add, 1 to change, 0 to destroy"; None for nothing. Takes no lock.
+        """What an apply would change, as "3 to add, 1 to change, 0 to destroy", or None. Takes no lock.
 
         Needs `init`. Raises OperationError with Terraform's error.
         """
@@ -234,14 +235,15 @@ class Root:
     def start(
         self, verb: str, variables: list[str], progress: Progress, accept: Callable[[Plan], None] | None = None
     ) -> Iterator[Run]:
-        """`apply` or `destroy` at work inside the block, ended when it is left.
+        """Run `apply` or `destroy` while the block runs; leaving the block waits for its end.
 
-        `variables` are arguments (`-var-file=…`). It is planned first; `accept` sees the plan and raises to stop there,
-        and exactly that plan is applied. Waits for an earlier run of this user that was left alone; takes away the
-        state lock of one that died, and adopts what it left. Raises UserError or OperationError.
+        `variables` are arguments (`-var-file=…`). The change is planned first; `accept` gets the plan and raises to
+        stop; exactly that plan is applied. An earlier run from this checkout that is still running is waited for. The
+        state lock of one that was interrupted is released, and what it created is imported. Raises UserError or
+        OperationError.
         """
         log = self._log(verb)
-        with self._alone(log, variables, progress) as lock:
+        with self._exclusively(log, variables, progress) as lock:
             destroy = ["-destroy"] if verb == "destroy" else []
             process = self._spawn(["plan", *destroy, f"-out={self._plan_file}", *variables], log, lock)
             run = Run(self, verb, process, log, progress)
@@ -252,26 +254,26 @@ class Root:
                     accept(plan)
                 if plan.get("applyable", True):
                     process = self._spawn(["apply", str(self._plan_file)], log, lock)
-                    run.proceed(process)
+                    run.continue_with(process)
                 yield run
             finally:
-                # Ctrl-C reaches Terraform too: it stops at the next safe point and saves its state.
+                # Ctrl-C also reaches Terraform, which stops at the next safe point and saves its state.
                 if process.poll() is None:
                     progress.say(self.name, "waiting for Terraform to end and save its state")
-                    _wait_however_impatient(process)
+                    _wait_ignoring_interrupts(process)
                 run.close()
                 self._plan_file.unlink(missing_ok=True)
-                if process.returncode in ENDED_IN_ORDER:
+                if process.returncode in REGULAR_EXIT_CODES:
                     lock.truncate(0)
 
     def recover(self, variables: list[str], progress: Progress) -> None:
-        """Bring into the state what a killed run left, as `start` does before anything else. Raises OperationError."""
-        with self._alone(self._log("recover"), variables, progress) as lock:
+        """Import what interrupted runs created, as `start` does before it plans. Raises OperationError."""
+        with self._exclusively(self._log("recover"), variables, progress) as lock:
             lock.truncate(0)
 
     @property
-    def _adoption(self) -> Path:
-        return self.scratch / "adoption"
+    def _import_folder(self) -> Path:
+        return self.scratch / "import"
 
     @property
     def _lock_file(self) -> Path:
@@ -281,10 +283,12 @@ class Root:
     def _plan_file(self) -> Path:
         return self.scratch / "plan"
 
-    def _spawn(self, words: list[str], log: Path, lock: IO[str], folder: Path | None = None) -> subprocess.Popen[bytes]:
-        verb, *arguments = words
+    def _spawn(
+        self, arguments: list[str], log: Path, lock: IO[str], folder: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        verb, *options = arguments
         argv = [str(tools.terraform()), f"-chdir={folder or self.folder}", verb, "-input=false", "-no-color"]
-        argv += arguments
+        argv += options
         with log.open("ab") as output:
             return subprocess.Popen(
                 argv,
@@ -292,96 +296,102 @@ class Root:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=[lock.fileno()],  # held for as long as Terraform lives, whatever happens to us
+                pass_fds=[lock.fileno()],  # held as long as Terraform runs, even when this program is killed
             )
 
-    def _adopt(self, logs: list[Path], variables: list[str], progress: Progress, lock: IO[str], log: Path) -> None:
-        """Bring into the state what dead runs made and did not write down (comfyeks.terraform.interrupted_apply)."""
-        left, known = interrupted_apply.read(logs), self._known()
-        if any(known.get(address, made) != made for address, made in left.items()):
-            # Killed while something was replaced: the state has the old one still.
-            self._forget_what_is_gone(variables, lock, log)
-            known = self._known()
-        left = {address: made for address, made in left.items() if address not in known}
-        if not left:
+    def _import_created(
+        self, logs: list[Path], variables: list[str], progress: Progress, lock: IO[str], log: Path
+    ) -> None:
+        """Import what interrupted runs created and did not save in the state (comfyeks.terraform.interrupted_apply)."""
+        created, known = interrupted_apply.read(logs), self._state_ids()
+        if any(known.get(address, new_id) != new_id for address, new_id in created.items()):
+            # Interrupted while a resource was replaced: the state still has the old one.
+            self._refresh_state(variables, lock, log)
+            known = self._state_ids()
+        missing = {address: new_id for address, new_id in created.items() if address not in known}
+        if not missing:
             return
-        progress.say(self.name, f"a killed run may have left {len(left)} resources: adopting")
-        # A plan in which the others are imported knows the names of those that were under way.
-        by_id = interrupted_apply.by_id(left)
-        made, plan = self._plan_imports(by_id, variables, lock, targeted=False)
-        unseen = left.keys() - by_id.keys()
-        wanted = made | interrupted_apply.look_for(unseen, plan["resource_changes"], self.deployment.region)
-        # All at once: a target brings what it depends on, which would be made anew if it were not imported too.
-        adopted, plan = self._plan_imports(wanted, variables, lock, targeted=True) if wanted else ({}, {})
-        if not adopted:
-            progress.say(self.name, "nothing was left")
+        progress.say(
+            self.name, f"an interrupted run may have created {len(missing)} resources that the state lacks: importing"
+        )
+        # A plan in which the completed ones are imported knows the names of the unfinished ones.
+        by_id = interrupted_apply.by_id(missing)
+        found, plan = self._plan_imports(by_id, variables, lock, targeted=False)
+        unfinished = missing.keys() - by_id.keys()
+        wanted = found | interrupted_apply.look_up(unfinished, plan["resource_changes"], self.deployment.region)
+        # All in one plan: a target includes what it depends on, which would be created again if it were not imported.
+        imported, plan = self._plan_imports(wanted, variables, lock, targeted=True) if wanted else ({}, {})
+        if not imported:
+            progress.say(self.name, "none of them exists")
             return
-        # Some are made anew: an import does not know all arguments. Not so what holds others.
+        # Some resources are replaced after the import, which does not know all arguments; protected ones must not be.
         if lost := protected_resources.protected(plan):
-            raise OperationError(f"what a killed run left could not be adopted: {', '.join(lost)} would be replaced")
-        folder = interrupted_apply.folder(self.folder, self._adoption)
+            raise OperationError(f"{_IMPORT_FAILED}: {', '.join(lost)} would be replaced")
+        folder = interrupted_apply.folder(self.folder, self._import_folder)
         if self._spawn(["apply", str(self._plan_file)], log, lock, folder).wait() != 0:
-            raise OperationError(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
-        self._await(adopted)
-        progress.say(self.name, f"adopted {len(adopted)} resources; which: {log}")
+            raise OperationError(f"{_IMPORT_FAILED}: Terraform failed; full log: {log}")
+        self._wait_for_imported(imported)
+        progress.say(self.name, f"imported {len(imported)} resources; list: {log}")
 
     def _plan_imports(
         self, wanted: dict[str, str], variables: list[str], lock: IO[str], *, targeted: bool
     ) -> tuple[dict[str, str], Plan]:
-        """A plan that imports what of `wanted` (address → import id) is there, and which these are.
+        """Plan the import of `wanted` (address → import id); return those that exist, and the plan.
 
         Raises OperationError.
         """
         while True:
-            folder = interrupted_apply.write_shadow(self.folder, self._adoption, wanted)
-            log = self._log("adopt-plan")
+            folder = interrupted_apply.write_copy(self.folder, self._import_folder, wanted)
+            log = self._log("import-plan")
             targets = [f"-target={address}" for address in wanted] if targeted else []
-            words = ["plan", f"-out={self._plan_file}", *targets, *variables]
-            if self._spawn(words, log, lock, folder).wait() == 0:
+            arguments = ["plan", f"-out={self._plan_file}", *targets, *variables]
+            if self._spawn(arguments, log, lock, folder).wait() == 0:
                 return wanted, json.loads(self._quick("show", "-json", str(self._plan_file)))
-            refused = interrupted_apply.refused(log.read_text(errors="replace")) & wanted.keys()
-            if not refused:
-                raise OperationError(f"what a killed run left could not be adopted: Terraform failed; full log: {log}")
-            wanted = {address: name for address, name in wanted.items() if address not in refused}
+            failed = interrupted_apply.failed_imports(log.read_text(errors="replace")) & wanted.keys()
+            if not failed:
+                raise OperationError(f"{_IMPORT_FAILED}: Terraform failed; full log: {log}")
+            wanted = {address: name for address, name in wanted.items() if address not in failed}
 
-    def _forget_what_is_gone(self, variables: list[str], lock: IO[str], log: Path) -> None:
-        """Take out of the state what is not there any more. Raises OperationError."""
+    def _refresh_state(self, variables: list[str], lock: IO[str], log: Path) -> None:
+        """Remove from the state what no longer exists. Raises OperationError."""
         if self._spawn(["apply", "-refresh-only", "-auto-approve", *variables], log, lock).wait() != 0:
             raise OperationError(
-                f"what a killed run was about to replace could not be read: Terraform failed; full log: {log}"
+                f"what an interrupted run was replacing could not be read: Terraform failed; full log: {log}"
             )
 
-    def _await(self, adopted: dict[str, str]) -> None:
+    def _wait_for_imported(self, imported: dict[str, str]) -> None:
         try:
-            interrupted_apply.wait(adopted, self.deployment.region)
+            interrupted_apply.wait(imported, self.deployment.region)
         except WaiterError as error:
-            raise OperationError(f"something that a killed run left does not come up: {error}") from error
+            raise OperationError(
+                f"a resource that an interrupted run created does not become ready: {error}"
+            ) from error
 
     @contextmanager
-    def _alone(self, log: Path, variables: list[str], progress: Progress) -> Iterator[IO[str]]:
-        """Hold the lock file of this root, with nothing left of runs that died.
+    def _exclusively(self, log: Path, variables: list[str], progress: Progress) -> Iterator[IO[str]]:
+        """Hold the lock file of this root, after recovering from interrupted runs.
 
-        The run that begins, with its `log`, is noted there as one of those until the file is truncated.
+        The run that starts, with its `log`, is recorded in the file and counts as interrupted until it is truncated.
         """
         self.scratch.mkdir(parents=True, exist_ok=True)
         with self._lock_file.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                progress.say(self.name, "an earlier run is still at work: waiting for its end")
+                progress.say(self.name, "an earlier run is still running: waiting for its end")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if dead := _noted(lock):
-                adopting = self._log("adopt")
-                # What the dead ones left is lost no sooner than it is adopted.
-                _note(lock, [*dead, Begun.now(adopting)])
-                self._end_orphans()
-                self._release_stale_lock(dead, progress)
-                self._adopt([run.log for run in dead], variables, progress, lock, adopting)
-            _note(lock, [Begun.now(log)])
+            if interrupted := _read_runs(lock):
+                import_log = self._log("import")
+                # They stay recorded until what they created is imported.
+                _record_runs(lock, [*interrupted, StartedRun.now(import_log)])
+                self._kill_orphans()
+                self._release_stale_lock(interrupted, progress)
+                self._import_created([run.log for run in interrupted], variables, progress, lock, import_log)
+            _record_runs(lock, [StartedRun.now(log)])
             yield lock
 
-    def _end_orphans(self) -> None:
-        """Kill providers whose Terraform was killed: they live on, with whatever call was under way."""
+    def _kill_orphans(self) -> None:
+        """Kill providers whose Terraform was killed: they survive it and may be in the middle of a call."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if not process.name().startswith("terraform-provider-"):
@@ -392,8 +402,8 @@ class Root:
                     process.kill()
                     process.wait(ORPHAN_SECONDS)
 
-    def _release_stale_lock(self, dead: list[Begun], progress: Progress) -> None:
-        """Remove the state lock that one of these runs took and never gave back."""
+    def _release_stale_lock(self, interrupted: list[StartedRun], progress: Progress) -> None:
+        """Release the state lock that one of these runs took and did not release."""
         s3 = boto3.client("s3", region_name=self.deployment.region)
         try:
             answer = s3.get_object(Bucket=self.deployment.bucket("artifacts"), Key=f"{self.state_key}.tflock")
@@ -404,16 +414,16 @@ class Root:
         info = json.loads(answer["Body"].read())
         created = _lock_time(info["Created"])
         ours = info["Who"] == f"{getuser()}@{socket.gethostname()}"
-        for run in dead if ours else []:
+        for run in interrupted if ours else []:
             if run.started <= created <= run.started + LOCK_WINDOW:
                 self._quick("force-unlock", "-no-color", "-force", info["ID"])
                 progress.say(
-                    self.name, f"released the state lock of a run that was killed (started {run.started:%H:%M:%S} UTC)"
+                    self.name, f"released the state lock of an interrupted run (started {run.started:%H:%M:%S} UTC)"
                 )
                 return
 
     def _quick(self, verb: str, *arguments: str) -> str:
-        """Run a command that takes seconds; its stdout. Raises OperationError."""
+        """Run a command that takes seconds; return its stdout. Raises OperationError."""
         argv = [str(tools.terraform()), f"-chdir={self.folder}", verb, *arguments]
         self.scratch.mkdir(parents=True, exist_ok=True)
         answer = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
@@ -433,7 +443,7 @@ class Root:
 
 
 def wait(*runs: Run) -> None:
-    """Follow runs until all have ended, then raise what went wrong in the first of them."""
+    """Follow runs until all have ended, then raise the error of the first that failed."""
     working = list(runs)
     while working:
         working = [run for run in working if not run.poll()]
@@ -450,10 +460,10 @@ def error_blocks(text: str) -> list[str]:
     ]
 
 
-def refused_variable(block: str) -> str:
-    """The sentence of a variable's validation rule out of Terraform's error block, on one line.
+def rejected_variable(block: str) -> str:
+    """The message of a variable's validation rule in one of Terraform's error blocks, on one line.
 
-    The block: title, place, source line and value of the variable, the rule's sentence, where the rule stands.
+    The block: title, place, source line and value of the variable, the rule's message, the place of the rule.
     """
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", block)]
     return next(
@@ -463,16 +473,16 @@ def refused_variable(block: str) -> str:
 
 
 def _lock_time(text: str) -> datetime:
-    """Terraform writes nanoseconds, which Python does not read."""
+    """Parse the time in a state lock. It has nanoseconds, which Python does not read."""
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", text))
 
 
-def _wait_however_impatient(process: subprocess.Popen[bytes]) -> None:
+def _wait_ignoring_interrupts(process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None:
         try:
             process.wait()
         except KeyboardInterrupt:
-            note("still waiting: the state would be lost")
+            note("still waiting: Terraform is saving its state")
 
 
 def _tail(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The artifacts bucket: Terraform's state and the node program. Made before Terraform, because it holds its state."""
+"""The artifacts bucket with Terraform's state and the node program; created before Terraform runs, which needs it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 OLD_STATE_DAYS = 90
 STALE_UPLOAD_DAYS = 3
-ACCESS_LOG_PREFIX = "access-logs/"  # of the data root's buckets, when its variable access_logs says so
+ACCESS_LOG_PREFIX = "access-logs/"  # of the data root's buckets, if its variable access_logs is true
 ACCESS_LOG_DAYS = 90
 
 
 def exists(deployment: Deployment) -> bool:
-    """Whether the bucket is there.
+    """Whether the bucket exists.
 
-    Raises OperationError when the name is taken by another account, or S3 does not answer.
+    Raises OperationError when another account owns the name, or S3 fails.
     """
     s3 = boto3.client("s3", region_name=deployment.region)
     name = deployment.bucket("artifacts")
@@ -36,21 +36,21 @@ def exists(deployment: Deployment) -> bool:
             return False
         if status == 403:
             raise OperationError(
-                f"s3://{name} exists, but not for account {deployment.account}: either the credentials may not read it "
-                "(s3:ListBucket), or somebody else took the name; then use another project name"
+                f"s3://{name} exists, but account {deployment.account} cannot read it: either the credentials lack "
+                "s3:ListBucket, or another account owns the name; then use another --project"
             ) from error
-        raise OperationError(f"S3 did not tell whether s3://{name} exists: {error}") from error
+        raise OperationError(f"cannot check whether s3://{name} exists: {error}") from error
     return True
 
 
 def ensure(deployment: Deployment) -> None:
-    """Make the bucket, or bring an existing one back to the safe settings. Raises OperationError."""
+    """Create the bucket, or restore the safe settings of an existing one. Raises OperationError."""
     s3 = boto3.client("s3", region_name=deployment.region)
     name = deployment.bucket("artifacts")
     try:
         if not exists(deployment):
             _create(s3, deployment, name)
-            note(f"made s3://{name} for Terraform's state and the node program")
+            note(f"created s3://{name} for Terraform's state and the node program")
         _secure(s3, deployment, name)
     except ClientError as error:
         raise OperationError(f"s3://{name} could not be set up: {error}") from error
@@ -58,7 +58,7 @@ def ensure(deployment: Deployment) -> None:
 
 def _create(s3: S3Client, deployment: Deployment, name: str) -> None:
     request: dict[str, Any] = {"Bucket": name, "ObjectOwnership": "BucketOwnerEnforced"}
-    if deployment.region != "us-east-1":  # the one region that must not be named
+    if deployment.region != "us-east-1":  # S3 rejects this region as a location
         request["CreateBucketConfiguration"] = {"LocationConstraint": deployment.region}
     s3.create_bucket(**request)
     s3.get_waiter("bucket_exists").wait(Bucket=name, ExpectedBucketOwner=deployment.account)
@@ -123,7 +123,7 @@ def _secure(s3: S3Client, deployment: Deployment, name: str) -> None:
                         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
                     },
                     {
-                        # S3 accepts a bucket's logging without this, and then writes nothing.
+                        # Without this, S3 accepts the logging configuration of a bucket and writes no logs.
                         "Sid": "AccessLogs",
                         "Effect": "Allow",
                         "Principal": {"Service": "logging.s3.amazonaws.com"},

@@ -22,7 +22,7 @@ from comfyeks.platform.cli import Admins, Cidrs, Private
 from comfyeks.settings import FILE, DeploymentSettings
 from comfyeks.signals import exit_code, termination_as_interrupt
 from comfyeks.terraform import state_bucket
-from comfyeks.terraform.variables import Settings, listed
+from comfyeks.terraform.variables import AccessFlags, listed
 from comfyeks.up import down as down_steps
 from comfyeks.up import engine
 from comfyeks.up.engine import CHECK, Step, StepResult
@@ -50,7 +50,7 @@ def up(
     """
     deployment = current(project, region)
     settings = deployment.settings()
-    flags = Settings(
+    flags = AccessFlags(
         api_allowed_cidrs=listed(api_allowed_cidrs),
         api_public_access=None if private_api is None else not private_api,
         cluster_admin_arns=listed(cluster_admin_arns),
@@ -100,7 +100,7 @@ def down(
     run_context = down_steps.DownContext(
         deployment=deployment,
         settings=settings,
-        flags=Settings(),
+        flags=AccessFlags(),
         log=log_file(deployment.dir / "logs", "down"),
         kube_context=kubeconfig.existing_context(deployment, context),
         with_data=delete_data,

@@ -18,7 +18,7 @@ from comfyeks.kubernetes.api import Cluster
 from comfyeks.kubernetes.helm import Helm, Release
 from comfyeks.settings import DeploymentSettings
 from comfyeks.terraform import outputs
-from comfyeks.terraform.variables import Settings
+from comfyeks.terraform.variables import AccessFlags
 
 POOLS_RELEASE, POOLS_NAMESPACE = "karpenter-gpu", "kube-system"
 
@@ -32,7 +32,7 @@ class RunContext:
 
     deployment: Deployment
     settings: DeploymentSettings
-    flags: Settings
+    flags: AccessFlags
     log: Path
     kube_context: str | None
     lock: int | None = None  # file descriptor that processes which change something inherit, see engine.alone

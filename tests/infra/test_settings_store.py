@@ -1,4 +1,4 @@
-"""Settings stay with the deployment: two checkouts, one bucket."""
+"""Settings are stored with the deployment: two checkouts, one bucket."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.terraform.settings_store import SettingsStore
-from comfyeks.terraform.variables import Settings
+from comfyeks.terraform.variables import AccessFlags
 
 OURS, THEIRS = "platform: {vpc_cidr: 10.1.0.0/16}\n", "platform: {vpc_cidr: 10.2.0.0/16}\n"
-RANGES = Settings(api_allowed_cidrs=("198.51.100.7/32",), cluster_admin_arns=("arn:aws:iam::111122223333:role/a",))
+RANGES = AccessFlags(api_allowed_cidrs=("198.51.100.7/32",), cluster_admin_arns=("arn:aws:iam::111122223333:role/a",))
 
 Checkout = Callable[[str], Deployment]
 
@@ -23,7 +23,7 @@ Checkout = Callable[[str], Deployment]
 def checkout(
     state_bucket_there: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Deployment]:
-    """Go to a checkout: generated files and the operator's files are from now on below its folder."""
+    """Switch to a checkout: from now on generated files and settings are below its folder."""
 
     def go(name: str) -> Deployment:
         monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path / name)
@@ -39,11 +39,11 @@ def edit(deployment: Deployment, text: str) -> Path:
     return path
 
 
-def apply(deployment: Deployment, given: Settings | None = None, *, overwrite: bool = False) -> Settings:
+def apply(deployment: Deployment, given: AccessFlags | None = None, *, overwrite: bool = False) -> AccessFlags:
     """What an apply does with settings; the flags in force."""
-    remembered = SettingsStore(deployment)
-    in_force = (given or Settings()).over(remembered.fetch(overwrite=overwrite))
-    remembered.store(in_force)
+    store = SettingsStore(deployment)
+    in_force = (given or AccessFlags()).over(store.fetch(overwrite=overwrite))
+    store.store(in_force)
     return in_force
 
 
@@ -54,7 +54,7 @@ def test_clone_without_a_file_gets_the_stored_one(checkout: Checkout) -> None:
     assert checkout("bob").settings_file.read_text() == OURS
 
 
-def test_clone_with_another_file_is_refused_with_both_ways_out_and_changes_nothing(checkout: Checkout) -> None:
+def test_clone_with_another_file_is_rejected_with_both_remedies_and_changes_nothing(checkout: Checkout) -> None:
     edit(checkout("alice"), OURS)
     apply(checkout("alice"))
     path = edit(checkout("bob"), THEIRS)
@@ -74,7 +74,7 @@ def test_removing_the_file_takes_the_stored_one(checkout: Checkout) -> None:
     assert path.read_text() == OURS
 
 
-def test_overwriting_keeps_mine_and_the_other_clone_is_told(checkout: Checkout) -> None:
+def test_overwriting_keeps_mine_and_the_other_clone_gets_an_error(checkout: Checkout) -> None:
     edit(checkout("alice"), OURS)
     apply(checkout("alice"))
     edit(checkout("bob"), THEIRS)
@@ -93,7 +93,7 @@ def test_edit_on_top_of_what_this_clone_has_seen_is_taken(checkout: Checkout) ->
     assert checkout("carol").settings_file.read_text() == THEIRS
 
 
-def test_file_of_another_account_is_not_taken_for_a_seen_one(checkout: Checkout) -> None:
+def test_file_of_another_account_does_not_count_as_seen(checkout: Checkout) -> None:
     edit(checkout("alice"), OURS)
     apply(checkout("alice"))
     here = checkout("alice")
@@ -108,19 +108,19 @@ def test_file_of_another_account_is_not_taken_for_a_seen_one(checkout: Checkout)
         SettingsStore(elsewhere).fetch(overwrite=False)
 
 
-def test_flags_are_remembered_for_every_clone_until_given_anew(checkout: Checkout) -> None:
+def test_flags_are_stored_for_every_clone_until_given_again(checkout: Checkout) -> None:
     apply(checkout("alice"), RANGES)
     assert apply(checkout("bob")) == RANGES
-    anew = Settings(api_allowed_cidrs=("203.0.113.0/24",))
-    apply(checkout("bob"), anew)
-    assert apply(checkout("alice")) == anew.over(RANGES)
+    new = AccessFlags(api_allowed_cidrs=("203.0.113.0/24",))
+    apply(checkout("bob"), new)
+    assert apply(checkout("alice")) == new.over(RANGES)
 
 
-def test_flag_of_a_newer_version_is_left_alone(checkout: Checkout) -> None:
-    assert Settings.from_json({"api_public_access": False, "unheard_of": 1}) == Settings(api_public_access=False)
+def test_flag_of_a_newer_version_is_ignored(checkout: Checkout) -> None:
+    assert AccessFlags.from_json({"api_public_access": False, "unheard_of": 1}) == AccessFlags(api_public_access=False)
 
 
-def test_same_settings_make_no_new_version(checkout: Checkout) -> None:
+def test_same_settings_create_no_new_object_version(checkout: Checkout) -> None:
     here = checkout("alice")
     s3 = boto3.client("s3", region_name=here.region)
     s3.put_bucket_versioning(Bucket=here.bucket("artifacts"), VersioningConfiguration={"Status": "Enabled"})
@@ -131,6 +131,6 @@ def test_same_settings_make_no_new_version(checkout: Checkout) -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_deployment_that_is_not_there_remembers_nothing_and_gets_no_folder(deployment: Deployment) -> None:
-    assert SettingsStore(deployment).fetch(overwrite=False) == Settings()
+def test_deployment_that_does_not_exist_has_no_stored_settings_and_gets_no_folder(deployment: Deployment) -> None:
+    assert SettingsStore(deployment).fetch(overwrite=False) == AccessFlags()
     assert not deployment.dir.exists()
