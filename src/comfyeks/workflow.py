@@ -1,4 +1,4 @@
-"""API-format workflows: read one, change its literals, say in words why the server refused it.
+"""API-format workflows: read one, set its inputs, explain why the server rejected it.
 
 A workflow is `{node id: {"class_type": str, "inputs": {name: literal | [node id, output slot]}, "_meta"?: {"title"}}}`.
 """
@@ -19,7 +19,7 @@ Workflow = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Upload:
-    """The file at `path` is to be uploaded, and its name on the server put into an input of a node."""
+    """A file to upload. Its name on the server becomes the value of an input of a node."""
 
     node_id: str
     input: str
@@ -32,7 +32,7 @@ _EXPORT_HINT = "In ComfyUI, use Workflow > Export (API) and run that file."
 
 
 def load(path: Path) -> Workflow:
-    """The workflow in a file. Raises UserError naming what is wrong with it."""
+    """Read a workflow from a file. Raises UserError saying what is wrong with it."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def load(path: Path) -> Workflow:
 
 
 def check(data: Any, where: str = "workflow") -> Workflow:
-    """`data` itself when it has the API format, else UserError with the reason."""
+    """Return `data` if it has the API format. Raises UserError with the reason if not."""
     if not isinstance(data, dict):
         raise UserError(f"{where}: is a JSON {_json_type(data)}, an API-format workflow is an object. {_EXPORT_HINT}")
     if isinstance(data.get("nodes"), list):
@@ -70,22 +70,22 @@ def is_link(value: Any) -> bool:
 
 
 def title(workflow: Workflow, node_id: str) -> str:
-    """What a person calls the node: its title, else its class."""
+    """The title of a node; without one, its class."""
     node = workflow.get(node_id, {})
     return str(node.get("_meta", {}).get("title") or node.get("class_type") or node_id)
 
 
 def name(workflow: Workflow, node_id: str) -> str:
-    """The node for a message: `node 3 "Sampler" (KSampler)`."""
+    """How messages name a node: `node 3 "Sampler" (KSampler)`."""
     class_type = workflow.get(node_id, {}).get("class_type", "unknown class")
     label = title(workflow, node_id)
     return f"node {node_id} ({class_type})" if label == class_type else f'node {node_id} "{label}" ({class_type})'
 
 
 def with_seed(workflow: Workflow, seed: int) -> Workflow:
-    """A copy in which every seed that is a plain number is `seed`; seeds fed by another node stay linked.
+    """Return a copy in which every seed input that holds a number is `seed`; linked seed inputs stay linked.
 
-    Raises UserError when the seed is out of range or there is none to set.
+    Raises UserError when the seed is out of range or the workflow has no such input.
     """
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"--seed {seed}: must be between 0 and {MAX_SEED}")
@@ -97,17 +97,17 @@ def with_seed(workflow: Workflow, seed: int) -> Workflow:
         if isinstance(node["inputs"].get(key), int | float) and not isinstance(node["inputs"][key], bool)
     ]
     if not places:
-        raise UserError("--seed: no node of this workflow has a seed or noise_seed that is a plain number")
+        raise UserError("--seed: no node of this workflow has a seed or noise_seed input that holds a number")
     for node, key in places:
         node["inputs"][key] = seed
     return changed
 
 
 def with_value(workflow: Workflow, assignment: str) -> Workflow:
-    """A copy with one input set: `NODE.INPUT=VALUE`, NODE being an id or a title that only one node has.
+    """Return a copy with one input set: `NODE.INPUT=VALUE`, where NODE is an id or a title that only one node has.
 
-    VALUE takes the type of what it replaces: text stays text, a number or true/false must be one, the rest is JSON.
-    Raises UserError for a node or input that is not there, an input fed by another node, a value of the wrong type.
+    VALUE has the type of the value it replaces: text, number, true/false; anything else is JSON. Raises UserError for
+    an unknown node or input, an input that is linked to another node, and a value of the wrong type.
     """
     target, equals, text = assignment.partition("=")
     if not equals or "." not in target:
@@ -117,16 +117,16 @@ def with_value(workflow: Workflow, assignment: str) -> Workflow:
     inputs = changed[node_id]["inputs"]
     if is_link(inputs[key]):
         source = name(changed, inputs[key][0])
-        raise UserError(f"--set {target}: this input is fed by {source}; set a value of that node instead")
+        raise UserError(f"--set {target}: this input is linked to {source}; set an input of that node instead")
     inputs[key] = _value(target, text, inputs[key])
     return changed
 
 
 def with_assignments(workflow: Workflow, assignments: Iterable[str], folder: Path) -> tuple[Workflow, list[Upload]]:
-    """A copy with every `NODE.INPUT=VALUE` set, and the files that are to be uploaded for it.
+    """Return a copy with every `NODE.INPUT=VALUE` set, and the files to upload for it.
 
-    `NODE.INPUT=@FILE`, with FILE relative to `folder`, is such a file; text that begins with "@" and names no file
-    stays text, but not where the node loads files. Raises UserError like `with_value`.
+    `NODE.INPUT=@FILE` names a file to upload, relative to `folder`. If there is no such file, "@FILE" is text, except
+    for nodes that load files. Raises UserError like `with_value`.
     """
     uploads = []
     for assignment in assignments:
@@ -143,7 +143,7 @@ def with_assignments(workflow: Workflow, assignments: Iterable[str], folder: Pat
 
 
 def with_uploads(workflow: Workflow, uploads: Iterable[Upload], upload: Callable[[Path], str]) -> Workflow:
-    """A copy that loads the uploaded files; `upload` puts one on the server and tells its name there."""
+    """Return a copy that loads the uploaded files; `upload` uploads one and returns its name on the server."""
     changed = copy.deepcopy(workflow)
     for one in uploads:
         changed[one.node_id]["inputs"][one.input] = upload(one.path)
@@ -151,7 +151,7 @@ def with_uploads(workflow: Workflow, uploads: Iterable[Upload], upload: Callable
 
 
 def _find_input(workflow: Workflow, target: str) -> tuple[str, str]:
-    # Titles and input names may hold dots: the longest node name that exists is meant.
+    # Titles and input names may contain dots: the longest existing node name is taken.
     for at in sorted((i for i, char in enumerate(target) if char == "."), reverse=True):
         node_name, key = target[:at], target[at + 1 :]
         if node_name in workflow:
@@ -195,7 +195,7 @@ def _no_constant(text: str) -> Any:
 
 
 def file_references(workflow: Workflow, file_name: str) -> Iterator[tuple[str, str]]:
-    """(node id, input) of every literal that is this file name, whatever folder or ` [input]` stands around it."""
+    """(node id, input) of every value that is this file name, a folder before and ` [input]` after it ignored."""
     for node_id, node in workflow.items():
         for key, value in node["inputs"].items():
             if isinstance(value, str) and value.removesuffix(" [input]").rpartition("/")[2] == file_name:
@@ -218,7 +218,7 @@ def places_of(workflow: Workflow, file_name: str) -> list[tuple[str, str]]:
 
 
 def explain_node_errors(workflow: Workflow, node_errors: dict[str, Any]) -> list[str]:
-    """One line per problem the server found, in words."""
+    """The problems that the server found, one line each."""
     return [
         f"{name(workflow, node_id)}: {_explain(problem)}"
         for node_id, entry in node_errors.items()
@@ -243,16 +243,16 @@ def _explain(problem: dict[str, Any]) -> str:
         case "value_smaller_than_min" | "value_bigger_than_max":
             return f"{key}: {problem.get('message')}"
         case "return_type_mismatch":
-            return f"{key} is linked to the wrong kind of output: {details}"
+            return f"{key} is linked to an output of the wrong type: {details}"
         case "exception_during_validation":
             return f"the server could not check it: {details} (does a link point to a node that is not there?)"
         case _:
-            message = str(problem.get("message") or problem.get("type") or "refused")
+            message = str(problem.get("message") or problem.get("type") or "rejected")
             return f"{message}: {details}" if details else message
 
 
 def _choices(config: Any) -> list[Any] | None:
-    """The choices in an input's declaration, old form [[…], {}] or new form ["COMBO", {"options": […]}]."""
+    """The choices in an input's declaration: [[…], {}], or in newer servers ["COMBO", {"options": […]}]."""
     if isinstance(config, list) and config:
         if isinstance(config[0], list):
             return config[0]

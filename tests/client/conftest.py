@@ -29,7 +29,7 @@ def text_to_image(seed: int = 42, width: int = 128) -> dict[str, Any]:
 
 
 def picture(color: int | None = None, width: int = 128) -> dict[str, Any]:
-    """A workflow that any server runs, with a picture that it has not made before."""
+    """A workflow that any server runs, with a picture that it has not created before."""
     scale = {"image": ["1", 0], "upscale_method": "bilinear", "width": width, "height": 64, "crop": "disabled"}
     return {
         "1": {**empty_image(color=color), "_meta": {"title": "Canvas"}},
@@ -47,7 +47,7 @@ def jobs(server: Server, *statuses: str) -> list[dict[str, Any]]:
 
 
 def fast_client(url: str, **options: Any) -> ComfyClient:
-    """Patience for tests."""
+    """A client with short waits."""
     return ComfyClient(url, **{"poll_seconds": 0.1, "lost_post_seconds": 0.5, "patience": 2.0, **options})
 
 

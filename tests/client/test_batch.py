@@ -1,4 +1,4 @@
-"""`comfyeks batch`: rows in, results out; interrupted, killed, through restarts, without a lost or doubled row."""
+"""`comfyeks batch`: through interruptions, kills and server restarts, no row is lost and none runs twice."""
 
 from __future__ import annotations
 
@@ -118,40 +118,40 @@ def test_rows_may_be_json_with_files_to_upload(own_server: RunningServer, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "message"),
     [
         ("rows.csv", "Prompt.txt\nx\n", "rows.csv:2: Prompt.txt: node 6"),
         ("rows.csv", "5.width\nwide\n", "rows.csv:2: 5.width=wide: must be a number"),
-        ("rows.csv", "id,seed\na,1\na,2\n", "rows.csv:3: id 'a' is that of line 2 too"),
+        ("rows.csv", "id,seed\na,1\na,2\n", "rows.csv:3: id 'a' is already used in line 2"),
         ("rows.csv", "id,seed\n../a,1\n", "rows.csv:2: id '../a' must be letters"),
         ("rows.csv", "seed\none\n", "rows.csv:2: seed 'one' must be a whole number"),
-        ("rows.csv", "id,seed\na\n", "rows.csv:2: has not as many cells"),
+        ("rows.csv", "id,seed\na\n", "rows.csv:2: must have as many cells"),
         ("rows.csv", "id\n", "rows.csv: has no rows"),
         ("rows.jsonl", "{}\n[1]\n", "rows.jsonl:2: must be a JSON object"),
         ("rows.jsonl", "{", "rows.jsonl:1: is not JSON"),
         ("rows.txt", "x", "rows.txt: must be a .csv or a .jsonl file"),
     ],
 )
-def test_a_wrong_row_is_told_with_its_line(tmp_path: Path, name: str, text: str, words: str) -> None:
-    with pytest.raises(UserError) as refused:
+def test_an_invalid_row_is_reported_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(UserError) as rejected:
         read_items(rows_file(tmp_path, text, name), workflow.load(WORKFLOW))
-    assert words in str(refused.value)
+    assert message in str(rejected.value)
 
 
-def test_an_input_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_input_file_is_reported(tmp_path: Path) -> None:
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}
     with pytest.raises(UserError, match=r"rows\.csv:2: 1\.image=@absent\.png: there is no file"):
         read_items(rows_file(tmp_path, "1.image\n@absent.png\n"), graph)
 
 
-def test_rows_that_fail_are_told_and_tried_again_the_others_are_done_once(
+def test_failed_rows_are_reported_and_retried_and_the_others_run_once(
     own_server: RunningServer, tmp_path: Path
 ) -> None:
     rows = rows_file(tmp_path, f"id,4.ckpt_name\ngood,{CHECKPOINT}\nbad,later.safetensors\n")
     graph, out = graph_file(tmp_path, text_to_image()), tmp_path / "out"
     first = run(graph, rows, "--out", out, "--url", own_server.url)
     assert isinstance(first.exception, OperationError)
-    assert str(first.exception) == "1 of 2 rows are not done; the same command tries them again"
+    assert str(first.exception) == "1 of 2 rows are not done; run the same command again to retry them"
     assert "row bad failed" in first.stderr
     assert "later.safetensors" in first.stderr
     write_model(own_server.models, "checkpoints/later.safetensors")
@@ -161,7 +161,9 @@ def test_rows_that_fail_are_told_and_tried_again_the_others_are_done_once(
     assert len(prompts(own_server)) == 2
 
 
-def test_another_batch_does_not_mix_with_the_one_of_a_folder(own_server: RunningServer, tmp_path: Path) -> None:
+def test_a_batch_with_other_parameters_does_not_mix_with_the_one_in_a_folder(
+    own_server: RunningServer, tmp_path: Path
+) -> None:
     graph, out = graph_file(tmp_path, text_to_image()), tmp_path / "out"
     run(graph, rows_file(tmp_path, "id,seed\na,1\n"), "--out", out, "--url", own_server.url)
     result = run(graph, rows_file(tmp_path, "id,seed\na,2\n"), "--out", out, "--url", own_server.url)
@@ -169,7 +171,7 @@ def test_another_batch_does_not_mix_with_the_one_of_a_folder(own_server: Running
     assert "row a had other parameters" in str(result.exception)
 
 
-def test_a_row_whose_job_ended_just_before_it_was_cancelled_is_not_made_again(
+def test_a_row_whose_job_ended_just_before_it_was_cancelled_does_not_run_again(
     own_server: RunningServer, tmp_path: Path
 ) -> None:
     graph, rows, out = graph_file(tmp_path, text_to_image()), rows_file(tmp_path, "id,seed\na,1\n"), tmp_path / "out"
@@ -199,7 +201,7 @@ def test_behind_a_load_balancer_a_later_run_asks_the_server_that_has_the_job(tmp
 
 
 def fifty(tmp_path: Path) -> tuple[Path, Path, dict[int, str]]:
-    """A workflow, fifty rows that give it a colour each, and the name of the row of each colour."""
+    """A workflow, fifty rows with a different colour each, and colour → name of its row."""
     names = {new_colour(): f"n{number}" for number in range(50)}
     text = "id,Canvas.color\n" + "".join(f"{name},{color}\n" for color, name in names.items())
     return graph_file(tmp_path, picture()), rows_file(tmp_path, text), names
@@ -214,7 +216,7 @@ def done(out: Path) -> set[str]:
 
 
 def completed(server: Server, names: dict[int, str]) -> list[str]:
-    """The row of every job that ran to its end on the server."""
+    """The row of every job that succeeded on the server."""
     colours = [
         entry["prompt"][2]["1"]["inputs"].get("color")
         for entry in server.get("/history").json().values()
@@ -224,7 +226,7 @@ def completed(server: Server, names: dict[int, str]) -> list[str]:
 
 
 def check_pictures(out: Path, names: dict[int, str]) -> None:
-    """Each row has one picture, its own."""
+    """Check that each row has one picture, of its own colour."""
     assert done(out) == set(names.values())
     for color, name in names.items():
         [path] = (out / name).iterdir()
@@ -235,7 +237,7 @@ def check_pictures(out: Path, names: dict[int, str]) -> None:
 @pytest.mark.parametrize(
     ("number", "goals"), [(signal.SIGKILL, (8, 30)), (signal.SIGTERM, (20,))], ids=["killed", "terminated"]
 )
-def test_fifty_rows_ended_in_the_middle_again_and_again_are_neither_lost_nor_doubled(
+def test_fifty_rows_interrupted_repeatedly_are_neither_lost_nor_run_twice(
     server: Server, tmp_path: Path, number: signal.Signals, goals: tuple[int, ...]
 ) -> None:
     out = tmp_path / "out"
@@ -258,12 +260,12 @@ def test_fifty_rows_ended_in_the_middle_again_and_again_are_neither_lost_nor_dou
 
 @contextmanager
 def started(port: str, home: Path) -> Iterator[str]:
-    """A server in a process of its own: that of COMFYUI_COMMAND, else a stand-in. Its URL; killed at the end."""
+    """URL of a server in its own process (COMFYUI_COMMAND, else a stand-in), which is killed at the end."""
     real = os.environ.get("COMFYUI_COMMAND")
     (home / "custom_nodes").mkdir(parents=True, exist_ok=True)
     flags = ["--base-directory", str(home), "--database-url", "sqlite:///:memory:"]
-    words = shlex.split(real) if real else [sys.executable, "-m", "comfyeks_local.comfyui", *flags]
-    server = subprocess.Popen([*words, "--port", port], env={**os.environ, "COMFYUI_STANDIN_STEP_SECONDS": "0.05"})
+    arguments = shlex.split(real) if real else [sys.executable, "-m", "comfyeks_local.comfyui", *flags]
+    server = subprocess.Popen([*arguments, "--port", port], env={**os.environ, "COMFYUI_STANDIN_STEP_SECONDS": "0.05"})
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until("the server", lambda: answers(url), 180, every=0.05)
@@ -281,7 +283,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.local
-def test_a_server_that_is_killed_and_started_again_loses_no_row(tmp_path: Path) -> None:
+def test_no_row_is_lost_when_the_server_is_killed_and_started_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     graph, rows, names = fifty(tmp_path)
     with socket.socket() as probe:

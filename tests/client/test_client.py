@@ -1,4 +1,4 @@
-"""The library against a server."""
+"""ComfyClient against a server."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_every_kind_of_result_is_saved(client: ComfyClient, tmp_path: Path) -> N
     assert [Image.open(path).format for path in sent] == ["PNG"] * 3
 
 
-def test_images_that_only_the_websocket_brings_are_missed_when_they_do_not_come(server: Server) -> None:
+def test_lost_images_that_come_only_over_the_websocket_are_an_error(server: Server) -> None:
     graph = {"1": empty_image(8), "8": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
     with proxying(server.url) as proxy:
         proxy.deaf = True
@@ -139,33 +139,33 @@ def test_two_clients_at_once_get_their_own_results(server: Server, tmp_path: Pat
     assert len({saved[0].path.read_bytes() for saved, _ in results.values()}) == 4
 
 
-# Refusals and failures ------------------------------------------------------------------------------------------------
+# Rejections and failures ----------------------------------------------------------------------------------------------
 
 
-def test_a_missing_model_is_refused_with_the_servers_reason_and_choices(client: ComfyClient) -> None:
+def test_a_missing_model_is_rejected_with_the_servers_reason_and_choices(client: ComfyClient) -> None:
     graph = text_to_image()
     graph["4"]["inputs"]["ckpt_name"] = "absent.safetensors"
     with pytest.raises(RejectedError) as error:
         client.run(graph)
-    there = client.model_files("checkpoints")
+    present = client.model_files("checkpoints")
     assert 'node 4 "Checkpoint" (CheckpointLoaderSimple)' in str(error.value)
-    assert f"'absent.safetensors' is not on this server; it has: {', '.join(there) or 'none'}" in str(error.value)
+    assert f"'absent.safetensors' is not on this server; it has: {', '.join(present) or 'none'}" in str(error.value)
     assert error.value.node_errors["4"]["errors"][0]["type"] == "value_not_in_list"
 
 
-def test_an_unknown_node_is_refused_with_its_name(client: ComfyClient) -> None:
+def test_an_unknown_node_is_rejected_with_its_name(client: ComfyClient) -> None:
     with pytest.raises(RejectedError, match="Node 'Mystery' not found"):
         client.run({**picture(), "99": {"class_type": "Mystery", "inputs": {}}})
 
 
-def test_a_workflow_of_which_a_part_cannot_run_is_refused_and_cancelled(client: ComfyClient, server: Server) -> None:
+def test_a_workflow_of_which_a_part_cannot_run_is_rejected_and_cancelled(client: ComfyClient, server: Server) -> None:
     graph = {**server.slow(20), "8": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
     with pytest.raises(RejectedError, match=r"node 8 \(SaveImage\): input images is required and missing"):
         client.run(graph)
     assert jobs(server, "pending", "in_progress") == []
 
 
-def test_an_error_in_a_node_is_told_with_its_type_and_message(client: ComfyClient, server: Server) -> None:
+def test_an_error_in_a_node_is_reported_with_its_type_and_message(client: ComfyClient, server: Server) -> None:
     answer = server.post("/upload/image", files={"image": (f"broken-{uuid.uuid4().hex[:8]}.png", b"no image")})
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": answer.json()["name"]}},
@@ -178,7 +178,7 @@ def test_an_error_in_a_node_is_told_with_its_type_and_message(client: ComfyClien
     assert error.value.details["traceback"]
 
 
-def test_a_model_that_cannot_be_loaded_is_told(stand_in: RunningServer) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported(stand_in: RunningServer) -> None:
     write_model(stand_in.models, "checkpoints/broken.safetensors", b"")
     graph = text_to_image()
     graph["4"]["inputs"]["ckpt_name"] = "broken.safetensors"
@@ -189,7 +189,7 @@ def test_a_model_that_cannot_be_loaded_is_told(stand_in: RunningServer) -> None:
     assert "header too small" in str(error.value)
 
 
-def test_an_interrupt_by_somebody_else_is_told_as_one(client: ComfyClient, server: Server) -> None:
+def test_an_interrupt_by_somebody_else_is_reported_as_one(client: ComfyClient, server: Server) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.node_id:
             server.post("/interrupt")
@@ -207,7 +207,7 @@ def test_a_time_limit_cancels_the_job_on_the_server(client: ComfyClient, server:
     assert jobs(server, "pending", "in_progress") == []
 
 
-def test_a_time_limit_takes_a_pending_job_out_of_the_queue(client: ComfyClient, server: Server) -> None:
+def test_a_time_limit_removes_a_pending_job_from_the_queue(client: ComfyClient, server: Server) -> None:
     blocker = fast_client(server.url).submit(server.slow(20))
     with pytest.raises(JobTimeoutError):
         client.run(picture(), timeout=0.3)
@@ -216,16 +216,16 @@ def test_a_time_limit_takes_a_pending_job_out_of_the_queue(client: ComfyClient, 
 
 
 def test_an_exception_in_the_reporter_cancels_the_job(client: ComfyClient, server: Server) -> None:
-    def break_(progress: Progress) -> None:
+    def fail(progress: Progress) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as error:
-        client.run(server.slow(20), on_progress=break_)
+        client.run(server.slow(20), on_progress=fail)
     assert error.value.__notes__ == ["the job was cancelled on the server"]
     assert jobs(server, "pending", "in_progress") == []
 
 
-def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, server: Server) -> None:
+def test_a_job_that_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, server: Server) -> None:
     blocker = fast_client(server.url).submit(server.slow(20))
 
     def clear_once_it_is_queued() -> None:
@@ -240,14 +240,14 @@ def test_a_job_somebody_deletes_from_the_queue_is_lost(client: ComfyClient, serv
     client.cancel(blocker)
 
 
-def test_nobody_at_the_address_is_told_quickly() -> None:
+def test_an_address_without_a_server_is_reported_quickly() -> None:
     started = time.monotonic()
     with pytest.raises(UnreachableError, match=r"no connection to http://127.0.0.1:9: Connection refused"):
         fast_client("http://127.0.0.1:9").run(picture())
     assert time.monotonic() - started < 5
 
 
-def test_a_server_that_is_something_else_is_told_so(tmp_path: Path) -> None:
+def test_a_server_that_is_not_comfyui_is_reported(tmp_path: Path) -> None:
     from aiohttp import web
 
     from tests.support.comfyui import serving
@@ -258,10 +258,10 @@ def test_a_server_that_is_something_else_is_told_so(tmp_path: Path) -> None:
     async def sign_in(request: web.Request) -> web.Response:
         raise web.HTTPFound("https://login.example.com/oauth")
 
-    for handler, words in ((hello, "does not answer like ComfyUI"), (sign_in, "wants a sign-in .*login.example.com")):
+    for handler, message in ((hello, "does not answer like ComfyUI"), (sign_in, "wants a sign-in .*login.example.com")):
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handler)
-        with serving(app) as url, pytest.raises(Exception, match=words):
+        with serving(app) as url, pytest.raises(Exception, match=message):
             fast_client(url).run(picture())
 
 
@@ -288,7 +288,7 @@ def test_an_upload_never_replaces_another_file_of_its_name(client: ComfyClient, 
     assert Image.open(io.BytesIO(stored)).getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_a_file_larger_than_the_server_takes_is_refused(tmp_path: Path) -> None:
+def test_a_file_larger_than_the_server_accepts_is_refused(tmp_path: Path) -> None:
     big = tmp_path / "big.png"
     big.write_bytes(bytes(300_000))
     with (

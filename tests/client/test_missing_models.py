@@ -1,4 +1,4 @@
-"""`comfyeks run` when a model is not on the server: what the catalogue knows is offered, pulled, and the job runs."""
+"""`comfyeks run` when the server lacks a model: if the catalogue has it, it is pulled and the job runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_with_pull_the_missing_model_is_brought_and_the_workflow_runs(
+def test_with_pull_the_missing_model_is_pulled_and_the_workflow_runs(
     stand_in: RunningServer, workflow: Path, tmp_path: Path, pulled: list[str]
 ) -> None:
     result = run(workflow, "--url", stand_in.url, "--out", tmp_path / "out", "--pull")
@@ -59,16 +59,16 @@ def test_with_pull_the_missing_model_is_brought_and_the_workflow_runs(
     assert len(result.stdout.splitlines()) == 1
 
 
-def test_without_an_answer_nothing_is_pulled_and_the_command_is_told(
+def test_without_an_answer_nothing_is_pulled_and_the_command_is_named(
     stand_in: RunningServer, workflow: Path, pulled: list[str]
 ) -> None:
     error = run(workflow, "--url", stand_in.url).exception
     assert isinstance(error, RejectedError)
-    assert str(error).endswith(". 'comfyeks models pull sdxl-refiner' brings it")
+    assert str(error).endswith(". 'comfyeks models pull sdxl-refiner' gets it")
     assert pulled == []
 
 
-def test_a_model_that_nobody_knows_is_refused_as_before(
+def test_a_model_that_is_not_in_the_catalogue_is_rejected(
     stand_in: RunningServer, workflow: Path, pulled: list[str]
 ) -> None:
     workflow.write_text(workflow.read_text().replace(REFINER, "unheard-of.safetensors"))
@@ -78,7 +78,7 @@ def test_a_model_that_nobody_knows_is_refused_as_before(
     assert pulled == []
 
 
-def test_nothing_is_pulled_for_a_workflow_that_is_wrong_anyway(
+def test_nothing_is_pulled_for_a_workflow_with_other_errors(
     stand_in: RunningServer, workflow: Path, pulled: list[str]
 ) -> None:
     error = run(workflow, "--url", stand_in.url, "--pull", "--set", "Size.width=0").exception

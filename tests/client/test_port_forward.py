@@ -20,15 +20,15 @@ from comfyeks_local.processes import wait_until
 from tests.client.conftest import WORKFLOW
 from tests.support.comfyui import RunningServer
 
-# Like kubectl: says where it forwards from, and forwards byte streams.
+# Like kubectl: prints where it forwards from, and forwards byte streams.
 KUBECTL = """\
 #!{python}
 import os, socket, sys, threading
-words = sys.argv[1:]
-open({log!r}, "a").write(" ".join(words) + "\\n")
-if "deploy/absent" in words:
+arguments = sys.argv[1:]
+open({log!r}, "a").write(" ".join(arguments) + "\\n")
+if "deploy/absent" in arguments:
     sys.exit('Error from server (NotFound): deployments.apps "absent" not found')
-near, far = words[-1].split(":")
+near, far = arguments[-1].split(":")
 listener = socket.create_server(("127.0.0.1", int(near or 0)))
 port = listener.getsockname()[1]
 print(f"Forwarding from 127.0.0.1:{{port}} -> {{far}}", flush=True)
@@ -67,7 +67,7 @@ def run(*arguments: Any) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_a_workflow_runs_through_it_and_kubectl_ends_with_it(
+def test_a_workflow_runs_through_a_port_forward_and_kubectl_ends_with_the_command(
     kubectl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COMFYUI_URL", raising=False)
@@ -80,7 +80,7 @@ def test_a_workflow_runs_through_it_and_kubectl_ends_with_it(
         os.kill(pid, 0)
 
 
-def test_a_kubectl_that_ends_is_started_again_on_the_same_port(kubectl: Path) -> None:
+def test_kubectl_is_restarted_on_the_same_port(kubectl: Path) -> None:
     with port_forward("comfyui", "deploy/comfyui") as url:
         assert requests.get(f"{url}/prompt", timeout=10).status_code == 200
         os.kill(int(kubectl.with_suffix(".log.pid").read_text()), 9)
@@ -94,7 +94,7 @@ def test_a_kubectl_that_ends_is_started_again_on_the_same_port(kubectl: Path) ->
         wait_until("the forward again", lambda: len(kubectl.read_text().splitlines()) == 2 and answers(), 60)
 
 
-def test_what_kubectl_says_is_told(kubectl: Path) -> None:
+def test_kubectls_error_is_reported(kubectl: Path) -> None:
     with (
         pytest.raises(OperationError, match=r"port-forward did not start: Error from server.*absent.* not found"),
         port_forward("comfyui", "deploy/absent"),

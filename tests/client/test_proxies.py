@@ -43,7 +43,7 @@ def test_the_cookie_keeps_every_request_and_the_websocket_on_one_server(tmp_path
         assert history_count(first) == history_count(second) == 2
 
 
-def test_a_deaf_websocket_is_made_up_for_by_polling(proxy: Proxy, server: Server, tmp_path: Path) -> None:
+def test_polling_replaces_a_websocket_that_sends_nothing(proxy: Proxy, server: Server, tmp_path: Path) -> None:
     proxy.deaf = True
     client = fast_client(proxy.url)
     seen: list[Progress] = []
@@ -53,13 +53,13 @@ def test_a_deaf_websocket_is_made_up_for_by_polling(proxy: Proxy, server: Server
     assert not seen[0].live
 
 
-def test_no_websocket_at_all_is_made_up_for_by_polling(proxy: Proxy, tmp_path: Path) -> None:
+def test_polling_replaces_a_websocket_that_cannot_be_opened(proxy: Proxy, tmp_path: Path) -> None:
     proxy.refuse_websockets = True
     client = fast_client(proxy.url)
     assert client.save(client.run(picture()), tmp_path)
 
 
-def test_a_websocket_that_is_closed_again_and_again_is_opened_again(proxy: Proxy, server: Server) -> None:
+def test_a_websocket_that_is_closed_repeatedly_is_opened_again(proxy: Proxy, server: Server) -> None:
     proxy.close_after = 0.3
     seen: list[Progress] = []
     fast_client(proxy.url).run(server.slow(2), on_progress=seen.append)
@@ -103,9 +103,7 @@ def test_a_download_that_breaks_is_started_again(proxy: Proxy, server: Server, t
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_server_that_restarts_in_the_middle_loses_the_job_and_says_so(
-    proxy: Proxy, server: Server, tmp_path: Path
-) -> None:
+def test_a_job_that_a_server_restart_loses_is_reported_as_lost(proxy: Proxy, server: Server, tmp_path: Path) -> None:
     with comfyui(tmp_path) as new:
         client = fast_client(proxy.url)
 
@@ -117,7 +115,7 @@ def test_a_server_that_restarts_in_the_middle_loses_the_job_and_says_so(
             client.run(server.slow(1.5), on_progress=restart)
 
 
-def test_a_server_that_stays_away_is_given_up_after_the_patience(proxy: Proxy, server: Server) -> None:
+def test_waiting_for_an_unreachable_server_ends_after_the_patience(proxy: Proxy, server: Server) -> None:
     def vanish(progress: Progress) -> None:
         proxy.backends[0] = "http://127.0.0.1:9"
 

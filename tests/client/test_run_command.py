@@ -36,7 +36,7 @@ def workflow(tmp_path: Path) -> Callable[[Any], Path]:
 
 
 def run(*arguments: Any) -> Result:
-    """The command in this process. Its errors are exceptions; main() makes one line and an exit code of them."""
+    """Run the command in this process. Its errors are exceptions, which main() turns into one line and an exit code."""
     import typer
 
     app = typer.Typer()
@@ -77,7 +77,7 @@ def test_paths_go_to_stdout_and_everything_else_to_stderr(stand_in: RunningServe
     assert "node 5 of 7: Sampler" in result.stderr
 
 
-def test_json_tells_events_as_they_come_and_the_outcome_last(
+def test_json_prints_events_as_they_happen_and_the_outcome_last(
     server: Server, workflow: Callable[[Any], Path], tmp_path: Path
 ) -> None:
     result = run(workflow(picture()), "--url", server.url, "--out", tmp_path / "got", "--json")
@@ -89,7 +89,7 @@ def test_json_tells_events_as_they_come_and_the_outcome_last(
     assert Path(file["path"]).stat().st_size == file["bytes"]
 
 
-def test_a_failure_is_told_in_json_too(server: Server, workflow: Callable[[Any], Path]) -> None:
+def test_a_failure_is_reported_in_json_too(server: Server, workflow: Callable[[Any], Path]) -> None:
     graph = text_to_image()
     graph["4"]["inputs"]["ckpt_name"] = "absent.safetensors"
     result = run(workflow(graph), "--url", server.url, "--json")
@@ -137,7 +137,7 @@ def test_show_opens_every_result(
     monkeypatch.setattr("typer.launch", lambda path: len(opened.append(path) or [1]))  # type: ignore[func-returns-value]
     result = run(workflow(picture()), "--url", server.url, "--out", tmp_path / "got", "--show")
     assert opened == result.stdout.splitlines()
-    assert "--show: nothing on this machine opens" in result.stderr
+    assert "--show: no program on this machine opens" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def mute() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("upload", [False, True], ids=["connecting", "uploading"])
-def test_a_server_that_never_answers_is_given_up_at_the_time_limit(
+def test_waiting_for_a_server_that_never_answers_ends_at_the_time_limit(
     mute: str, workflow: Callable[[Any], Path], tmp_path: Path, upload: bool
 ) -> None:
     photo = tmp_path / "photo.png"
@@ -179,7 +179,7 @@ def test_a_server_that_never_answers_is_given_up_at_the_time_limit(
     assert mute in str(result.exception)
 
 
-def test_a_submission_that_is_never_answered_is_given_up_at_the_time_limit(
+def test_a_submission_that_is_never_answered_ends_at_the_time_limit(
     server: Server, workflow: Callable[[Any], Path]
 ) -> None:
     with proxying(server.url) as proxy:
@@ -216,7 +216,7 @@ def test_a_timeout_is_exit_code_124(server: Server, workflow: Callable[[Any], Pa
 
 
 @pytest.mark.local
-def test_a_server_killed_in_the_middle_is_told_at_the_time_limit(
+def test_a_server_killed_during_a_job_is_reported_at_the_time_limit(
     tmp_path: Path, workflow: Callable[[Any], Path]
 ) -> None:
     (tmp_path / "home/custom_nodes").mkdir(parents=True)

@@ -24,7 +24,7 @@ def test_every_example_workflow_loads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ({"nodes": [], "links": [], "version": 0.4}, "saved for the editor"),
         ([1], "is a JSON array"),
@@ -34,10 +34,10 @@ def test_every_example_workflow_loads() -> None:
         ("{nope", "is not JSON (line 1, column 2"),
     ],
 )
-def test_a_file_in_another_format_is_explained(tmp_path: Path, content: Any, words: str) -> None:
+def test_a_file_in_another_format_is_explained(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         workflow.load(written(tmp_path / "w.json", content))
-    assert words in str(error.value)
+    assert message in str(error.value)
     assert str(tmp_path / "w.json") in str(error.value)
 
 
@@ -100,31 +100,31 @@ def test_booleans_stay_booleans() -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "words"),
+    ("assignment", "message"),
     [
         ("3.steps", "write NODE.INPUT=VALUE"),
         ("steps=3", "write NODE.INPUT=VALUE"),
         ("99.steps=3", "no node has the id or title '99'; there are: 3 (Sampler)"),
         ("3.stpes=3", "has no input 'stpes'; it has: model, positive"),
-        ("3.model=x", 'this input is fed by node 4 "Checkpoint" (CheckpointLoaderSimple)'),
+        ("3.model=x", 'this input is linked to node 4 "Checkpoint" (CheckpointLoaderSimple)'),
         ("3.steps=many", "must be a number, like the present"),
         ("3.steps=true", "must be a number"),
         ("3.cfg=NaN", "must be a number"),
     ],
 )
-def test_an_assignment_that_cannot_be_meant_is_refused(assignment: str, words: str) -> None:
+def test_an_invalid_assignment_is_refused(assignment: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         workflow.with_value(text_to_image(), assignment)
-    assert words in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_title_two_nodes_have_is_refused_with_their_ids() -> None:
+def test_a_title_that_two_nodes_share_is_refused_with_their_ids() -> None:
     graph = {node: {"class_type": "X", "_meta": {"title": "Twin"}, "inputs": {"a": 1}} for node in ("1", "2")}
     with pytest.raises(UserError, match="2 nodes are called 'Twin'; use an id: 1, 2"):
         workflow.with_value(graph, "Twin.a=2")
 
 
-def test_references_to_a_file_are_replaced_whatever_stands_around_the_name() -> None:
+def test_references_to_a_file_are_replaced_with_folder_and_suffix() -> None:
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
         "2": {"class_type": "LoadImage", "inputs": {"image": "old/cat.png [input]"}},
@@ -137,21 +137,21 @@ def test_references_to_a_file_are_replaced_whatever_stands_around_the_name() -> 
     assert changed["4"] == graph["4"]
 
 
-def test_a_file_nobody_loads_is_refused_with_what_is_loaded() -> None:
+def test_a_file_that_no_node_loads_is_refused_with_the_files_that_are_loaded() -> None:
     graph = {"10": {"class_type": "LoadImage", "inputs": {"image": "dog.png"}}}
     with pytest.raises(UserError, match=r"no node .* loads a file of that name.*10.image = 'dog.png'"):
         workflow.places_of(graph, "cat.png")
 
 
-def test_a_model_that_is_not_there_is_told_with_the_choices_of_either_declaration() -> None:
-    def told(config: Any, details: str = "") -> str:
+def test_a_missing_model_is_explained_with_the_choices_of_either_declaration() -> None:
+    def explained(config: Any, details: str = "") -> str:
         info = {"input_name": "ckpt_name", "received_value": "x.ckpt", "input_config": config}
         error = {"type": "value_not_in_list", "details": details, "extra_info": info}
         [line] = workflow.explain_node_errors(text_to_image(), {"4": {"errors": [error]}})
         return line
 
     where = "node 4 \"Checkpoint\" (CheckpointLoaderSimple): ckpt_name 'x.ckpt' is not on this server"
-    assert told([["a.ckpt", "b.ckpt"], {}]) == f"{where}; it has: a.ckpt, b.ckpt"
-    assert told(["COMBO", {"options": ["a.ckpt"]}]) == f"{where}; it has: a.ckpt"
-    assert told([[]]) == f"{where}; it has: none"
-    assert told(None, "ckpt_name: 'x.ckpt' not in (list of length 300)") == f"{where} (list of length 300)"
+    assert explained([["a.ckpt", "b.ckpt"], {}]) == f"{where}; it has: a.ckpt, b.ckpt"
+    assert explained(["COMBO", {"options": ["a.ckpt"]}]) == f"{where}; it has: a.ckpt"
+    assert explained([[]]) == f"{where}; it has: none"
+    assert explained(None, "ckpt_name: 'x.ckpt' not in (list of length 300)") == f"{where} (list of length 300)"

@@ -1,4 +1,13 @@
-"""Run ComfyUI workflows from a program: `ComfyClient`, `workflow.load`, and the errors that can come of it."""
+"""Run ComfyUI workflows from a program.
+
+Example:
+    from comfyeks import workflow
+    from comfyeks.client import ComfyClient
+
+    client = ComfyClient("http://127.0.0.1:8848")
+    result = client.run(workflow.load(Path("workflows/sdxl-text-to-image.json")), timeout=600)
+    client.save(result, Path("output"))
+"""
 
 from comfyeks.client.comfy_client import ComfyClient
 from comfyeks.client.errors import (

@@ -1,8 +1,8 @@
-"""Many runs of one workflow: rows of parameters in, a folder of results per row, a journal that survives a kill.
+"""Runs one workflow many times: one run per row of parameters, one folder of results per row.
 
-Every row is submitted once. Its job id and the server it went to are in the journal before it is sent, so that a later
-run asks that server for the job instead of making a second one. Results appear in `<out>/<id>` when all of a row's are
-saved.
+Every row is submitted once. Its job id and its server are written to a journal before it is sent, so that a later run
+asks that server for the job instead of submitting it again. The folder `<out>/<id>` appears when all results of a row
+are saved.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from comfyeks.errors import ComfyeksError, UserError
 from comfyeks.workflow import Upload, Workflow
 
 JOURNAL = "batch.jsonl"
-_PATIENCE = 120.0  # seconds for a server to come back
-_SUBMISSIONS = 3  # of a row whose server forgets it: that of a restart did not run
-# How a row may have been left while its job is on the server; one that was cancelled may have finished just then.
-_PERHAPS_THERE = ("submitting", "unreachable", "cancelled")
+_RECONNECT_SECONDS = 120.0  # for a server that restarts
+_SUBMISSIONS = 3  # of one row: a server that restarts forgets its jobs, and they did not run
+# Statuses of rows whose job may be on the server; a cancelled one may have finished just before.
+_MAYBE_SUBMITTED = ("submitting", "unreachable", "cancelled")
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One row: its graph, and the files to upload for it. `digest` tells whether it is the row of an earlier run."""
+    """One row: its graph and the files to upload for it. Two rows with the same `digest` are the same job."""
 
     id: str
     graph: Workflow
@@ -63,20 +63,21 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a row ended: "completed" (`files` below `out`), "failed", "cancelled", or "unreachable": nobody knows yet."""
+    """How a row ended: "completed" (`files` below `out`), "failed", "cancelled", or "unreachable" (not known yet)."""
 
     id: str
     status: str
     files: tuple[str, ...] = ()
     error: str = ""
-    before: bool = False  # an earlier run did it
+    before: bool = False  # completed by an earlier run
 
 
 def read_items(rows: Path, workflow: Workflow) -> list[Item]:
     """The rows of a .csv or .jsonl file, applied to a workflow.
 
-    Columns are NODE.INPUT (by id or title), `seed` (every plain seed) and `id` (names the row's results; default its
-    number). An empty cell leaves the workflow's value. `@FILE` uploads a file, relative to the rows' folder.
+    Columns are NODE.INPUT (by id or title), `seed` (for every seed input that is not a link) and `id` (names the row's
+    results; default: the row's number). An empty cell keeps the workflow's value. `@FILE` uploads a file, relative to
+    the folder of the rows' file.
 
     Raises UserError naming file and line.
     """
@@ -88,7 +89,7 @@ def read_items(rows: Path, workflow: Workflow) -> list[Item]:
         if not _ID.fullmatch(name):
             raise UserError(f"{where}: id {name!r} must be letters, digits, '.', '-' and '_', and not begin with '.'")
         if name in lines:
-            raise UserError(f"{where}: id {name!r} is that of line {lines[name]} too")
+            raise UserError(f"{where}: id {name!r} is already used in line {lines[name]}")
         lines[name] = line
         try:
             items.append(_item(name, row, workflow, rows.parent))
@@ -117,7 +118,7 @@ def _item(name: str, row: dict[str, Any], workflow: Workflow, folder: Path) -> I
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of a file."""
+    """Line number and content of each row of a file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -136,14 +137,14 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         reader = csv.DictReader(text.splitlines(keepends=True))
         for record in reader:
             if None in record or None in record.values():
-                raise UserError(f"{path}:{reader.line_num}: has not as many cells as the first line has columns")
+                raise UserError(f"{path}:{reader.line_num}: must have as many cells as the first line has columns")
             yield reader.line_num, dict(record)
     else:
         raise UserError(f"{path}: must be a .csv or a .jsonl file")
 
 
 class Journal:
-    """What is known of each row, last word first. Every line is on the disk before what it announces happens."""
+    """The last known status of each row. A status is on the disk before the step that it announces happens."""
 
     def __init__(self, stream: IO[str], records: dict[str, dict[str, Any]]) -> None:
         self._stream = stream
@@ -164,9 +165,9 @@ class Journal:
 
 @contextmanager
 def open_journal(out: Path, items: list[Item]) -> Iterator[Journal]:
-    """The journal of a folder, for this process alone.
+    """Open the journal of a folder for this process alone.
 
-    Raises UserError when another process has it, or when it tells of other parameters under the id of one of `items`.
+    Raises UserError when another process uses it, or when it has other parameters under the id of one of `items`.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / JOURNAL
@@ -174,11 +175,11 @@ def open_journal(out: Path, items: list[Item]) -> Iterator[Journal]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"--out {out}: another batch is at work there") from None
+            raise UserError(f"--out {out}: another batch is running in this folder") from None
         stream.seek(0)
         records: dict[str, dict[str, Any]] = {}
         for line in stream:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a kill cut short
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # an incomplete line, from a killed run
                 record = json.loads(line)
                 records[record["id"]] = record
             if not line.endswith("\n"):
@@ -186,13 +187,13 @@ def open_journal(out: Path, items: list[Item]) -> Iterator[Journal]:
         for item in items:
             if records.get(item.id, {}).get("digest", item.digest) != item.digest:
                 raise UserError(
-                    f"--out {out}: row {item.id} had other parameters when it was run there; take another folder"
+                    f"--out {out}: row {item.id} had other parameters when it was run there; choose another folder"
                 )
         yield Journal(stream, records)
 
 
 class Batch:
-    """Runs items, `jobs` at a time. Each worker has its own client: behind a load balancer, perhaps its own server."""
+    """Runs rows in parallel. Each worker has its own client, which a load balancer may bind to its own server."""
 
     def __init__(
         self, items: list[Item], out: Path, make_client: Callable[[], ComfyClient], *, timeout: float | None = None
@@ -205,7 +206,7 @@ class Batch:
         self._local = threading.local()
 
     def run(self, journal: Journal, jobs: int) -> Iterator[Outcome]:
-        """The outcome of each row as it ends. What ends the iteration early cancels the jobs that were submitted."""
+        """Yield the outcome of each row as it ends, `jobs` at a time. Stopping early cancels submitted jobs."""
         pool = ThreadPoolExecutor(jobs, thread_name_prefix="batch")
         try:
             futures = [pool.submit(self._run_item, item, journal) for item in self._items]
@@ -221,7 +222,7 @@ class Batch:
             return Outcome(item.id, "completed", tuple(known["files"]), before=True)
         facts: dict[str, Any] = {"digest": item.digest}
         try:
-            files = self._adopt(item, known) or self._submit(item, journal, facts)
+            files = self._resume(item, known) or self._submit(item, journal, facts)
         except StoppedError as stopped:
             outcome = Outcome(item.id, "cancelled", error="; ".join(getattr(stopped, "__notes__", [])))
         except UnreachableError as error:
@@ -230,7 +231,7 @@ class Batch:
             outcome = Outcome(item.id, "failed", error=str(error))
         else:
             outcome = Outcome(item.id, "completed", files)
-        if outcome.status in _PERHAPS_THERE:
+        if outcome.status in _MAYBE_SUBMITTED:
             facts |= {key: value for key, value in journal.last(item.id).items() if key in ("prompt_id", "binding")}
         if outcome.files:
             facts["files"] = outcome.files
@@ -239,15 +240,15 @@ class Batch:
         journal.write(item.id, outcome.status, **facts)
         return outcome
 
-    def _adopt(self, item: Item, known: dict[str, Any]) -> tuple[str, ...] | None:
-        """The files of a job that an earlier run submitted, or None when there is none, or no server knows it."""
-        if known.get("status") not in _PERHAPS_THERE or "prompt_id" not in known:
+    def _resume(self, item: Item, known: dict[str, Any]) -> tuple[str, ...] | None:
+        """The files of the job that an earlier run submitted; None when there is no such job, or no server knows it."""
+        if known.get("status") not in _MAYBE_SUBMITTED or "prompt_id" not in known:
             return None
         client = self._make_client()
         client.binding = known.get("binding", {})
         try:
             return self._follow(client, known["prompt_id"], item)
-        except JobInterruptedError:  # as that run wanted it
+        except JobInterruptedError:  # the earlier run cancelled it
             return None
 
     def _follow(self, client: ComfyClient, prompt_id: str, item: Item) -> tuple[str, ...] | None:
@@ -272,7 +273,7 @@ class Batch:
                 if attempt == _SUBMISSIONS:
                     raise
             except UnreachableError:
-                # It may have the job or not: it is asked once it is back, and only then sent another one.
+                # Whether it has the job is unknown: wait until it answers, and only then submit again.
                 if (files := self._follow(client, prompt_id, item)) is not None:
                     return files
                 if attempt == _SUBMISSIONS:
@@ -280,8 +281,8 @@ class Batch:
         raise AssertionError
 
     def _connect(self, client: ComfyClient) -> None:
-        """Reach the server, which may be restarting. Raises UnreachableError when it does not come back."""
-        deadline = time.monotonic() + _PATIENCE
+        """Wait for a server that may be restarting. Raises UnreachableError when it does not answer in time."""
+        deadline = time.monotonic() + _RECONNECT_SECONDS
         while not self._stop.is_set():
             try:
                 return client.connect()
@@ -292,14 +293,17 @@ class Batch:
         raise StoppedError("stopped")
 
     def _client(self) -> ComfyClient:
-        """The calling worker's."""
+        """The client of the calling worker."""
         if not hasattr(self._local, "client"):
             self._local.client = self._make_client()
         client: ComfyClient = self._local.client
         return client
 
     def _save(self, client: ComfyClient, result: Result, item: Item) -> tuple[str, ...]:
-        """Paths below `out`. The row's folder appears with all of them, instead of one that a kill left unrecorded."""
+        """Save all results, then put the row's folder in place; return the paths below `out`.
+
+        A folder that a killed run left there is replaced.
+        """
         partial, final = self._out / f".{item.id}.partial", self._out / item.id
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

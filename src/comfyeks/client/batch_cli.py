@@ -22,27 +22,31 @@ from comfyeks.signals import exit_code, termination_as_interrupt
 
 def batch(
     workflow: Annotated[Path, typer.Argument(metavar="WORKFLOW.json", help="Workflow in API format (Export (API)).")],
-    rows: Annotated[Path, typer.Argument(metavar="ROWS.csv|ROWS.jsonl", help="A run per row: NODE.INPUT, seed, id.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Results go to DIR/<id>; a journal of what is done to DIR.")],
+    rows: Annotated[
+        Path, typer.Argument(metavar="ROWS.csv|ROWS.jsonl", help="One run per row; columns NODE.INPUT, seed, id.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for results (DIR/<id>) and the journal of finished rows.")
+    ],
     url: Url = None,
     forward: PortForward = False,
     namespace: Namespace = "comfyui",
     target: Target = "deploy/comfyui",
-    jobs: Annotated[int, typer.Option(min=1, max=64, help="Rows at the same time.")] = 4,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="For a row.", min=0.1)] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Number of rows that run at the same time.")] = 4,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Time limit of one row.", min=0.1)] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the end of each row as one JSON object a line.")
+        bool, typer.Option("--json", help="Print the outcome of each row as one JSON object per line.")
     ] = False,
 ) -> None:
     """Run a workflow once for each row of a table.
 
-    Run the same command again after an interruption, a kill or a failure: rows that are done are left alone, jobs that
-    the server still has are waited for, the rest is submitted. Prints the paths of new results.
+    May be repeated after an interruption, a kill or a failure: finished rows are skipped, jobs that the server still
+    has are waited for, the rest is submitted. Prints the paths of new results.
     """
     if not rows.is_file():
         raise UserError(f"{rows}: there is no such file")
     items = read_items(rows, workflows.load(workflow))
-    bad: list[Outcome] = []
+    unfinished: list[Outcome] = []
     bar = Progress(
         TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err,
         disable=not err.is_terminal,
@@ -54,17 +58,19 @@ def batch(
                 runner = Batch(items, out, lambda: ComfyClient(address), timeout=timeout)
                 for outcome in runner.run(journal, jobs):
                     bar.advance(task)
-                    _tell(outcome, out, as_json)
+                    _print_outcome(outcome, out, as_json)
                     if outcome.status != "completed":
-                        bad.append(outcome)
+                        unfinished.append(outcome)
     except KeyboardInterrupt as signalled:
-        note("interrupted; submitted jobs were cancelled. The same command goes on from here")
+        note("interrupted; submitted jobs were cancelled. Run the same command again to resume")
         raise typer.Exit(exit_code(signalled)) from None
-    if bad:
-        raise OperationError(f"{len(bad)} of {len(items)} rows are not done; the same command tries them again")
+    if unfinished:
+        raise OperationError(
+            f"{len(unfinished)} of {len(items)} rows are not done; run the same command again to retry them"
+        )
 
 
-def _tell(outcome: Outcome, out: Path, as_json: bool) -> None:
+def _print_outcome(outcome: Outcome, out: Path, as_json: bool) -> None:
     if as_json:
         print_json({"event": "row", **asdict(outcome), "files": [str(out / file) for file in outcome.files]})
     elif outcome.status != "completed":

@@ -31,39 +31,43 @@ def run(
     forward: PortForward = False,
     namespace: Namespace = "comfyui",
     target: Target = "deploy/comfyui",
-    seed: Annotated[int | None, typer.Option(help="Put this number into every seed that is a plain number.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed for every seed input that holds a number (not a link).")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NODE.INPUT=VALUE",
-            help="Set an input, by node id or title; @FILE uploads one. Repeatable.",
+            help="Set an input of a node, given by id or title; @FILE uploads a file. Repeatable.",
         ),
     ] = None,
     inputs: Annotated[
         list[Path] | None,
-        typer.Option("--input", metavar="FILE", help="Upload a file the workflow loads by that name. Repeatable."),
+        typer.Option("--input", metavar="FILE", help="File to upload; the workflow loads it by this name. Repeatable."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; nothing is overwritten.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for results; nothing is overwritten.")] = Path(
         "output"
     ),
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Cancel the job after this time, uploads included, and exit with 124."),
+        typer.Option(metavar="SECONDS", help="Time after which the job is cancelled, uploads included; exit code 124."),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Open the results with this machine's viewer.")] = False,
     pull: Annotated[
-        bool | None, typer.Option("--pull/--no-pull", help="Pull models that are missing. Default: ask at a terminal.")
+        bool | None,
+        typer.Option("--pull/--no-pull", help="Pull models that the server lacks. Default: ask at a terminal."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print events as they come, one JSON object a line; the outcome is the last.")
+        bool,
+        typer.Option("--json", help="Print events as they happen, one JSON object per line; the last is the outcome."),
     ] = False,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """Run a workflow and save what it makes.
+    """Run a workflow and save its results.
 
-    Prints the paths of the saved files. Exit codes: 0 done, 1 failed (the reason is the server's), 2 wrong usage,
+    Prints the paths of the saved files. Exit codes: 0 done, 1 failed (with the server's reason), 2 wrong usage,
     124 timed out, 130 interrupted; in the last two cases the job is cancelled on the server.
     """
     if timeout is not None and timeout <= 0:
@@ -95,7 +99,7 @@ def run(
             saved = client.save(result, out, graph)
     except ClientError as error:
         if as_json:
-            print_json({"event": "end", "status": type(error).__name__, "error": str(error)})
+            print_json({"event": "end", "status": error.status, "error": str(error)})
         raise
     except KeyboardInterrupt as signalled:
         outcome = "; ".join(["interrupted", *getattr(signalled, "__notes__", [])])
@@ -113,7 +117,7 @@ def run(
         note("the workflow has no results to save")
     for file in saved if show else []:
         if typer.launch(str(file.path)) != 0:
-            note(f"--show: nothing on this machine opens {file.path}")
+            note(f"--show: no program on this machine opens {file.path}")
 
 
 def _summary(result: Result, saved: list[SavedFile]) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def _cached_note(result: Result, graph: workflows.Workflow) -> str:
 
 
 class _Display:
-    """Progress on stderr: bars on a terminal, a line per node anywhere else; as events on stdout when asked for."""
+    """Shows progress on stderr: bars on a terminal, else one line per node; with `--json`, events on stdout."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -156,7 +160,7 @@ class _Display:
         )
         self._task: TaskID = self._bars.add_task("queued", total=None)
         self._node_id: str | None = None
-        self._line = self._told = ""
+        self._line = self._printed = ""
 
     def __enter__(self) -> _Display:
         self._bars.start()
@@ -176,6 +180,6 @@ class _Display:
         elif progress.node_id is None:
             self._line = "running"
         self._bars.update(self._task, description=self._line, completed=progress.value, total=progress.maximum or None)
-        if not err.is_terminal and self._line != self._told:
+        if not err.is_terminal and self._line != self._printed:
             note(self._line)
-            self._told = self._line
+            self._printed = self._line

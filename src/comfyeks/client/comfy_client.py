@@ -1,4 +1,4 @@
-"""The ComfyUI client: one server address, one cookie jar, one client id."""
+"""ComfyClient: submit, follow and cancel jobs on one ComfyUI server, upload inputs, save results."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from comfyeks.workflow import Workflow
 
 # The server validates before it answers, which takes long for big graphs on slow model folders.
 _SUBMIT_SECONDS = 180.0
-_LAST_WORDS_SECONDS = 5.0  # to cancel the job when time is up; a busy server needs a while to answer
-_STOP_SECONDS = 0.5  # how soon a `stop` is noticed
+_CANCEL_SECONDS = 5.0  # to cancel the job when time is up; a busy server answers slowly
+_STOP_SECONDS = 0.5  # delay until a `stop` is noticed
 _CHUNK = 1 << 20
 
 
 class ComfyClient:
     """Runs workflows on one ComfyUI server, directly or behind a load balancer with sticky sessions.
 
-    A server keeps its queue, history and sockets in the memory of one process, so that every request of a job must
-    reach the same one: cookies of the load balancer are kept and sent with each request and the websocket handshake.
+    A server keeps its queue, history and sockets in the memory of one process, so every request about a job must reach
+    the same one: the load balancer's cookies are kept and sent with each request and with the websocket handshake.
 
     Example:
         client = ComfyClient("http://127.0.0.1:8848")
@@ -55,9 +55,9 @@ class ComfyClient:
 
     Args:
         url: http(s) address, with a path when the server is below one.
-        session: carries authentication, proxies and TLS settings; its headers go to the websocket as well.
-        patience: seconds without any answer from the server after which a running job is given up.
-        poll_seconds: pause between polls while no events arrive; five times that while they do.
+        session: has authentication, proxies and TLS settings; the websocket uses its headers too.
+        patience: seconds without an answer after which waiting for a running job ends with an error.
+        poll_seconds: pause between polls while no events arrive; five times as long while they do.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ComfyClient:
         self._has_jobs_api = True
 
     def time_limit(self, seconds: float | None) -> AbstractContextManager[None]:
-        """Bounds all that is asked of the server inside: TimedOut after `seconds`. None sets no limit of its own."""
+        """Limit the time of all requests in the block: JobTimeoutError after `seconds`. None adds no limit."""
         return self._transport.time_limit(seconds)
 
     # Whole jobs -------------------------------------------------------------------------------------------------------
@@ -98,8 +98,8 @@ class ComfyClient:
     ) -> Result:
         """Submit a workflow and wait for it, for `timeout` seconds at most (default: what `time_limit` leaves).
 
-        Whatever ends the wait early (the time limit, `stop` that another thread sets, Ctrl-C, an exception of
-        `on_progress`) cancels the job first; a note on the exception says how that went.
+        When the wait ends early (time limit, `stop` set by another thread, Ctrl-C, an exception in `on_progress`), the
+        job is cancelled first; a note on the exception says whether that worked.
 
         Raises:
             ClientError, StoppedError: see comfyeks.client.errors.
@@ -120,9 +120,9 @@ class ComfyClient:
         on_progress: Reporter | None = None,
         stop: threading.Event | None = None,
     ) -> Result:
-        """Wait for a job that was submitted before, by whomever, as `run` does.
+        """Wait for a job that was submitted before, by any client, as `run` does.
 
-        Raises JobLostError when it is unknown.
+        Raises JobLostError when the server does not know it.
         """
         return self._run(workflow, prompt_id, timeout, on_progress, stop, lambda: None)
 
@@ -140,17 +140,17 @@ class ComfyClient:
                 submit()
                 return self._wait(prompt_id, workflow, stream, on_progress, stop)
             except JobTimeoutError as error:
-                with self.time_limit(_LAST_WORDS_SECONDS):
-                    words = self._cancel_in_words(prompt_id)
-                raise JobTimeoutError(f"{error}; {words}") from None
+                with self.time_limit(_CANCEL_SECONDS):
+                    outcome = self._cancel_and_describe(prompt_id)
+                raise JobTimeoutError(f"{error}; {outcome}") from None
             except ClientError:
                 raise
             except BaseException as ended:
                 try:
-                    words = self._cancel_in_words(prompt_id, settle=2.0)
+                    outcome = self._cancel_and_describe(prompt_id, settle=2.0)
                 except KeyboardInterrupt:
-                    words = f"interrupted again: job {prompt_id} may still run on the server"
-                ended.add_note(words)
+                    outcome = f"interrupted again: job {prompt_id} may still run on the server"
+                ended.add_note(outcome)
                 raise
 
     def submit(
@@ -160,11 +160,11 @@ class ComfyClient:
         prompt_id: str | None = None,
         extra_data: dict[str, Any] | None = None,
     ) -> str:
-        """Queue a workflow once, and only once; its job id.
+        """Queue a workflow exactly once; return its job id.
 
-        The id is made on this side. When an answer is lost on the way, the server is asked whether it knows the job
-        before anything is sent again; after a mere timeout nothing is sent again at all, because the server may still
-        be validating. A workflow of which only some outputs can run is cancelled and refused as well.
+        The id is generated by this client. When an answer is lost, the server is asked whether it knows the job before
+        anything is sent again; after a timeout nothing is sent again, because the server may still be validating. A
+        workflow of which only some outputs can run is cancelled and rejected.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
         body = {"prompt": workflow, "prompt_id": prompt_id, "client_id": self.client_id, "extra_data": extra_data or {}}
@@ -176,8 +176,8 @@ class ComfyClient:
                 if self._is_known(prompt_id, self._lost_post_seconds):
                     return prompt_id
                 raise UnreachableError(
-                    f"{self.url} did not answer within {_SUBMIT_SECONDS:g} s whether it took the job; not sent again, "
-                    f"because it may still take it (job {prompt_id})"
+                    f"{self.url} did not answer within {_SUBMIT_SECONDS:g} s whether it accepted the job; it was not "
+                    f"sent again, because the server may still accept it (job {prompt_id})"
                 ) from error
             except requests.exceptions.ConnectionError as error:
                 problem = f"no connection to {self.url}: {root_cause(error)}"
@@ -188,7 +188,7 @@ class ComfyClient:
                 if response.status_code not in (500, *GATEWAY_ERRORS):
                     return self._accepted(response, workflow, prompt_id)
                 problem = f"{self.url} answered {response.status_code}: {reason(response)}"
-                if response.status_code == 500:  # the server's own fault: it either queued the job or it never will
+                if response.status_code == 500:  # an error in the server: it has queued the job already, or never will
                     if self._is_known(prompt_id, 0):
                         return prompt_id
                     raise ClientError(f"the server failed on this workflow: {problem}")
@@ -199,7 +199,7 @@ class ComfyClient:
     def save(self, result: Result, out: Path, workflow: Workflow | None = None) -> list[SavedFile]:
         """Save every result below `out`, subfolders kept, nothing overwritten.
 
-        Raises MissingResultError for what the server no longer has, after everything else has been saved.
+        Raises MissingResultError for files that the server no longer has, after all others have been saved.
         """
         saved, missing = [], []
         for file in result.files:
@@ -222,10 +222,10 @@ class ComfyClient:
         return saved
 
     def upload(self, path: Path) -> str:
-        """Put a file into the server's input folder; the name to write into a workflow.
+        """Upload a file to the server's input folder; return the name to use in a workflow.
 
-        It goes to a folder named after its bytes, so that it neither replaces another file of that name nor is stored
-        twice. Raises UserError when it cannot be read or is larger than the server takes.
+        It is stored in a folder named after the hash of its content, so that it replaces no other file of its name and
+        is stored only once. Raises UserError when it cannot be read or is larger than the server accepts.
         """
         try:
             data = path.read_bytes()
@@ -239,9 +239,11 @@ class ComfyClient:
             why = error.problem or f"no time was left for {self.url}"
             raise JobTimeoutError(f"{error}; --input {path} was not uploaded: {why}") from None
         if response.status_code == 413:
-            raise UserError(f"--input {path}: {len(data)} bytes are more than the server takes (its --max-upload-size)")
+            raise UserError(
+                f"--input {path}: {len(data)} bytes are more than the server accepts (its --max-upload-size)"
+            )
         if response.status_code != 200:
-            raise ClientError(f"--input {path}: upload refused with {response.status_code}: {reason(response)}")
+            raise ClientError(f"--input {path}: upload rejected with {response.status_code}: {reason(response)}")
         stored = response.json()
         return f"{stored['subfolder']}/{stored['name']}" if stored.get("subfolder") else str(stored["name"])
 
@@ -250,7 +252,7 @@ class ComfyClient:
     def job(self, prompt_id: str) -> Job | None:
         """The job, or None when the server does not know it.
 
-        Raises UnreachableError when nobody answers for ComfyUI.
+        Raises UnreachableError when no ComfyUI answers.
         """
         if self._has_jobs_api:
             response = self._transport.send("GET", f"/jobs/{prompt_id}")
@@ -266,10 +268,10 @@ class ComfyClient:
         return self._job_from_history(prompt_id)
 
     def cancel(self, prompt_id: str, *, within: float = 15.0, settle: float = 0.0) -> Job | None:
-        """Cancel a pending or running job and see that it is gone; the finished job, or None when it left no trace.
+        """Cancel a pending or running job and wait for its end; return it, or None when it left no record.
 
-        A running node is only interrupted at its next step. With `settle` an unknown job is watched for that many
-        seconds, for the case that its submission is still on the way.
+        A running node is only interrupted at its next step. With `settle`, an unknown job is waited for that many
+        seconds, in case its submission is still on its way.
 
         Raises ClientError when it still runs after `within` seconds.
         """
@@ -283,7 +285,9 @@ class ComfyClient:
             if job is not None and not job.live:
                 return job
             if now > within:
-                raise ClientError(f"the server was told to cancel job {prompt_id}, which still runs after {within:g} s")
+                raise ClientError(
+                    f"the server was asked to cancel job {prompt_id}, which still runs after {within:g} s"
+                )
             if job is not None and now - asked >= 1.0:
                 self._ask_to_cancel(prompt_id)
                 asked = now
@@ -340,8 +344,8 @@ class ComfyClient:
                 unknown += 1
                 if unknown >= 3:
                     raise JobLostError(
-                        f"the server no longer knows job {prompt_id}: somebody removed it from the queue, or the "
-                        "server restarted, which empties its queue (it is kept in memory). Run it again."
+                        f"the server no longer knows job {prompt_id}: it was removed from the queue, or the server "
+                        "restarted, which empties its queue (it is kept in memory). Run it again."
                     )
                 next_poll = time.monotonic() + 0.2
                 continue
@@ -375,22 +379,25 @@ class ComfyClient:
         received = {image.node_id for image in tracker.images}
         for node_id, node in workflow.items():
             if node["class_type"] == WEBSOCKET_RESULTS and node_id not in received:
-                why = "it was cached and sends nothing" if node_id in cached else "the websocket was down meanwhile"
+                why = "it was cached and sends nothing" if node_id in cached else "the websocket was not connected"
                 node_name = workflows.name(workflow, node_id)
                 raise MissingResultError(
                     f"{node_name} sends its image over the websocket only, and none arrived: {why}. "
                     "Change a seed and run again, or use SaveImage."
                 )
 
-    def _cancel_in_words(self, prompt_id: str, settle: float = 0.0) -> str:
+    def _cancel_and_describe(self, prompt_id: str, settle: float = 0.0) -> str:
+        """Cancel a job; return a clause that says how it ended."""
         try:
             job = self.cancel(prompt_id, settle=settle)
         except JobTimeoutError as error:
-            return f"{error.problem or 'the end is not confirmed'}; job {prompt_id} may still run on the server"
+            return (
+                f"{error.problem or 'the cancellation is not confirmed'}; job {prompt_id} may still run on the server"
+            )
         except ClientError as error:
             return str(error)
         if job is not None and job.status == "completed":
-            return "it finished just then; its results are on the server"
+            return "it finished before it could be cancelled; its results are on the server"
         return "the job was cancelled on the server"
 
     def _ask_to_cancel(self, prompt_id: str) -> None:
@@ -432,7 +439,7 @@ class ComfyClient:
                 raise self._rejection("some outputs of this workflow cannot run; cancelled", workflow, body)
             return prompt_id
         if response.status_code == 413:
-            raise ClientError("the workflow is larger than the server takes (its --max-upload-size)")
+            raise ClientError("the workflow is larger than the server accepts (its --max-upload-size)")
         if isinstance(body, dict) and isinstance(body.get("error"), dict):
             error = body["error"]
             if body.get("node_errors"):
@@ -441,7 +448,7 @@ class ComfyClient:
             extra = f" ({details})" if details and details != error.get("message") else ""
             raise RejectedError(f"the server refused the workflow: {error.get('message')}{extra}")
         raise ClientError(
-            f"{self.url} did not take the workflow like ComfyUI does ({response.status_code}: {reason(response)})"
+            f"{self.url} did not accept the workflow as ComfyUI does ({response.status_code}: {reason(response)})"
         )
 
     @staticmethod
@@ -450,7 +457,7 @@ class ComfyClient:
         return RejectedError("\n  ".join([f"{summary}:", *lines]), body["node_errors"])
 
     def _is_known(self, prompt_id: str, seconds: float) -> bool:
-        """Whether the server has the job; asks for up to `seconds` while it does not, or does not answer."""
+        """Whether the server has the job; asks repeatedly for up to `seconds` until it does."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -464,7 +471,7 @@ class ComfyClient:
 
     @property
     def binding(self) -> dict[str, str]:
-        """What ties this client to one server behind a load balancer: stickiness cookies. Set it to reach that one."""
+        """The stickiness cookies that bind this client to one server behind a load balancer. Set them to reach it."""
         cookies = self._transport.session.cookies.items()
         return {name: value or "" for name, value in cookies if name.startswith("AWSALB")}
 
@@ -473,7 +480,7 @@ class ComfyClient:
         self._transport.session.cookies.update(cookies)
 
     def connect(self) -> None:
-        """Ask once before anything else, so that a load balancer has bound this client to a server."""
+        """Send a first request, so that a load balancer binds this client to a server."""
         try:
             response = self._transport.send("GET", "/prompt")
         except JobTimeoutError as error:
@@ -486,7 +493,7 @@ class ComfyClient:
     # Results ----------------------------------------------------------------------------------------------------------
 
     def _download(self, file: OutputFile, stream: IO[bytes]) -> int:
-        """Copy a result into `stream`; its size. Starts again when the connection breaks on the way."""
+        """Copy a result into `stream`; return its size in bytes. Starts again when the connection breaks."""
         query = urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type}, quote_via=quote)
         problem = ""
         for _ in range(ATTEMPTS):
@@ -496,7 +503,7 @@ class ComfyClient:
                 if response.status_code != 200:
                     raise MissingResultError(
                         f"the job succeeded, but its result {file.name} ({file.type}) is not on the server "
-                        f"({response.status_code}): deleted or moved since it was made. Change a seed to make it anew."
+                        f"({response.status_code}): deleted or moved since then. Change a seed to create it again."
                     )
                 try:
                     for chunk in response.iter_content(_CHUNK):

@@ -1,4 +1,4 @@
-"""What can go wrong between a workflow and its result.
+"""The errors of running a workflow.
 
 ClientError               exit code 1
 ├── UnreachableError      no answer from the server, or no ComfyUI behind the address
@@ -8,6 +8,8 @@ ClientError               exit code 1
 ├── JobLostError          the server no longer knows the job: it restarted, or the job was deleted from its queue
 ├── MissingResultError    the job succeeded, a file it names is not there
 └── JobTimeoutError       the time limit passed; the job was cancelled        exit code 124
+
+`status` is how `comfyeks run --json` names the error; programs compare it, so it does not change.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ from comfyeks.errors import OperationError
 
 
 class ClientError(OperationError):
-    pass
+    status = "ClientError"
 
 
 class UnreachableError(ClientError):
-    pass
+    status = "Unreachable"
 
 
 class RejectedError(ClientError):
-    """`node_errors` is the server's own: {node id: {"errors": [{"type", "message", "details", …}], "class_type"}}."""
+    """`node_errors` as the server sent it: {node id: {"errors": [{"type", "message", "details", …}], "class_type"}}."""
+
+    status = "Rejected"
 
     def __init__(self, message: str, node_errors: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -36,31 +40,34 @@ class RejectedError(ClientError):
 class ExecutionError(ClientError):
     """`details` is the server's execution_error: exception_type, exception_message, traceback, node_id, …"""
 
+    status = "ExecutionFailed"
+
     def __init__(self, message: str, details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.details = details or {}
 
 
 class JobInterruptedError(ClientError):
-    pass
+    status = "Interrupted"
 
 
 class JobLostError(ClientError):
-    pass
+    status = "JobLost"
 
 
 class MissingResultError(ClientError):
-    pass
+    status = "ResultMissing"
 
 
 class StoppedError(Exception):
-    """The caller's `stop` was set; the job was cancelled on the server. A note on it says how that went."""
+    """The caller set `stop`; the job was cancelled on the server. A note on the exception says whether that worked."""
 
 
 class JobTimeoutError(ClientError):
-    """`problem` is what stood in the way of an answer when time was up, "" when the job merely took too long."""
+    """`problem` is what prevented an answer when time was up, "" when the job only took too long."""
 
     exit_code = 124
+    status = "TimedOut"
 
     def __init__(self, message: str, problem: str = "") -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The server's websocket: live events while there are any. Whoever relies on the outcome of a job polls it as well."""
+"""Live events from the server's websocket. They may be lost: a caller that needs the outcome of a job polls it too."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _IMAGE_FORMATS = {1: "jpeg", 2: "png"}
 
 @dataclass(frozen=True)
 class Event:
-    """`type` is the server's, or "connected"/"disconnected" of this side, or "image" with its bytes in `image`.
+    """`type` is the server's, or "connected"/"disconnected" from this client, or "image" with its bytes in `image`.
 
-    An image's data has `format` ("jpeg" or "png"), and node_id and prompt_id when the server says so.
+    An image's data has `format` ("jpeg" or "png"), and node_id and prompt_id when the server sends them.
     """
 
     type: str
@@ -33,7 +33,7 @@ class Event:
 
 
 def decode_binary(frame: bytes) -> Event | None:
-    """An image out of a binary frame, or None for a kind that is of no use here."""
+    """The image in a binary frame; None for any other kind of frame."""
     if len(frame) < 8:
         return None
     kind, second = struct.unpack(">II", frame[:8])
@@ -50,10 +50,10 @@ def decode_binary(frame: bytes) -> Event | None:
 
 
 class EventStream:
-    """Reads a websocket in a thread of its own, keeps it alive with pings, opens it again when it breaks.
+    """Reads a websocket in its own thread, keeps it alive with pings and reconnects when it breaks.
 
-    `connect` opens one connection; it is called again for every new one, so that cookies are current. The first attempt
-    happens in `open`, before it returns, so that no event of a job submitted afterwards is missed.
+    `connect` opens one connection; it is called for every new one, so that cookies are current. `open` makes the first
+    attempt before it returns, so that no event of a job submitted afterwards is missed.
     """
 
     def __init__(self, connect: Callable[[], websocket.WebSocket], ping_seconds: float = PING_SECONDS) -> None:
@@ -103,7 +103,7 @@ class EventStream:
                 failures = 0
                 self._read(self._socket)
             except (websocket.WebSocketException, OSError, ValueError, AttributeError) as error:
-                # AttributeError: websocket-client loses its socket when close() comes from the other thread.
+                # AttributeError: in websocket-client, when another thread calls close().
                 self._drop()
                 self._events.put(Event("disconnected", {"reason": str(error)}))
                 self._closing.wait(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
@@ -111,16 +111,16 @@ class EventStream:
 
     def _read(self, socket: websocket.WebSocket) -> None:
         socket.settimeout(self._ping_seconds)
-        heard = time.monotonic()
+        last_received = time.monotonic()
         while not self._closing.is_set():
             try:
                 opcode, frame = socket.recv_data(control_frame=True)
             except websocket.WebSocketTimeoutException:
-                if time.monotonic() - heard > 3 * self._ping_seconds:
+                if time.monotonic() - last_received > 3 * self._ping_seconds:
                     raise websocket.WebSocketConnectionClosedException("no answer to pings") from None
                 socket.ping()
                 continue
-            heard = time.monotonic()
+            last_received = time.monotonic()
             if opcode == websocket.ABNF.OPCODE_CLOSE:
                 raise websocket.WebSocketConnectionClosedException("closed by the server")
             if opcode == websocket.ABNF.OPCODE_TEXT:

@@ -1,4 +1,4 @@
-"""A workflow is refused because a model is not on the server: find it in the catalogue, and offer to pull it."""
+"""When the server rejects a workflow because a model is missing: find it in the catalogue and offer to pull it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _APPEAR_SECONDS = 3600.0  # for a node to fetch what is in the bucket
 
 
 def missing_models(rejected: RejectedError, workflow: Workflow) -> list[Entry]:
-    """The catalogue's models that the server refused for not being there; none when something else is wrong as well."""
+    """The catalogue's entries for the models that the server lacks; none when the workflow has other errors too."""
     refused = {
         (node_id, str((problem.get("extra_info") or {}).get("input_name")))
         for node_id, entry in rejected.node_errors.items()
@@ -40,9 +40,9 @@ def pull_missing(
     project: str | None,
     region: str | None,
 ) -> None:
-    """Pull what is missing if `answer` says so, or the person at the terminal; wait until the server lists it.
+    """Pull the missing models if `answer` or the person at the terminal agrees; wait until the server lists them.
 
-    Raises `rejected`, with the command that would do it, when nothing is to be pulled.
+    Otherwise raises `rejected`, with the command that pulls them.
     """
     entries = missing_models(rejected, workflow)
     if not entries:
@@ -53,14 +53,14 @@ def pull_missing(
         note(str(rejected))
         answer = typer.confirm(f"Pull {names} ({decimal(size)}) into the models bucket now?", err=True)
     if not answer:
-        raise RejectedError(f"{rejected}. 'comfyeks models pull {names}' brings it", rejected.node_errors)
+        raise RejectedError(f"{rejected}. 'comfyeks models pull {names}' gets it", rejected.node_errors)
     wanted = [pull_command.from_entry(entry) for entry in entries]
     pull_command.run(catalogue.load(), wanted, bucket=None, project=project, region=region)
-    note("in the bucket; waiting for the server's node to have it")
+    note("pulled into the bucket; waiting until the server's node has it")
     deadline = time.monotonic() + _APPEAR_SECONDS
     while absent := [entry.key for entry in entries if entry.file not in client.model_files(entry.folder)]:
         if time.monotonic() > deadline:
             raise JobTimeoutError(
-                f"not on the server after {_APPEAR_SECONDS:g} s: {', '.join(absent)}; see 'models status'"
+                f"not on the server after {_APPEAR_SECONDS:g} s: {', '.join(absent)}; see 'comfyeks models status'"
             )
         time.sleep(2)

@@ -1,4 +1,4 @@
-"""Options that `run` and `batch` share: which server, and how it is reached."""
+"""Options that `run` and `batch` share: which server, and how to reach it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ Url = Annotated[
     str | None, typer.Option("--url", envvar="COMFYUI_URL", help=f"Address of the server. [default: {DEFAULT_URL}]")
 ]
 PortForward = Annotated[
-    bool, typer.Option("--port-forward", help="Reach a pod through kubectl and its current context.")
+    bool, typer.Option("--port-forward", help="Reach a pod with `kubectl port-forward`, in kubectl's current context.")
 ]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="For --port-forward.")]
-Target = Annotated[str, typer.Option("--target", metavar="KIND/NAME", help="For --port-forward.")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace for --port-forward.")]
+Target = Annotated[
+    str, typer.Option("--target", metavar="KIND/NAME", help="Pod, or object that has pods, for --port-forward.")
+]
 
 
 @contextmanager
 def server(url: str | None, forward: bool, namespace: str, target: str) -> Iterator[str]:
-    """The server's URL, as long as it is needed."""
+    """The server's URL; a port-forward lasts as long as the block."""
     if not forward:
         yield url or DEFAULT_URL
         return
     if url is not None:
-        raise UserError(f"--url {url} and --port-forward are two ways to a server: take one (COMFYUI_URL counts)")
+        raise UserError(
+            f"--url {url} and --port-forward are two ways to a server: use one (COMFYUI_URL sets --url too)"
+        )
     with port_forward(namespace, target) as forwarded:
         yield forwarded

@@ -1,4 +1,4 @@
-"""A way to the pod for programs outside the cluster: `kubectl port-forward`, kept alive while it is needed."""
+"""Reaches a pod from outside the cluster with `kubectl port-forward`, restarted whenever it ends."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ _RESTART_SECONDS = 1.0
 
 @contextmanager
 def port_forward(namespace: str, target: str) -> Iterator[str]:
-    """URL of a pod of `target` (`deploy/comfyui`, `pod/…`) in kubectl's current context, on a free loopback port.
+    """The local URL of a pod of `target` (`deploy/comfyui`, `pod/…`) in kubectl's current context, on a free port.
 
-    kubectl ends when the pod does; it is started again on the same port, so that a client that waits finds the next
-    pod.
-    Raises OperationError with kubectl's own words when it cannot start.
+    kubectl ends when the pod does; it is started again on the same port, so that a waiting client finds the next pod.
+    Raises OperationError with kubectl's message when it cannot start.
     """
     forwarder = _Forwarder(namespace, target)
     try:
@@ -35,20 +34,28 @@ def port_forward(namespace: str, target: str) -> Iterator[str]:
 
 class _Forwarder:
     def __init__(self, namespace: str, target: str) -> None:
-        self._words = [str(tools.kubectl()), "--namespace", namespace, "port-forward", "--address", "127.0.0.1", target]
+        self._command = [
+            str(tools.kubectl()),
+            "--namespace",
+            namespace,
+            "port-forward",
+            "--address",
+            "127.0.0.1",
+            target,
+        ]
         self._port = ""
         self._closing = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
-        self._said: SimpleQueue[str | None] = SimpleQueue()
+        self._output: SimpleQueue[str | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="port-forward", daemon=True)
 
     def start(self) -> str:
         self._thread.start()
-        words = []
+        lines = []
         try:
-            while (line := self._said.get(timeout=_START_SECONDS)) is not None:
-                words.append(line.strip())
+            while (line := self._output.get(timeout=_START_SECONDS)) is not None:
+                lines.append(line.strip())
                 if match := _FORWARDING.match(line):
                     self._port = match[1]
                     return f"http://127.0.0.1:{self._port}"
@@ -56,7 +63,7 @@ class _Forwarder:
             pass
         self.close()
         raise OperationError(
-            f"kubectl port-forward did not start: {'; '.join(filter(None, words)) or 'it said nothing'}"
+            f"kubectl port-forward did not start: {'; '.join(filter(None, lines)) or 'it printed nothing'}"
         )
 
     def close(self) -> None:
@@ -72,16 +79,16 @@ class _Forwarder:
                 if self._closing.is_set():
                     return
                 self._process = subprocess.Popen(
-                    [*self._words, f"{self._port}:{POD_PORT}"],
+                    [*self._command, f"{self._port}:{POD_PORT}"],
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                    start_new_session=True,  # Ctrl-C is ours: the job is cancelled through it
+                    start_new_session=True,  # not interrupted by Ctrl-C: the job is cancelled through it
                 )  # fmt: skip
             assert self._process.stdout is not None
             for line in self._process.stdout:
                 if not self._port:
-                    self._said.put(line)
+                    self._output.put(line)
             self._process.wait()
             if not self._port:
-                self._said.put(None)
+                self._output.put(None)
                 return
             self._closing.wait(_RESTART_SECONDS)

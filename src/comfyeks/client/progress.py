@@ -1,4 +1,4 @@
-"""What is known of a job while it is on the server: as the server sees it, and as progress for people."""
+"""A job on the server: its record there, and its progress for people."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from comfyeks.client.events import Event, EventStream
 from comfyeks.client.results import OutputData
 from comfyeks.workflow import Workflow
 
-WEBSOCKET_RESULTS = "SaveImageWebsocket"  # the class whose images come over the websocket and no other way
-# For events that are under way when a poll says the job is done: where they came before or are results; else.
+WEBSOCKET_RESULTS = "SaveImageWebsocket"  # the class whose images come only over the websocket
+# To wait for late events once a poll says the job is done: when events arrived before or are results; otherwise.
 _LAST_EVENTS_SECONDS, _FIRST_EVENTS_SECONDS = 2.0, 0.3
 _LIVE = ("pending", "in_progress")
 
@@ -48,21 +48,21 @@ class Progress:
     """Where a job stands. `value` of `maximum` steps of the node that runs; `done` of `total` nodes."""
 
     state: str = "queued"  # queued | running
-    queue: int | None = None  # jobs on the server, this one included, as last heard
+    queue: int | None = None  # jobs on the server, this one included, in the last event
     node_id: str | None = None
     node: str = ""
     value: float = 0
     maximum: float = 0
     done: int = 0
     total: int = 0
-    live: bool = False  # events arrive; otherwise this comes from polling
+    live: bool = False  # True while events arrive, False when only polling works
 
 
 Reporter = Callable[[Progress], None]
 
 
 def drain(stream: EventStream, tracker: Tracker, report: Reporter | None) -> None:
-    """Take the events of a job whose end was learnt by polling: images among them are results."""
+    """Read the remaining events of a job that ended, according to a poll: images among them are results."""
     expected = tracker.progress.live or any(
         node["class_type"] == WEBSOCKET_RESULTS for node in tracker.workflow.values()
     )
@@ -77,7 +77,7 @@ def drain(stream: EventStream, tracker: Tracker, report: Reporter | None) -> Non
 
 
 class Tracker:
-    """Turns events into progress. `finished` once an event announced the end; the outcome is then read from the job."""
+    """Turns events into progress. `finished` once an event announced the end; the outcome is read from the job."""
 
     def __init__(self, prompt_id: str, workflow: Workflow) -> None:
         self.prompt_id = prompt_id
@@ -105,7 +105,7 @@ class Tracker:
             self._own_event(event.type, data)
 
     def poll(self, job: Job) -> bool:
-        """Take what polling says; whether that is news."""
+        """Update the progress from a polled job; return whether it changed."""
         if job.status == "in_progress" and self.progress.state == "queued":
             self.progress = replace(self.progress, state="running")
             return True
@@ -135,13 +135,13 @@ class Tracker:
             case "progress_state":
                 states = data.get("nodes") or {}
                 finished = {node_id for node_id, state in states.items() if state.get("state") == "finished"}
-                self._done.update(finished & self.workflow.keys())  # nodes that a node made of itself are not counted
+                self._done.update(finished & self.workflow.keys())  # nodes that a node expanded into are not counted
                 self._update(live=True, done=len(self._done))
             case "execution_success" | "execution_error" | "execution_interrupted":
                 self.finished = True
 
     def _image(self, event: Event) -> None:
-        """Frames are previews, unless the node that runs has no other way to deliver its images."""
+        """Keep an image if the running node delivers its results this way; others are previews."""
         node_id = event.data.get("node_id") or self.progress.node_id
         if event.data.get("prompt_id") not in (None, self.prompt_id) or node_id not in self.workflow:
             return

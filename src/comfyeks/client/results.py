@@ -1,4 +1,4 @@
-"""What a finished job made, and how it gets onto this disk."""
+"""The results of a finished job, and how they are saved on this disk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import IO, Any
 
 from comfyeks.client.errors import MissingResultError
 
-_FLAGS = ("animated",)  # stand beside the files in a node's output and tell about them
+_FLAGS = ("animated",)  # keys in a node's output that describe the files beside them
 
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file on the server. `kind` is the node's word for it: images (videos too), audio, latents, 3d, …"""
+    """A file on the server. `kind` is the node's output key: images (videos too), audio, latents, 3d, …"""
 
     node_id: str
     kind: str
@@ -34,7 +34,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class OutputData:
-    """A result that came in a message: text, values, or an image sent over the websocket."""
+    """A result that was sent in a message: text, values, or an image over the websocket."""
 
     node_id: str
     kind: str
@@ -44,7 +44,7 @@ class OutputData:
 
 @dataclass(frozen=True)
 class Result:
-    """A job that succeeded."""
+    """The results of a job that succeeded. `cached` are ids of nodes that the server did not run again."""
 
     prompt_id: str
     seconds: float
@@ -92,16 +92,16 @@ def local_path(out: Path, name: str) -> Path:
     """Where a server's file name goes below `out`. Raises MissingResultError for a name that would leave it."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or any(ord(char) < 32 or char == "\\" for char in name):
-        raise MissingResultError(f"the server names a result {name!r}, which is no file name below {out}: not saved")
+        raise MissingResultError(f"the server names a result {name!r}, which is not a file name below {out}: not saved")
     return out.joinpath(*parts)
 
 
 @contextmanager
 def new_file(wanted: Path) -> Iterator[tuple[IO[bytes], Callable[[], Path]]]:
-    """A stream to write and a function that puts the finished file in place, both before leaving the block.
+    """Yield a stream to write to, and a function that publishes the finished file and returns its path.
 
-    The file appears whole or not at all, and never replaces another one: with the same bytes the existing file is kept,
-    with other bytes the new one is called "name (1).png". Returns the path it got.
+    Both are for use inside the block. The file appears complete or not at all, and never replaces another one: an
+    existing file with the same content is kept, beside one with other content the new file is called "name (1).png".
     """
     wanted.parent.mkdir(parents=True, exist_ok=True)
     part = wanted.with_name(f".{wanted.name[:80]}.{secrets.token_hex(4)}.part")
@@ -127,7 +127,7 @@ def _publish(part: Path, wanted: Path) -> Path:
             with contextlib.suppress(OSError):
                 if filecmp.cmp(part, candidate, shallow=False):
                     return candidate
-        except OSError:  # a file system without hard links: not safe against another program, but whole
+        except OSError:  # a file system without hard links: another program may interfere, but the file is complete
             if not candidate.exists():
                 part.replace(candidate)
                 return candidate

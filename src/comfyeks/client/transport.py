@@ -1,4 +1,4 @@
-"""One server's address with its cookie jar: requests that may be repeated, within a time limit, and the websocket."""
+"""Requests to one server, with its cookies, retries and a time limit, and its websocket."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 
 @dataclass(frozen=True)
 class _Limit:
-    """A time limit of `seconds`, over at `deadline` of the monotonic clock."""
+    """A time limit of `seconds` that ends at `deadline` (time.monotonic)."""
 
     seconds: float
     deadline: float
 
 
 class Transport:
-    """How one client reaches one server; see ComfyClient, whose arguments these are."""
+    """The connection of one ComfyClient, which documents the arguments."""
 
     def __init__(self, url: str, session: requests.Session | None = None) -> None:
         parts = urlsplit(url)
@@ -48,7 +48,7 @@ class Transport:
 
     @contextmanager
     def time_limit(self, seconds: float | None) -> Iterator[None]:
-        """Bounds all that is asked of the server inside: TimedOut after `seconds`. None sets no limit of its own."""
+        """Limit the time of all requests in the block: JobTimeoutError after `seconds`. None adds no limit."""
         outer = self._limit
         if seconds is not None:
             self._limit = _Limit(seconds, time.monotonic() + seconds)
@@ -72,15 +72,15 @@ class Transport:
         self.time_left(problem)
 
     def _timeout(self, read: float, problem: str = "") -> Any:
-        """How long a request may take, as requests wants it. Raises JobTimeoutError when the time limit has passed."""
+        """The timeout for `requests`. Raises JobTimeoutError when the time limit has passed."""
         left = self.time_left(problem)
         total = None if left == math.inf else left
         return urllib3.Timeout(total=total, connect=min(_CONNECT_SECONDS, left), read=min(read, left))
 
     def send(self, method: str, path: str, **options: Any) -> requests.Response:
-        """A request that may be repeated safely.
+        """Send a request that may be repeated safely.
 
-        Raises UnreachableError when no server answered it after three attempts.
+        Raises UnreachableError when no server answered in three attempts.
         """
         problem = ""
         for attempt in range(ATTEMPTS):
@@ -107,19 +107,19 @@ class Transport:
                 where = urlsplit(response.headers.get("Location", "")).hostname
                 raise ClientError(
                     f"{self.url} wants a sign-in ({response.status_code}{f', to {where}' if where else ''}): "
-                    "programs use the internal address or a port-forward"
+                    "from a program, use the internal address or --port-forward"
                 )
             return response
         self.time_left(problem)
         raise UnreachableError(problem)
 
     def post_once(self, path: str, body: dict[str, Any], seconds: float) -> requests.Response:
-        """A request that must not be repeated, answered within `seconds`. Exceptions of requests go through."""
+        """Send a request that must not be repeated, within `seconds`. Exceptions of `requests` pass through."""
         timeout = self._timeout(seconds)
         return self.session.post(f"{self.url}/api{path}", json=body, timeout=timeout, allow_redirects=False)
 
     def connect_websocket(self, client_id: str) -> websocket.WebSocket:
-        """The server's event socket, with the cookies and headers of the requests."""
+        """Open the server's event socket, with the cookies and headers of the requests."""
         scheme, rest = self.url.split("://", 1)
         request = requests.Request("GET", f"{self.url}/ws").prepare()
         limit = self._limit
@@ -137,14 +137,14 @@ class Transport:
                 if key.lower() not in ("accept", "accept-encoding", "connection", "user-agent")
             ],
             cookie=get_cookie_header(self.session.cookies, request),  # type: ignore[no-untyped-call]
-            suppress_origin=True,  # the server compares Origin with Host, which a proxy may have changed
+            suppress_origin=True,  # the server rejects an Origin that differs from Host, which a proxy may change
             sslopt={"ca_certs": authorities} if verify else {"cert_reqs": 0, "check_hostname": False},
             enable_multithread=True,
         )
 
 
 def json_of(response: requests.Response) -> Any:
-    """The JSON of a response, None when it has none."""
+    """The JSON body of a response, or None when it is not JSON."""
     try:
         return response.json()
     except requests.exceptions.JSONDecodeError:
@@ -152,7 +152,7 @@ def json_of(response: requests.Response) -> Any:
 
 
 def reason(response: requests.Response) -> str:
-    """What a response says about itself, in one line."""
+    """The explanation in a response, on one line."""
     body = json_of(response)
     if isinstance(body, dict):
         error = body.get("error", body)
@@ -162,7 +162,7 @@ def reason(response: requests.Response) -> str:
 
 
 def was_never_sent(error: requests.exceptions.ConnectionError) -> bool:
-    """Whether no byte of the request can have reached the server: there was no connection at all."""
+    """Whether the request cannot have reached the server, because there was no connection."""
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return True
     cause = error.args[0] if error.args else None
