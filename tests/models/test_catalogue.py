@@ -56,42 +56,42 @@ def test_models_are_selected_by_id_and_group_each_once(tmp_path: Path) -> None:
     assert (entry.size, entry.sha256, entry.gated, entry.line) == (None, None, True, 13)
 
 
-def test_an_unknown_name_is_told_with_what_it_may_have_been(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'sdx': no model or group of the catalogue; did you mean sdxl\?"):
+def test_an_unknown_name_is_reported_with_similar_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'sdx' is not a model or group of the catalogue; did you mean sdxl\?"):
         catalogue.load(write(tmp_path)).select(["sdx"])
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("old", "new", "message"),
     [
         ("folder: checkpoints", "folder: checkpoint", "did you mean 'checkpoints'"),
-        ("id: fine-vae", "id: base", "catalogue.yaml:13: id 'base' is that of line 3 too"),
+        ("id: fine-vae", "id: base", "catalogue.yaml:13: id 'base' is already used in line 3"),
         (
             "folder: vae\n    file: fine", "folder: checkpoints\n    file: base",
-            ":13: key 'checkpoints/base.safetensors' is that of line 3"),
+            ":13: key 'checkpoints/base.safetensors' is already used in line 3"),
         ("    file: fine.safetensors\n", "", "catalogue.yaml:13: missing field 'file'"),
         ("size: 10", "size: 10\n    hash: x", "catalogue.yaml:3: unknown field 'hash'"),
         ("size: 10", "size: '10'", "catalogue.yaml:3: size '10' must be bytes, or null"),
         ("size: 10", "size: true", "catalogue.yaml:3: size True must be bytes, or null"),
         (SHA, "abc", "catalogue.yaml:3: sha256 'abc' must be 64 hex digits, or null"),
         ("https://example.com", "http://example.com", ":13: url 'http://example.com/fine.safetensors' must be an"),
-        ("462165984030d82259a11f4367a4eed129e94a7b", "main", "main/base.safetensors' names no revision"),
+        ("462165984030d82259a11f4367a4eed129e94a7b", "main", "main/base.safetensors' does not name a revision"),
         ("file: fine.safetensors", "file: ../fine.safetensors", ":13: file '../fine.safetensors' is a path"),
         ("gated: true", "gated: maybe", "catalogue.yaml:13: gated 'maybe' must be true or false"),
-        ("groups: [sdxl, vaes]", "groups: [base]", "catalogue.yaml:3: id 'base' is the name of a group too"),
+        ("groups: [sdxl, vaes]", "groups: [base]", "catalogue.yaml:3: id 'base' is also the name of a group"),
         ("  - id: base", "  - just text\n  - id: base", "catalogue.yaml:3: a model is a mapping with id"),
         ("models:", "model:", "must be a mapping with the one key 'models'"),
         ("models:", "models: [", "is not YAML"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_its_line(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_an_invalid_entry_is_refused_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(UserError) as refused:
         catalogue.load(write(tmp_path, GOOD.replace(old, new, 1)))
-    assert words in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_the_first_import_fills_in_what_was_null_and_nothing_else(tmp_path: Path) -> None:
+def test_the_first_pull_fills_in_null_fields_and_nothing_else(tmp_path: Path) -> None:
     path = write(tmp_path)
     known = catalogue.load(path)
     base, fine = known.entries

@@ -62,7 +62,7 @@ def test_a_file_can_get_another_name_and_go_to_another_bucket(session: boto3.Ses
     assert item["Key"] == "vae/v1.safetensors"
 
 
-def test_nothing_is_replaced_without_force_and_nothing_uploaded_when_one_is_there(
+def test_nothing_is_replaced_without_force_and_nothing_uploaded_when_one_exists(
     session: boto3.Session, model: Path, tmp_path: Path
 ) -> None:
     run("add", model, "--to", "vae")
@@ -104,22 +104,24 @@ def test_an_upload_asks_s3_itself_not_to_overwrite(session: boto3.Session, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["/no/such/file", "--to", "vae"], "/no/such/file: there is no such file"),
-        (["FOLDER", "--to", "vae"], "is a directory, name its files"),
+        (["FOLDER", "--to", "vae"], "is a directory; name its files"),
         (["MODEL", "--to", "../vae"], "has a name that starts with a dot"),
         (["MODEL", "--to", "/"], "has an empty folder name"),
         (["MODEL", "MODEL", "--to", "vae"], "several files would become vae/"),
-        (["MODEL", "MODEL", "--to", "vae", "--as", "x"], "names one file, and 2 are given"),
+        (["MODEL", "MODEL", "--to", "vae", "--as", "x"], "is for one file, and 2 are given"),
         (["MODEL", "--to", "vae", "--bucket", "not-there-123"], "there is no bucket not-there-123"),
     ],
 )
-def test_what_cannot_be_added_is_refused(session: boto3.Session, model: Path, arguments: list[str], words: str) -> None:
+def test_what_cannot_be_added_is_refused(
+    session: boto3.Session, model: Path, arguments: list[str], message: str
+) -> None:
     names = {"MODEL": str(model), "FOLDER": str(model.parent)}
     error = refused("add", *[names.get(argument, argument) for argument in arguments])
     assert isinstance(error, UserError)
-    assert words in str(error)
+    assert message in str(error)
     assert stored(session) == {}
 
 
@@ -132,7 +134,7 @@ def test_what_cannot_be_added_is_refused(session: boto3.Session, model: Path, ar
         ("pointer.gguf", b"version https://git-lfs."),
     ],
 )
-def test_a_file_that_is_not_what_its_name_promises_is_refused(
+def test_a_file_that_does_not_fit_its_name_is_refused(
     session: boto3.Session, tmp_path: Path, name: str, content: bytes
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -155,7 +157,7 @@ def test_a_file_in_the_place_of_a_catalogues_model_must_be_that_model(session: b
     assert run("add", path, "--to", "loras").exit_code == 0
 
 
-def test_ls_tells_what_the_nodes_will_not_take(session: boto3.Session) -> None:
+def test_ls_shows_what_the_nodes_skip(session: boto3.Session) -> None:
     s3 = session.client("s3")
     for key in ("checkpoints/a.safetensors", "loras/[b] 中.safetensors", "build.log", "vae/", "loras/x", "loras/x/y"):
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"12345")
@@ -171,7 +173,7 @@ def test_ls_tells_what_the_nodes_will_not_take(session: boto3.Session) -> None:
     assert "3 objects" in table.stderr
 
 
-def test_ls_prints_no_key_as_markup_or_to_command_the_terminal(session: boto3.Session) -> None:
+def test_ls_prints_no_key_as_markup_or_as_terminal_commands(session: boto3.Session) -> None:
     keys = ["loras/[/abc]", "loras/[red]x[bold]", "loras/:smile:", "loras/a\x1b]0;owned\x07b\x9b2J", "loras/back\\"]
     for key in keys:
         session.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"1")
@@ -183,7 +185,7 @@ def test_ls_prints_no_key_as_markup_or_to_command_the_terminal(session: boto3.Se
         assert shown in table.stdout
 
 
-def test_archived_objects_are_told_as_what_nodes_leave_out(session: boto3.Session) -> None:
+def test_archived_objects_are_listed_as_skipped(session: boto3.Session) -> None:
     s3 = session.client("s3")
     for storage_class in ("STANDARD", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"):
         s3.put_object(Bucket=BUCKET, Key=f"vae/{storage_class}", Body=b"1", StorageClass=storage_class)
@@ -197,7 +199,7 @@ def test_the_nodes_skip_the_same_storage_classes() -> None:
     assert set(runpy.run_path(str(REPO_ROOT / "node" / "comfyui-model-sync"))["ARCHIVED"]) == set(ARCHIVED)
 
 
-def test_rm_deletes_after_asking_only_what_is_there(session: boto3.Session) -> None:
+def test_rm_deletes_only_existing_models_and_only_after_asking(session: boto3.Session) -> None:
     s3 = session.client("s3")
     for key in ("vae/a", "vae/b", "vae/c"):
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"1")

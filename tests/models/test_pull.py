@@ -81,28 +81,28 @@ def test_the_right_file_lands_with_the_right_hash_whatever_the_connection_does(
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "message"),
     [
         ("page", "answers with a web page, not a file"),
         ("moved", "answers with a web page, not a file"),
         ("missing", "answers 404"),
         ("gated", "answers 401: it wants a token"),
-        ("wrong", f"not {SHA256}: damaged, or another file. Nothing was stored"),
-        ("changed", "the file changed at its source meanwhile"),
+        ("wrong", f"not {SHA256}: damaged, or another file; nothing was stored"),
+        ("changed", "the file changed on the server during the transfer"),
     ],
 )
 def test_a_wrong_file_leaves_nothing(
-    session: boto3.Session, store: ModelStore, web: Web, fault: str, words: str
+    session: boto3.Session, store: ModelStore, web: Web, fault: str, message: str
 ) -> None:
     with pytest.raises(OperationError) as failure:
         bring(store, web, fault)
-    assert words in str(failure.value)
+    assert message in str(failure.value)
     assert str(failure.value).startswith(f"{web.url}/{fault}/{NAME}: ")
     assert stored(session) == {}
     assert unfinished(session) == (fault == "changed")  # its good parts are kept for another attempt
 
 
-def test_a_body_that_ends_early_again_and_again_is_given_up_and_gone_on_with_later(
+def test_a_body_that_ends_early_repeatedly_is_an_error_and_is_resumed_later(
     session: boto3.Session, store: ModelStore, web: Web
 ) -> None:
     web.drop_after = 0
@@ -142,16 +142,16 @@ def test_a_pickle_is_refused_unless_it_is_allowed(session: boto3.Session, store:
     assert list(stored(session)) == ["checkpoints/old.ckpt"]
 
 
-def test_an_interrupted_pull_goes_on_and_sends_no_part_twice(
+def test_an_interrupted_pull_resumes_and_uploads_no_part_twice(
     session: boto3.Session, store: ModelStore, web: Web
 ) -> None:
-    class Killed(BaseException):
+    class KillError(BaseException):
         pass
 
     def kill(count: int) -> None:
-        raise Killed
+        raise KillError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KillError):
         bring(store, web, "ok", connections=1, progress=Progress(advance=kill))
     assert stored(session) == {}
     assert unfinished(session) == 1
@@ -165,7 +165,7 @@ def test_an_interrupted_pull_goes_on_and_sends_no_part_twice(
     assert unfinished(session) == 0
 
 
-def test_what_an_earlier_attempt_uploaded_is_not_trusted_when_the_source_says_otherwise(
+def test_a_part_of_an_earlier_attempt_is_replaced_when_the_source_differs(
     session: boto3.Session, store: ModelStore, web: Web
 ) -> None:
     s3 = session.client("s3")
@@ -176,7 +176,7 @@ def test_what_an_earlier_attempt_uploaded_is_not_trusted_when_the_source_says_ot
     assert unfinished(session) == 0
 
 
-def test_what_is_there_is_left_alone_another_file_is_not_replaced_without_force(
+def test_an_existing_model_is_kept_and_another_file_is_not_replaced_without_force(
     session: boto3.Session, store: ModelStore, web: Web
 ) -> None:
     session.client("s3").put_object(Bucket=BUCKET, Key=KEY, Body=b"mine")
@@ -188,7 +188,7 @@ def test_what_is_there_is_left_alone_another_file_is_not_replaced_without_force(
     assert stored(session) == {KEY: MODEL}
 
 
-def test_an_object_that_appears_meanwhile_is_kept(session: boto3.Session, store: ModelStore, web: Web) -> None:
+def test_an_object_that_appears_during_the_pull_is_kept(session: boto3.Session, store: ModelStore, web: Web) -> None:
     def somebody_else(count: int) -> None:
         session.client("s3").put_object(Bucket=BUCKET, Key=KEY, Body=b"theirs")
 
@@ -198,7 +198,9 @@ def test_an_object_that_appears_meanwhile_is_kept(session: boto3.Session, store:
     assert unfinished(session) == 0
 
 
-def test_a_token_reaches_its_host_only_and_no_message(session: boto3.Session, store: ModelStore, web: Web) -> None:
+def test_a_token_is_sent_to_its_host_only_and_is_in_no_message(
+    session: boto3.Session, store: ModelStore, web: Web
+) -> None:
     bring(store, web, "gated", {"127.0.0.1": TOKEN})
     assert stored(session) == {KEY: MODEL}
     with_token = {path.split("/")[1] for path, _, authorization in web.log if authorization}
@@ -211,7 +213,7 @@ def test_a_token_reaches_its_host_only_and_no_message(session: boto3.Session, st
     assert "s3cr3t" not in str(failure.value)
 
 
-def test_the_secret_is_asked_only_by_a_host_that_refuses(store: ModelStore, web: Web) -> None:
+def test_the_secret_is_read_only_for_a_host_that_requires_a_token(store: ModelStore, web: Web) -> None:
     def never() -> dict[str, str]:
         raise AssertionError("asked")
 
@@ -221,7 +223,7 @@ def test_the_secret_is_asked_only_by_a_host_that_refuses(store: ModelStore, web:
 def test_the_hosts_own_hash_is_checked_when_ours_is_not_known(store: ModelStore, web: Web) -> None:
     """A Hugging Face file whose catalogue entry has no hash yet."""
     wanted = Wanted(f"{web.url}/gated/{NAME}", "vae", NAME, sha256="0" * 64)
-    with pytest.raises(OperationError, match=f"its host says sha256 {SHA256}, it must be 000"):
+    with pytest.raises(OperationError, match=f"its host reports sha256 {SHA256}, it must be 000"):
         pull(store, wanted, Tokens({}, lambda: {"127.0.0.1": TOKEN}))
 
 
@@ -255,7 +257,7 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, ["pull", *map(str, arguments)])
 
 
-def test_a_group_is_pulled_as_far_as_it_can_be_and_null_fields_are_filled_in(
+def test_a_group_is_pulled_except_for_failures_and_null_fields_are_filled_in(
     session: boto3.Session, own_catalogue: Path
 ) -> None:
     result = run("all")
@@ -278,7 +280,7 @@ def test_a_workflow_names_what_to_pull(session: boto3.Session, own_catalogue: Pa
     assert "the catalogue does not have loras/unknown.safetensors" in str(run(path).exception)
 
 
-def test_a_url_gets_its_name_from_the_server_and_its_hash_is_told(session: boto3.Session, web: Web) -> None:
+def test_a_url_gets_its_name_from_the_server_and_its_hash_is_shown(session: boto3.Session, web: Web) -> None:
     result = run(f"{web.url}/ok/{NAME}", "--to", "loras/style", "--bucket", BUCKET)
     assert result.stdout.split() == [f"loras/style/{NAME}"]
     assert SHA256 in result.stderr
@@ -286,25 +288,25 @@ def test_a_url_gets_its_name_from_the_server_and_its_hash_is_told(session: boto3
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (["https://example.com/x"], "say with --to which folder its loader reads"),
+        (["https://example.com/x"], "name the folder that its loader reads with --to"),
         (["https://example.com/x", "--to", "../x"], "--to '../x': has a name that starts with a dot"),
         (["https://example.com/x", "--to", "vae", "--sha256", "abc"], "--sha256 'abc': must be 64 hex digits"),
-        (["https://a/x", "https://a/y", "--to", "vae", "--as", "z"], "about one file, and 2 URLs are given"),
-        (["sdxl", "--to", "vae"], "--to, --as and --sha256 are about a URL"),
+        (["https://a/x", "https://a/y", "--to", "vae", "--as", "z"], "for one file, and 2 URLs are given"),
+        (["sdxl", "--to", "vae"], "--to, --as and --sha256 are for a URL"),
         (["ftp://example.com/x", "--to", "vae"], "must be an https:// or http:// address"),
         (["sdlx"], "did you mean sdxl"),
         (["no/such/file.json"], "there is no such file"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(session: boto3.Session, arguments: list[str], words: str) -> None:
+def test_invalid_arguments_are_refused(session: boto3.Session, arguments: list[str], message: str) -> None:
     error = run(*arguments).exception
     assert isinstance(error, UserError)
-    assert words in str(error)
+    assert message in str(error)
 
 
-def test_the_page_that_shows_a_file_is_not_pulled_but_the_file() -> None:
+def test_the_address_of_a_files_page_pulls_the_file() -> None:
     known = catalogue.load()
     page = "https://huggingface.co/a/b/blob/main/x.safetensors"
     assert pull_command.plan(known, [page], to="vae")[0].url == page.replace("/blob/", "/resolve/")
@@ -328,7 +330,7 @@ def test_tokens_come_from_the_deployments_secret(
     assert TOKEN not in result.stdout + result.stderr + str(result.exception)
 
 
-def test_memory_holds_a_few_parts_however_big_the_file(session: boto3.Session, web: Web) -> None:
+def test_memory_holds_a_few_parts_for_a_file_of_any_size(session: boto3.Session, web: Web) -> None:
     """Parts in hand are counted, not megabytes: benchmarks/models_pull.py measures those."""
     held: set[int] = set()
     most = 0

@@ -17,7 +17,7 @@ from comfyeks.models.store import Model
 from tests.models.conftest import BUCKET, DEPLOYMENT
 
 MODELS = [Model("vae/a", 10, datetime.now(UTC)), Model("vae/b", 5, datetime.now(UTC)),
-          Model("x", 99, datetime.now(UTC), ignored="is in no folder")]  # fmt: skip
+          Model("x", 99, datetime.now(UTC), ignored="has no folder")]  # fmt: skip
 SYNCED = {
     "schema": 1, "state": "idle", "ready": True, "files": 2, "bytes": 15, "missing_files": 0, "missing_bytes": 0,
     "skipped_count": 1, "finished": "2026-11-21T07:00:00Z", "error": None,
@@ -116,7 +116,7 @@ def test_every_live_node_is_asked_once_by_tag(session: boto3.Session, channel: C
 
 
 @pytest.mark.parametrize(
-    ("answer", "state", "words"),
+    ("answer", "state", "message"),
     [
         (None, "no answer", "still booting, or its SSM agent is not connected"),
         (("InProgress", ""), "no answer", "still booting"),
@@ -139,26 +139,28 @@ def test_every_live_node_is_asked_once_by_tag(session: boto3.Session, channel: C
                 "left_out": [{"key": "vae/b", "bytes": 5}],
             },
             "idle",
-            "no room for 1 models (5 bytes): vae/b; take a larger instance type, or set "
+            "no space for 1 models (5 bytes): vae/b; use a larger instance type, or set "
             "modelSync.settings.prefixes of this pool's node class",
         ),
         ({**SYNCED, "files": "many"}, "no answer", "the command ended with Success"),
     ],
 )
-def test_a_node_that_is_not_up_to_date_is_told(channel: Channel, answer: Any, state: str, words: str | None) -> None:
+def test_a_node_that_is_not_up_to_date_is_reported(
+    channel: Channel, answer: Any, state: str, message: str | None
+) -> None:
     channel.answers = {"i-1": answer}
     row = collect_one(channel)
     assert not row.converged
     assert row.state == state
-    assert (words or "") in (row.problem or "")
+    assert (message or "") in (row.problem or "")
 
 
-def test_what_the_pool_does_not_take_is_no_debt(channel: Channel) -> None:
+def test_models_that_the_pool_excludes_are_not_missing(channel: Channel) -> None:
     channel.answers = {"i-1": {**SYNCED, "files": 1, "bytes": 10, "unselected": 1}}
     assert collect_one(channel).converged
 
 
-def test_everything_that_a_node_says_of_itself_is_in_the_json_and_in_the_table(
+def test_everything_that_a_node_reports_is_in_the_json_and_in_the_table(
     session: boto3.Session, channel: Channel
 ) -> None:
     [node] = launch(session, 1)
@@ -176,11 +178,11 @@ def test_everything_that_a_node_says_of_itself_is_in_the_json_and_in_the_table(
     assert (row["missing_files"], row["left_out_bytes"], row["verified"]) == (3, 7_000, verified)
     assert row["age"] >= 0
     table = CliRunner().invoke(cli.app, ["status"]).stdout
-    for text in ("first set", "66.0 GB", "3 (3.0 kB)", "1 (7.0 kB)", "2 read, 1 replaced", "no room for 1 models"):
+    for text in ("first set", "66.0 GB", "3 (3.0 kB)", "1 (7.0 kB)", "2 read, 1 replaced", "no space for 1 models"):
         assert text in table
 
 
-def test_verify_asks_the_fleet_once_and_tells_the_runs(session: boto3.Session, channel: Channel) -> None:
+def test_verify_asks_all_nodes_once_and_prints_the_run_ids(session: boto3.Session, channel: Channel) -> None:
     first, second = launch(session, 2)
     channel.answers = {first: {"run_id": "20261121T070000.000000-ab12"}, second: None}
     result = CliRunner().invoke(cli.app, ["verify", "--json", "--wait", "0.1"])
@@ -237,7 +239,7 @@ def test_what_a_node_reports_cannot_reach_the_terminal_as_commands(session: boto
     assert "loras/[/abc]\N{REPLACEMENT CHARACTER}]0;owned" in result.stdout
 
 
-def test_a_document_that_is_not_there_is_told_with_the_way_to_get_it(
+def test_a_missing_document_is_reported_with_the_command_that_creates_it(
     channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(**parameters: Any) -> None:

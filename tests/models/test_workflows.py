@@ -73,7 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-def test_the_stand_in_reads_each_loaders_input_from_the_folder_we_think(server: RunningServer) -> None:
+def test_the_stand_in_reads_each_loaders_input_from_the_expected_folder(server: RunningServer) -> None:
     shown = server.get("/object_info").json()
     checked = 0
     for loader, inputs in LOADERS.items():
@@ -88,8 +88,11 @@ def test_the_stand_in_reads_each_loaders_input_from_the_folder_we_think(server: 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_real_server_has_every_node_and_input(path: Path) -> None:
-    """By its record; the other way round (nothing is missing, types, limits, choices) the stand-in looks, which is held
-    to the same record by tests/standin."""
+    """According to its record.
+
+    The opposite (nothing is missing, types, limits, choices) is checked by the stand-in, which tests/standin compares
+    with the same record.
+    """
     for node_id, node in graph(path).items():
         declared = RECORD["nodes"][node["class_type"]]
         assert set(node["inputs"]) <= {*declared["required"], *declared["optional"]}, node_id

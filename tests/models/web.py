@@ -1,4 +1,4 @@
-"""A web server with models, and every fault that a source can have, chosen by the first part of the path.
+"""A web server with models and every fault of a source, selected by the first part of the path.
 
 /<fault>/<name>     fault: ok, drop, short, no-range, page, moved, gated, missing, elsewhere, changed, wrong, flaky
 """
@@ -47,7 +47,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *args: object) -> None:
-        """Clients that leave are no news."""
+        """Print nothing for clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(fault, name)
 
     def _fault(self, fault: str, rest: str, authorization: str | None) -> int | None:
-        """The status of an answer that is not the file, sent; or None."""
+        """Send an answer that is not the file and return its status; None to send the file."""
         if fault == "page":
             return self._text(200, "<!DOCTYPE html><title>Sign in</title>", "text/html; charset=utf-8")
         if fault == "moved":
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "gated" and authorization != f"Bearer {TOKEN}":
             return self._text(401, "Access to this model is restricted", "text/plain")
         if fault in ("elsewhere", "gated"):
-            # Another host as far as clients can tell, with a signature that is good for 5 requests.
+            # For clients another host, with a signature that is valid for 5 requests.
             port, signature = self.web.url.rpartition(":")[2], f"s3cr3t-{self.web.hit('signatures')}"
             return self._redirect(f"http://localhost:{port}/signed/{rest}?signature={signature}")
         if fault == "signed" and self.web.hit(self.path.partition("?")[2]) >= 5:

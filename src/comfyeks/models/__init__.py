@@ -1,1 +1,1 @@
-"""The models bucket: what is in it, how files get in and out, and which nodes have them already."""
+"""The models bucket: its content, how files get in and out, and which nodes have them."""

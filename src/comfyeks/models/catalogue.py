@@ -1,7 +1,7 @@
-"""models/catalogue.yaml: what can be pulled, from where, into which folder, and what it must be.
+"""Reads models/catalogue.yaml: which models can be pulled, from where, into which folder, with which size and hash.
 
-A mistake in it is a UserError that names the line. The first import of a model whose size or hash is null writes what
-it found into the file (`record`), so that every later import is checked against it.
+A mistake in it is a UserError that names the line. The first pull of a model whose size or hash is null writes what it
+found into the file (`record`), so that every later pull is checked against it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REVISIONED_HOSTS = ("huggingface.co",)
 
 @dataclass(frozen=True)
 class Entry:
-    """One model. `size` (bytes) and `sha256` (hex) are None while nobody imported it; `line` is the catalogue's."""
+    """One model. `size` (bytes) and `sha256` (hex) are None until the first pull; `line` is its line in the file."""
 
     id: str
     groups: tuple[str, ...]
@@ -54,22 +54,25 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
-# Field → (what it must be, the test for it). Every field is required; null is a value.
+# Field → (description of allowed values, check). Every field is required; null counts as a value.
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "id": ("lower-case letters, digits, '.' and '-'", _is_name),
-    "groups": ("a list of such names", lambda value: isinstance(value, list) and all(_is_name(name) for name in value)),
-    "folder": ("a folder of ComfyUI's models", lambda value: isinstance(value, str)),
+    "groups": (
+        "a list of names in lower-case letters, digits, '.' and '-'",
+        lambda value: isinstance(value, list) and all(_is_name(name) for name in value),
+    ),
+    "folder": ("a folder below ComfyUI's models/", lambda value: isinstance(value, str)),
     "file": ("the file's name", lambda value: isinstance(value, str)),
     "url": ("an https URL", lambda value: isinstance(value, str) and urlsplit(value).scheme == "https"),
     "size": ("bytes, or null", lambda value: value is None or (type(value) is int and value > 0)),
     "sha256": ("64 hex digits, or null", lambda value: value is None or _SHA256.fullmatch(str(value)) is not None),
-    "licence": ("its licence's name", lambda value: isinstance(value, str) and value != ""),
+    "licence": ("the name of the licence", lambda value: isinstance(value, str) and value != ""),
     "gated": ("true or false", lambda value: isinstance(value, bool)),
 }
 
 
 class Catalogue:
-    """The models by id, in the file's order."""
+    """The models, in the order of the file."""
 
     def __init__(self, entries: Iterable[Entry], path: Path) -> None:
         self.entries = list(entries)
@@ -86,11 +89,11 @@ class Catalogue:
         return found
 
     def at(self, key: str) -> Entry | None:
-        """The model whose place is `key` (`<folder>/<file>`)."""
+        """The model with this object key (`<folder>/<file>`), or None."""
         return self._by_key.get(key)
 
     def select(self, names: Iterable[str]) -> list[Entry]:
-        """The models of these ids and groups, each once. Raises UserError for a name that is neither."""
+        """The models with these ids or in these groups, each once. Raises UserError for an unknown name."""
         selected: dict[str, Entry] = {}
         for name in names:
             found = [self._by_id[name]] if name in self._by_id else self.groups.get(name)
@@ -98,12 +101,14 @@ class Catalogue:
                 known = [*self.groups, *self._by_id]
                 near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"groups: {', '.join(self.groups)}."
-                raise UserError(f"{name!r}: no model or group of the catalogue; {hint} 'models catalogue' lists all.")
+                raise UserError(
+                    f"{name!r} is not a model or group of the catalogue; {hint} 'comfyeks models catalogue' lists all."
+                )
             selected.update({entry.id: entry for entry in found})
         return list(selected.values())
 
     def record(self, entry: Entry, size: int, sha256: str) -> bool:
-        """Write into the file what it left null about `entry`; whether there was anything to write."""
+        """Fill in the fields of `entry` that are null in the file; return whether the file changed."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         changed = False
         for at in range(entry.line - 1, len(lines)):
@@ -119,7 +124,7 @@ class Catalogue:
 
 
 def load(path: Path = CATALOGUE) -> Catalogue:
-    """The catalogue in a file. Raises UserError naming the line that is wrong."""
+    """Read the catalogue from a file. Raises UserError naming the invalid line."""
     try:
         text = path.read_text(encoding="utf-8")
         top = yaml.safe_load(text)
@@ -129,7 +134,7 @@ def load(path: Path = CATALOGUE) -> Catalogue:
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(top, dict) or list(top) != ["models"] or not isinstance(top["models"], list):
         raise UserError(f"{path}: must be a mapping with the one key 'models', a list")
-    # Once more, for the line numbers.
+    # Parsed a second time for the line numbers.
     root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     lines = [node.start_mark.line + 1 for node in root.value[0][1].value]
     entries = [_entry(path, line, data) for line, data in zip(lines, top["models"], strict=True)]
@@ -150,12 +155,16 @@ def _entry(path: Path, line: int, data: Any) -> Entry:
     entry = Entry(**{**data, "groups": tuple(data["groups"])}, line=line)
     if entry.folder not in layout.KNOWN_FOLDERS:
         near = difflib.get_close_matches(entry.folder, layout.KNOWN_FOLDERS, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r}?" if near else f"it reads {', '.join(layout.KNOWN_FOLDERS)}"
-        raise UserError(f"{where}: folder {entry.folder!r} is none that ComfyUI reads; {hint}")
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(layout.KNOWN_FOLDERS)}"
+        raise UserError(f"{where}: folder {entry.folder!r} is not one that ComfyUI reads; {hint}")
     if "/" in entry.file or (problem := layout.problem(entry.key)) is not None:
-        raise UserError(f"{where}: file {entry.file!r} {'is a path' if '/' in entry.file else problem}")
+        raise UserError(
+            f"{where}: file {entry.file!r} {'is a path, not a file name' if '/' in entry.file else problem}"
+        )
     if urlsplit(entry.url).hostname in _REVISIONED_HOSTS and not _REVISION.search(entry.url):
-        raise UserError(f"{where}: url {entry.url!r} names no revision: write /resolve/<40 hex digits of a commit>/")
+        raise UserError(
+            f"{where}: url {entry.url!r} does not name a revision: write /resolve/<40 hex digits of a commit>/"
+        )
     return entry
 
 
@@ -166,8 +175,8 @@ def _check_whole(path: Path, entries: list[Entry]) -> None:
             value = getattr(entry, what)
             other = first.setdefault(value, entry)
             if other is not entry:
-                raise UserError(f"{path.name}:{entry.line}: {what} {value!r} is that of line {other.line} too")
+                raise UserError(f"{path.name}:{entry.line}: {what} {value!r} is already used in line {other.line}")
     groups = {group for entry in entries for group in entry.groups}
     for entry in entries:
         if entry.id in groups:
-            raise UserError(f"{path.name}:{entry.line}: id {entry.id!r} is the name of a group too")
+            raise UserError(f"{path.name}:{entry.line}: id {entry.id!r} is also the name of a group")

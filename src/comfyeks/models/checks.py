@@ -1,4 +1,4 @@
-"""What `models add` asks of a local file before anything is uploaded."""
+"""Checks of a local file, before `comfyeks models add` uploads anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfyeks.models.catalogue import Entry
 
 
 def check_file(path: Path, key: str, entry: Entry | None, *, allow_pickle: bool) -> None:
-    """Raise UserError when the file is not what its name promises, or not `entry`, the catalogue's at that key."""
+    """Raise UserError when the content does not fit the file name, or is not the model `entry` of the catalogue."""
     size = path.stat().st_size
     with path.open("rb") as stream:
 
@@ -35,5 +35,5 @@ def check_file(path: Path, key: str, entry: Entry | None, *, allow_pickle: bool)
         if value != getattr(entry, field):
             raise UserError(
                 f"{path}: its {field} is {value}, that of {entry.id} in the catalogue is {getattr(entry, field)}; "
-                "--as gives another file another name, --force takes it under this one"
+                "give another file another name with --as, or upload it under this name with --force"
             )

@@ -27,16 +27,19 @@ from comfyeks.options import Project, Region
 from comfyeks.signals import exit_code, termination_as_interrupt
 
 app = typer.Typer(
-    help="The models bucket and the nodes that mirror it.",
+    help="Manage the models bucket and show which models the GPU nodes have.",
     no_args_is_help=True,
 )
 
 _UNLIMITED = 4096
 
 AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Take .ckpt, .pt, .pth, .bin too: formats that can run code when loaded.")
+    bool,
+    typer.Option("--allow-pickle", help="Accept .ckpt, .pt, .pth and .bin, formats that can run code when loaded."),
 ]
-BucketOption = Annotated[str | None, typer.Option("--bucket", help="Another bucket than the deployment's own.")]
+BucketOption = Annotated[
+    str | None, typer.Option("--bucket", help="Bucket to use instead of the deployment's models bucket.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -44,24 +47,33 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def pull(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="ID|GROUP|WORKFLOW.json|URL...", help="What 'models catalogue' lists, or a URL."),
+        typer.Argument(
+            metavar="ID|GROUP|WORKFLOW.json|URL...", help="Ids and groups of the catalogue, workflow files, or URLs."
+        ),
     ],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="FOLDER[/SUB]", help="For a URL: folder below models/.")
+        str | None,
+        typer.Option("--to", metavar="FOLDER[/SUB]", help="For a URL: folder below models/ that the loader reads."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="For a URL: another file name.")] = None,
-    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="For a URL: what the file must hash to.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="For a URL: file name, if not the server's.")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="For a URL: SHA-256 that the file must have.")
+    ] = None,
     allow_pickle: AllowPickle = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
-    connections: Annotated[int, typer.Option(min=1, max=64, help="Parallel ranges of a file.")] = CONNECTIONS,
+    force: Annotated[bool, typer.Option("--force", help="Replace models that exist.")] = False,
+    connections: Annotated[
+        int, typer.Option(min=1, max=64, help="Number of parallel connections per file.")
+    ] = CONNECTIONS,
     bucket: BucketOption = None,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """Bring models from their publishers into the bucket; they appear on every GPU node. Prints the keys.
+    """Copy models from their publishers into the bucket; every GPU node then fetches them. Prints the keys.
 
-    Nothing is stored on this machine, a wrong file never reaches the bucket, and an interrupted pull goes on when it is
-    run again. Tokens for gated models: HF_TOKEN, CIVITAI_TOKEN, or the secret <deployment>-model-tokens.
+    Nothing is stored on this machine, and a wrong file never reaches the bucket. May be repeated: an interrupted pull
+    resumes. Tokens for gated models: HF_TOKEN, CIVITAI_TOKEN, or the secret <deployment>-model-tokens.
     """
     known = catalogue.load()
     wanted = pull_command.plan(known, what, to=to, name=name, sha256=sha256, allow_pickle=allow_pickle)
@@ -83,7 +95,7 @@ def pull(
 
 @app.command("catalogue")
 def show_catalogue(as_json: JsonOption = False) -> None:
-    """List what 'models pull' knows: ids, groups, sizes, licences."""
+    """List the catalogue of models that can be pulled: ids, groups, keys, sizes, licences."""
     entries = catalogue.load().entries
     if as_json:
         _print_json([asdict(entry) for entry in entries])
@@ -102,31 +114,35 @@ def show_catalogue(as_json: JsonOption = False) -> None:
 def add(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Model files on this machine.")],
     to: Annotated[
-        str, typer.Option("--to", metavar="FOLDER[/SUB]", help="Folder below models/, as its loader reads it.")
+        str, typer.Option("--to", metavar="FOLDER[/SUB]", help="Folder below models/ that the loader reads.")
     ],
-    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Another name than the file's own.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Name in the bucket, if not the file's own.")
+    ] = None,
     allow_pickle: AllowPickle = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace what is there; take another file than the catalogue's.")
+        bool,
+        typer.Option("--force", help="Replace models that exist; accept a file that differs from the catalogue's."),
     ] = False,
     bucket: BucketOption = None,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """Upload model files; they appear on every GPU node. Nothing is replaced without --force. Prints the keys.
+    """Upload model files; every GPU node then fetches them. Nothing is replaced without --force. Prints the keys.
 
-    Files that are damaged, or not what their names promise, are refused; one of the catalogue must have its hash.
+    Rejects files that are damaged or not of the type of their name. A file in the place of a model of the catalogue
+    must have its size and hash.
     """
     if name is not None and len(files) > 1:
-        raise UserError(f"--as {name}: names one file, and {len(files)} are given")
+        raise UserError(f"--as {name} is for one file, and {len(files)} are given")
     for path in files:
         if not path.is_file():
             raise UserError(
-                f"{path}: is a directory, name its files" if path.is_dir() else f"{path}: there is no such file"
+                f"{path}: is a directory; name its files" if path.is_dir() else f"{path}: there is no such file"
             )
     keys = [target_key(path, to, name) for path in files]
-    if doubles := sorted({key for key in keys if keys.count(key) > 1}):
-        raise UserError(f"several files would become {', '.join(doubles)}; upload them with --as, one by one")
+    if duplicates := sorted({key for key in keys if keys.count(key) > 1}):
+        raise UserError(f"several files would become {', '.join(duplicates)}; upload them one by one, with --as")
     known = catalogue.load()
     for path, key in zip(files, keys, strict=True):
         checks.check_file(path, key, None if force else known.at(key), allow_pickle=allow_pickle)
@@ -146,13 +162,13 @@ def add(
 
 @app.command("ls")
 def list_models(
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that start so, e.g. loras/.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Beginning of the keys to list, e.g. loras/.")] = "",
     as_json: JsonOption = False,
     bucket: BucketOption = None,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """List the models bucket: keys, sizes, ages."""
+    """List the models in the bucket: keys, sizes, ages."""
     models = [model for model in open_store(bucket, project, region).models() if model.key.startswith(prefix)]
     if as_json:
         _print_json(
@@ -181,22 +197,22 @@ def list_models(
 
 @app.command("rm")
 def remove(
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys as 'models ls' prints them.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys, as 'comfyeks models ls' prints them.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     bucket: BucketOption = None,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """Delete models from the bucket, and thereby from every GPU node."""
+    """Delete models from the bucket; every GPU node then deletes them too."""
     store = open_store(bucket, project, region)
     sizes = {model.key: model.size for model in store.models()}
     if unknown := [key for key in keys if key not in sizes]:
         raise UserError(
-            f"not in {store.bucket}: {', '.join(unknown)}. Nothing was deleted; 'models ls' lists the keys."
+            f"not in {store.bucket}: {', '.join(unknown)}. Nothing was deleted; 'comfyeks models ls' lists the keys."
         )
     if not yes:
         if not sys.stdin.isatty():
-            raise UserError("models rm asks before it deletes; without a terminal, say --yes")
+            raise UserError("models rm asks before it deletes; without a terminal, pass --yes")
         total = decimal(sum(sizes[key] for key in set(keys)))
         if not typer.confirm(f"Delete {', '.join(keys)} ({total}) from {store.bucket} and all nodes?", err=True):
             raise OperationError("nothing was deleted")
@@ -208,11 +224,11 @@ def remove(
 @app.command("status")
 def show_status(
     as_json: JsonOption = False,
-    wait: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for nodes to answer.")] = 20.0,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Time to wait for the nodes' answers.")] = 20.0,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """Show what each GPU node holds of the bucket. Exit code 1 unless every node is ready and up to date."""
+    """Show which models each GPU node has. Exit code 1 unless every node is ready and up to date."""
     target = deployment.current(project, region)
     session = boto3.Session(region_name=target.region)
     models = ModelStore(session, target.bucket("models")).models()
@@ -230,13 +246,13 @@ def show_status(
 @app.command("verify")
 def verify_models(
     as_json: JsonOption = False,
-    wait: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for nodes to answer.")] = 20.0,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Time to wait for the nodes' answers.")] = 20.0,
     project: Project = None,
     region: Region = None,
 ) -> None:
-    """Let every GPU node read all its models and replace damaged ones. Exit code 1 unless every node answers.
+    """Make every GPU node read all its models and replace damaged ones. Exit code 1 unless every node answers.
 
-    Prints the id of each node's run; 'models status' shows what came of it.
+    Prints the id of each node's run; 'comfyeks models status' shows its result.
     """
     target = deployment.current(project, region)
     runs = status.verify(boto3.Session(region_name=target.region), target, wait)
@@ -291,7 +307,7 @@ def _verified(report: dict[str, Any] | None) -> str:
 
 
 def _print_table(table: Table) -> None:
-    """On a terminal as wide as that; elsewhere one line a row, however long."""
+    """Print with the width of the terminal; elsewhere one line per row, however long."""
     Console(width=None if sys.stdout.isatty() else _UNLIMITED).print(table)
 
 

@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes: weights, or something that only has their name."""
+"""Detects from its first bytes whether a file is a model, or something else with a model's name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 SAFETENSORS = (".safetensors", ".sft")
 # Formats that run code when they are loaded.
 PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
-_MAX_HEADER = 100_000_000  # what the safetensors library itself takes
+_MAX_HEADER = 100_000_000  # the limit of the safetensors library
 _SNIFF = 512
 
 # Reads bytes [start, stop) of the file, fewer only at its end.
@@ -19,11 +19,11 @@ Read = Callable[[int, int], bytes | bytearray]
 
 
 class NotAModelError(Exception):
-    """In one clause, for a person: what the file is instead."""
+    """The file is not a model; the message is a clause that says what it is."""
 
 
 def check(name: str, size: int, read: Read, *, allow_pickle: bool = False) -> None:
-    """Raise NotAModelError when a file of `size` bytes called `name` is not what that name promises."""
+    """Raise NotAModelError when a file of `size` bytes does not have the format that its name implies."""
     suffix = PurePosixPath(name).suffix.lower()
     start = bytes(read(0, min(size, _SNIFF)))
     if not start:
@@ -38,7 +38,7 @@ def check(name: str, size: int, read: Read, *, allow_pickle: bool = False) -> No
     elif not allow_pickle and (suffix in PICKLES or _is_pickle(start)):
         raise NotAModelError(
             "is in a pickle format, which can run any code on the GPU nodes when it is loaded; "
-            "--allow-pickle takes it from a source that you trust"
+            "if you trust its source, pass --allow-pickle"
         )
 
 
@@ -52,11 +52,11 @@ def _check_safetensors(size: int, read: Read) -> None:
         raise NotAModelError(f"has {size} bytes, too few for a safetensors file")
     (length,) = struct.unpack("<Q", read(0, 8))
     if not 2 <= length <= min(_MAX_HEADER, size - 8):
-        raise NotAModelError(f"is no safetensors file, or cut short: its header claims {length} of {size} bytes")
+        raise NotAModelError(f"is not a safetensors file, or is truncated: its header claims {length} of {size} bytes")
     try:
         header: dict[str, Any] = json.loads(read(8, 8 + length))
         end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise NotAModelError("is no safetensors file: its header cannot be read") from None
+        raise NotAModelError("is not a safetensors file: its header cannot be read") from None
     if 8 + length + end != size:
-        raise NotAModelError(f"has {size} bytes, its safetensors header describes {8 + length + end}")
+        raise NotAModelError(f"has {size} bytes, but its safetensors header describes {8 + length + end}")

@@ -1,7 +1,6 @@
-"""A multipart upload that another process can go on with: all that it needs to know is in S3.
+"""A multipart upload that another process can resume: everything it needs to know is in S3.
 
-Parts of an earlier attempt are used when they have the MD5 that S3 tells of them, so whatever a source sends now
-decides what is stored.
+A part of an earlier attempt is reused when its MD5 in S3 is that of the data which the source sends now.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from comfyeks.errors import OperationError
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-MIN_PART = 8 << 20  # S3 takes no less than 5 MiB
+MIN_PART = 8 << 20  # S3 requires at least 5 MiB
 _MAX_PARTS = 10_000
 
 
 def part_size(size: int) -> int:
-    """Bytes of a part for a file of `size` bytes: the same one each time, or an upload could not be gone on with."""
+    """Bytes of a part for a file of `size` bytes. It depends on nothing else, so that an upload can be resumed."""
     return max(MIN_PART, -(-size // _MAX_PARTS))
 
 
 class MultipartUpload:
-    """The one upload of `key`: that of an earlier attempt when there is one, else a new one.
+    """An upload of `key`: that of an earlier attempt if there is one, else a new one.
 
-    botocore's ClientError goes through, except from `complete`.
+    Its methods raise botocore's ClientError; see `complete` for the exception.
     """
 
     def __init__(self, s3: S3Client, bucket: str, key: str, size: int, metadata: dict[str, str]) -> None:
@@ -43,12 +42,12 @@ class MultipartUpload:
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """[start, stop) of each part."""
+        """The byte range [start, stop) of each part."""
         starts = range(0, self.size, self.part_bytes)
         return [(start, min(start + self.part_bytes, self.size)) for start in starts]
 
     def put(self, number: int, data: memoryview) -> None:
-        """Part `number` (from 1); sent unless S3 has it already. For several threads."""
+        """Upload part `number` (from 1) unless S3 has it already. May be called from several threads."""
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest() if number in self._before else ""
         if digest and digest == self._before[number]:
             self._etags[number] = f'"{digest}"'
@@ -58,15 +57,15 @@ class MultipartUpload:
             Key=self.key,
             UploadId=self._id,
             PartNumber=number,
-            # A whole buffer goes as it is; botocore takes no part of one.
+            # botocore does not accept a memoryview: pass a full buffer as it is, copy a part of one.
             Body=data.obj if len(data) == self.part_bytes else bytes(data),  # type: ignore[arg-type]
         )
         self._etags[number] = answer["ETag"]
 
     def complete(self, *, force: bool) -> None:
-        """Make the object appear, whole.
+        """Complete the upload, so that the object appears.
 
-        Without `force`, not over one that is there by now: OperationError, parts dropped.
+        Without `force`, an object that exists by now is kept: drops the parts and raises OperationError.
         """
         parts = [{"PartNumber": number, "ETag": self._etags[number]} for number in sorted(self._etags)]
         try:
@@ -87,7 +86,7 @@ class MultipartUpload:
         self._s3.abort_multipart_upload(Bucket=self.bucket, Key=self.key, UploadId=self._id)
 
     def _earlier(self) -> str | None:
-        """The newest unfinished upload of this key whose parts are cut like ours."""
+        """The id of the newest unfinished upload of this key with parts of our size, or None; remembers its parts."""
         pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.key)
         uploads = [upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == self.key]
         for upload in sorted(uploads, key=lambda upload: upload["Initiated"], reverse=True):

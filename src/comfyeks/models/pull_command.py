@@ -1,4 +1,4 @@
-"""`models pull` as a whole: what the words mean, which tokens there are, one file after the other with its bar."""
+"""Pulls models: resolves ids, groups, workflows and URLs, then transfers the files, with progress bars."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def plan(
     sha256: str | None = None,
     allow_pickle: bool = False,
 ) -> list[Wanted]:
-    """What to pull for ids, groups, workflow files and URLs. Raises UserError for a word that is none of them."""
-    words = list(what)
-    urls = [word for word in words if "://" in word]
+    """The models to pull for ids, groups, workflow files and URLs. Raises UserError for an argument that is none."""
+    arguments = list(what)
+    urls = [argument for argument in arguments if "://" in argument]
     if not urls and (to, name, sha256) != (None, None, None):
-        raise UserError("--to, --as and --sha256 are about a URL; a model of the catalogue has its own")
+        raise UserError("--to, --as and --sha256 are for a URL; the catalogue has its own values")
     if len(urls) > 1 and (name, sha256) != (None, None):
-        raise UserError(f"--as and --sha256 are about one file, and {len(urls)} URLs are given")
+        raise UserError(f"--as and --sha256 are for one file, and {len(urls)} URLs are given")
     if urls and to is None:
-        raise UserError(f"{urls[0]}: say with --to which folder its loader reads, for example --to loras")
+        raise UserError(f"{urls[0]}: name the folder that its loader reads with --to, for example --to loras")
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UserError(f"--sha256 {sha256!r}: must be 64 hex digits")
     wanted: dict[str, Wanted] = {}
-    for word in words:
-        if word in urls:
-            wanted[word] = _from_url(word, to or "", name, sha256, allow_pickle)
+    for argument in arguments:
+        if argument in urls:
+            wanted[argument] = _from_url(argument, to or "", name, sha256, allow_pickle)
         else:
-            entries = _of_workflow(known, Path(word)) if word.endswith(".json") else known.select([word])
+            entries = _of_workflow(known, Path(argument)) if argument.endswith(".json") else known.select([argument])
             wanted |= {entry.key: from_entry(entry, allow_pickle=allow_pickle) for entry in entries}
     return list(wanted.values())
 
@@ -67,7 +67,7 @@ def _from_url(url: str, to: str, name: str | None, sha256: str | None, allow_pic
     folder = to.strip("/")
     if (problem := layout.problem(f"{folder}/{name or 'name'}")) is not None:
         raise UserError(f"--to {to!r}{f' --as {name!r}' if name else ''}: {problem}")
-    # The page that shows a file, which is what people copy, is not the file.
+    # People copy the address of the page that shows a file, which is not that of the file.
     address = _HUGGING_FACE_PAGE.sub(r"\1/resolve/", url)
     return Wanted(address, folder, name, sha256=sha256.lower() if sha256 else None, allow_pickle=allow_pickle)
 
@@ -82,7 +82,7 @@ def _of_workflow(known: Catalogue, path: Path) -> list[Entry]:
 
 
 def missing(known: Catalogue, names: Iterable[str], store: ModelStore) -> list[Entry]:
-    """The models of these ids and groups that are not in the bucket."""
+    """The models with these ids or in these groups that the bucket lacks."""
     present = {model.key for model in store.models()}
     return [entry for entry in known.select(names) if entry.key not in present]
 
@@ -98,9 +98,9 @@ def run(
     connections: int = CONNECTIONS,
     on_key: Callable[[str], object] = lambda key: None,
 ) -> None:
-    """Pull them all, whatever happens to one of them; `on_key` is told each key that is in the bucket then.
+    """Pull all models, even if one of them fails; call `on_key` with each key that is then in the bucket.
 
-    Raises OperationError naming what did not work; KeyboardInterrupt goes through.
+    Raises OperationError naming what failed; KeyboardInterrupt passes through.
     """
     store = open_store(bucket, project, region)
     tokens = Tokens(os.environ, lambda: {} if bucket is not None else _stored_tokens(project, region))
@@ -119,13 +119,13 @@ def run(
                 note(f"failed: {error}")
                 continue
             except KeyboardInterrupt:
-                note("interrupted; what is uploaded stays for a day or more: run the same command again to go on")
+                note("interrupted; uploaded parts are kept for a day or more: run the same command again to resume")
                 raise
             bars.update(task, total=done.size, completed=done.size)
             if done.sha256 is None:
-                note(f"{done.key}: there already ({decimal(done.size)})")
+                note(f"{done.key}: exists already ({decimal(done.size)})")
             elif (entry := known.at(done.key)) is not None and known.record(entry, done.size, done.sha256):
-                note(f"{done.key}: size and sha256 written to {known.path.name}; commit that")
+                note(f"{done.key}: size and sha256 written to {known.path.name}; commit that file")
             elif one.sha256 is None:
                 note(f"{done.key}: sha256 {done.sha256}")
             on_key(done.key)
@@ -136,7 +136,7 @@ def run(
 
 
 def _stored_tokens(project: str | None, region: str | None) -> Mapping[str, str]:
-    """Host → token, from the deployment's secret; nothing when there is none.
+    """Host → token from the deployment's secret; empty when there is no secret.
 
     Raises OperationError when it cannot be read.
     """

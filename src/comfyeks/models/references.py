@@ -1,4 +1,4 @@
-"""Which model files a workflow names, and in which folder each loader looks for them."""
+"""The model files that a workflow names, and the folders in which its loaders look for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Loader → input → folder below models/, of ComfyUI's own nodes (all of 0.33 were asked, with a file in each folder).
+# Loader → input → folder below models/, for ComfyUI's own nodes. Read from ComfyUI 0.33 with a file in each folder.
 LOADERS: dict[str, dict[str, str]] = {
     "AudioEncoderLoader": {"audio_encoder_name": "audio_encoders"},
     "CheckpointLoaderSimple": {"ckpt_name": "checkpoints"},
@@ -45,7 +45,7 @@ LOADERS: dict[str, dict[str, str]] = {
     "UpscaleModelLoader": {"model_name": "upscale_models"},
     "VAELoader": {"vae_name": "vae"},
 }
-# VAELoader offers these besides files.
+# Choices of VAELoader that are not files.
 _NO_FILES = ("pixel_space", "taesd", "taesdxl", "taesd3", "taef1", "taef2")
 
 

@@ -1,8 +1,8 @@
-"""A file on a web server, read in ranges: from several connections at once, and on from where one broke.
+"""Reads a file from a web server in ranges, over several connections, resuming where a connection broke.
 
-Nothing that is not the file gets through: sign-in pages, error pages, other lengths than announced, a file that changes
-between two ranges. Tokens go to the host they are for, over TLS, and into no message; neither do the signed addresses
-that hosts redirect to.
+Anything that is not the file is an error: sign-in pages, error pages, a wrong length, a file that changes between two
+ranges. Tokens are sent only to their host, over TLS, and appear in no message; nor do the signed addresses that hosts
+redirect to.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from requests.adapters import HTTPAdapter
 from comfyeks.errors import OperationError
 
 TOKEN_VARIABLES = {"huggingface.co": "HF_TOKEN", "civitai.com": "CIVITAI_TOKEN"}
-_TIMEOUT = (10.0, 60.0)  # to connect, to the next byte
-_ATTEMPTS = 8  # in a row that bring nothing: about a minute
+_TIMEOUT = (10.0, 60.0)  # seconds to connect, and to the next byte
+_ATTEMPTS = 8  # consecutive ones without data, about a minute
 _MAX_PAUSE = 30.0
 _CHUNK = 1 << 20
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
-_EXPIRED = (401, 403, 404, 410)  # what a signed address answers when its time is over
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+_EXPIRED = (401, 403, 404, 410)  # answers of a signed address that has expired
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Tokens:
-    """The token for a host: from the environment, else from a store that is asked once, when a host wants one."""
+    """Tokens of hosts: from the environment, else from a store that is read once, when a host requires a token."""
 
     def __init__(self, environment: Mapping[str, str], stored: Callable[[], Mapping[str, str]]) -> None:
         self._environment = environment
@@ -42,12 +42,12 @@ class Tokens:
         self._stored: Mapping[str, str] = {}
 
     def known(self, host: str) -> str | None:
-        """The token at hand without asking the store."""
+        """The token for a host, without reading the store."""
         variable = TOKEN_VARIABLES.get(host)
         return (self._environment.get(variable) if variable else None) or self._stored.get(host)
 
     def wanted(self, host: str) -> str | None:
-        """The token for a host that refused; asks the store if need be."""
+        """The token for a host that requires one; reads the store if needed."""
         if self._fetch is not None and self.known(host) is None:
             self._stored, self._fetch = self._fetch(), None
         return self.known(host)
@@ -55,7 +55,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the server says of the file. `size` in bytes; `sha256` only where the host keeps it (Hugging Face)."""
+    """What the server reports about the file. `size` in bytes; `sha256` only from hosts that have it (Hugging Face)."""
 
     name: str
     size: int | None
@@ -65,7 +65,7 @@ class Facts:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Also keeps requests from looking into ~/.netrc."""
+    """Sends a token, or nothing. Being set, it also keeps `requests` from using ~/.netrc."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
@@ -77,9 +77,9 @@ class _Bearer(requests.auth.AuthBase):
 
 
 class Source:
-    """One file at a URL. `stop` ends reads and pauses in other threads at once.
+    """One file at a URL. Setting `stop` ends reads and pauses in all threads at once.
 
-    Raises OperationError naming whatever keeps the file from being read; `retry_pause` is the first pause in seconds.
+    Raises OperationError with the reason why the file cannot be read. `retry_pause` is the first pause in seconds.
     """
 
     def __init__(self, url: str, tokens: Tokens, *, connections: int = 1, retry_pause: float = 0.5) -> None:
@@ -88,7 +88,7 @@ class Source:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._secure = parts.scheme == "https"
-        # For people: without a query or user, where secrets may be.
+        # For messages: without query and user, which may hold secrets.
         self.shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
         self._tokens = tokens
         self._token = tokens.known(self._host)
@@ -100,7 +100,7 @@ class Source:
         self.facts = self._probe()
 
     def read(self, start: int, stop: int) -> bytearray:
-        """Bytes [start, stop). Goes on after the last byte that came when a connection breaks."""
+        """Return bytes [start, stop). Resumes after the last received byte when a connection breaks."""
         data = bytearray(stop - start)
         self.read_into(memoryview(data), start)
         return data
@@ -113,7 +113,7 @@ class Source:
             at += len(chunk)
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
-        """Bytes [start, stop) as they come."""
+        """Yield bytes [start, stop) as they arrive."""
         at, failures, problem = start, 0, ""
         while at < stop:
             if failures:
@@ -134,19 +134,19 @@ class Source:
                 problem = f"the connection broke ({type(error).__name__})"
 
     def _body(self, response: requests.Response, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes from `start` on; a server without ranges sends those before it as well."""
+        """Yield the bytes from `start` on; a server without ranges also sends those before it, which are skipped."""
         skip = 0 if response.status_code == 206 else start
-        left = stop - start
-        while left > 0:
+        remaining = stop - start
+        while remaining > 0:
             if self.stop.is_set():
                 raise OperationError("stopped")
-            chunk: bytes = response.raw.read(min(_CHUNK, skip or left), decode_content=False)
+            chunk: bytes = response.raw.read(min(_CHUNK, skip or remaining), decode_content=False)
             if not chunk:
                 return
             if skip:
                 skip -= len(chunk)
                 continue
-            left -= len(chunk)
+            remaining -= len(chunk)
             yield chunk
 
     def _probe(self) -> Facts:
@@ -199,8 +199,8 @@ class Source:
     def _check(self, response: requests.Response, start: int) -> None:
         status = response.status_code
         if self._secure and urlsplit(response.url).scheme != "https":
-            raise OperationError(f"{self.shown}: redirects to an address without TLS")
-        if status in _PASSING:
+            raise OperationError(f"{self.shown}: redirects to an http:// address, which is not encrypted")
+        if status in _TRANSIENT:
             with contextlib.suppress(ValueError):
                 self._pause_seconds(float(response.headers.get("Retry-After", "")))
             raise _TransientError(f"answers {status} {response.reason}")
@@ -215,7 +215,7 @@ class Source:
             return
         now = _facts(response, self.url)
         if (now.size, now.etag) != (facts.size, facts.etag) and None not in (now.size, now.etag):
-            raise OperationError(f"{self.shown}: the file changed at its source meanwhile")
+            raise OperationError(f"{self.shown}: the file changed on the server during the transfer")
         if start and facts.ranges and status != 206:
             raise _TransientError("answered with the whole file instead of a range")
 
@@ -239,7 +239,7 @@ class Source:
 
 
 class _TransientError(Exception):
-    """A failure that another attempt may not meet."""
+    """A failure that may not happen in another attempt."""
 
 
 def _facts(response: requests.Response, url: str) -> Facts:
@@ -250,7 +250,7 @@ def _facts(response: requests.Response, url: str) -> Facts:
     else:
         size = int(headers["Content-Length"]) if headers.get("Content-Length", "").isdigit() else None
     etag = headers.get("ETag")
-    # Hugging Face says the hash of a large file on the way to it, not with it.
+    # Hugging Face sends the hash of a large file with the redirect to it.
     linked = [hop.headers.get("X-Linked-ETag", "").strip('"') for hop in (*response.history, response)]
     return Facts(
         name=_name(headers.get("Content-Disposition", ""), url),
@@ -262,8 +262,8 @@ def _facts(response: requests.Response, url: str) -> Facts:
 
 
 def _name(disposition: str, url: str) -> str:
-    """What the server calls the file, else the last part of the URL."""
+    """The file name that the server sends, else the last part of the URL."""
     message = Message()
     message["Content-Disposition"] = disposition
-    said = message.get_filename()
-    return PurePosixPath(said).name if said else PurePosixPath(unquote(urlsplit(url).path)).name
+    sent = message.get_filename()
+    return PurePosixPath(sent).name if sent else PurePosixPath(unquote(urlsplit(url).path)).name

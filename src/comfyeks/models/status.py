@@ -1,4 +1,4 @@
-"""Which GPU nodes have which models: asked of the nodes themselves through SSM."""
+"""Which models the GPU nodes have, reported by the nodes themselves through SSM."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _DELIVERY_SECONDS = 30  # SSM's minimum
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node. `state` is its own word (syncing, idle, failed, waiting_for_storage), or "no answer".
+    """One node. `state` is reported by it (syncing, idle, failed, waiting_for_storage), or "no answer".
 
-    Left out is what its disk has no room for, unselected what its pool does not take (prefixes), skipped what cannot be
-    a model. `age` is seconds since disk and bucket were last equal. `verified` has finished, files, replaced, unknown.
+    `left_out`: models for which its disk has no space; `unselected`: models that its pool excludes (prefixes);
+    `skipped`: objects that cannot be models. `age` is the seconds since disk and bucket were last equal. `verified` has
+    the keys finished, files, replaced, unknown.
     """
 
     node: str
@@ -62,33 +63,35 @@ class NodeStatus:
 def collect(
     session: boto3.Session, deployment: Deployment, models: list[Model], wait: float = 20.0
 ) -> list[NodeStatus]:
-    """The status of every node of the deployment, those that do not answer within `wait` seconds included.
+    """The status of every node of the deployment, including those that do not answer within `wait` seconds.
 
-    A node is converged when it is idle, misses nothing, has no reason to leave anything out, and accounts for as many
-    objects and bytes as `models`, the listing of the bucket, has. Raises OperationError when EC2 or SSM refuse.
+    A node is converged when it is idle, misses nothing, leaves nothing out, and reports as many objects and bytes as
+    `models`, the content of the bucket, has. Raises OperationError when EC2 or SSM fail.
     """
-    return [_status(instance, answer, models) for instance, answer in _asked(session, deployment, "status", wait)]
+    return [
+        _status(instance, answer, models) for instance, answer in _run_on_nodes(session, deployment, "status", wait)
+    ]
 
 
 def verify(session: boto3.Session, deployment: Deployment, wait: float = 20.0) -> dict[str, str | None]:
-    """Asks every node to read all its files and replace what differs; the id of that run by node, None for no answer.
+    """Ask every node to read all its files and replace damaged ones; return node → id of that run, None for no answer.
 
-    What came of it is in the `verified` of a later `collect`. Raises OperationError when EC2 or SSM refuse.
+    The result is in `verified` of a later `collect`. Raises OperationError when EC2 or SSM fail.
     """
-    asked = _asked(session, deployment, "verify", wait)
-    return {instance["InstanceId"]: (_report(answer) or {}).get("run_id") for instance, answer in asked}
+    answers = _run_on_nodes(session, deployment, "verify", wait)
+    return {instance["InstanceId"]: (_report(answer) or {}).get("run_id") for instance, answer in answers}
 
 
-def _asked(
+def _run_on_nodes(
     session: boto3.Session, deployment: Deployment, action: str, wait: float
 ) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """Every live node, and what became of the command there; in the order of their ids."""
+    """Every live node with its answer to the command (None for no answer), in the order of their ids."""
     try:
         instances = live_instances(session, deployment)
-        answers = _ask(session.client("ssm"), deployment, set(instances), action, wait) if instances else {}
+        answers = _send(session.client("ssm"), deployment, set(instances), action, wait) if instances else {}
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        hint = " Has 'make infra' run?" if code == "InvalidDocument" else ""
+        hint = " Run `make infra` first." if code == "InvalidDocument" else ""
         raise OperationError(f"cannot ask the nodes: {code}: {message.rstrip('.')}.{hint}") from error
     except BotoCoreError as error:
         raise OperationError(f"cannot ask the nodes: {error}") from error
@@ -96,7 +99,7 @@ def _asked(
 
 
 def live_instances(session: boto3.Session, deployment: Deployment) -> dict[str, dict[str, Any]]:
-    """The deployment's GPU nodes that run or are about to, as EC2 describes them, by instance id."""
+    """Instance id → EC2's description of the deployment's GPU nodes that are running or pending."""
     key, value = deployment.sync_tag
     pages = (
         session.client("ec2")
@@ -116,10 +119,10 @@ def live_instances(session: boto3.Session, deployment: Deployment) -> dict[str, 
     }
 
 
-def _ask(
+def _send(
     ssm: SSMClient, deployment: Deployment, nodes: set[str], action: str, wait: float
 ) -> dict[str, dict[str, Any]]:
-    """Invocations by instance id, as far as they ended in time."""
+    """Instance id → invocation, for those that ended in time."""
     key, value = deployment.sync_tag
     command = ssm.send_command(
         DocumentName=deployment.sync_document,
@@ -200,12 +203,12 @@ def _status(instance: dict[str, Any], invocation: dict[str, Any] | None, models:
 
 
 def _behind(node: NodeStatus, models: list[Model]) -> str | None:
-    """What an idle node does not know of the bucket."""
+    """How an idle node differs from the bucket, or None."""
     if node.state != "idle" or node.missing_files:
         return None
     known = node.files + node.left_out_count + node.unselected + node.skipped_count
     wanted = [model.size for model in models if model.ignored is None]
-    # Bytes tell of an overwrite; not where the node takes or can take only a part of the models.
+    # Bytes differ after an overwrite; they cannot be compared where the node has only a part of the models.
     whole = node.files + node.left_out_count == len(wanted)
     if known != len(models) or (whole and node.bytes + node.left_out_bytes != sum(wanted)):
         return f"holds {node.files} files, the bucket has {len(wanted)}: a sync is due"
@@ -217,8 +220,8 @@ def _left_out(node: NodeStatus) -> str | None:
         return None
     names = ", ".join(node.left_out[:3]) + (", …" if node.left_out_count > 3 else "")
     return (
-        f"no room for {node.left_out_count} models ({decimal(node.left_out_bytes)}): {names}; "
-        "take a larger instance type, or set modelSync.settings.prefixes of this pool's node class"
+        f"no space for {node.left_out_count} models ({decimal(node.left_out_bytes)}): {names}; "
+        "use a larger instance type, or set modelSync.settings.prefixes of this pool's node class"
     )
 
 

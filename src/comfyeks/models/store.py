@@ -1,4 +1,4 @@
-"""Models in S3: list, upload without overwriting by accident, delete."""
+"""The models in S3: list, upload without accidental overwriting, delete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _PART_BYTES = 32 * 2**20
 TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=8)
 _DELETE_BATCH = 1000
-ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")  # storage classes that GetObject refuses, so that the nodes skip them
+ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")  # storage classes that cannot be read, so the nodes skip them
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Model:
     key: str
     size: int
     modified: datetime
-    # Why the nodes leave it out, or None.
+    # Why the nodes skip it, as a clause, or None.
     ignored: str | None = None
 
 
 class ModelStore:
     """One models bucket.
 
-    `s3` reads and deletes. Uploads go through a client of their own, because "do not overwrite" is set on a client.
+    `upload` creates its own S3 client, because "do not overwrite" can only be set on a client.
     """
 
     def __init__(self, session: boto3.Session, bucket: str) -> None:
@@ -49,7 +49,7 @@ class ModelStore:
         self._s3: S3Client = session.client("s3")
 
     def models(self) -> list[Model]:
-        """Every object, by key; what the nodes ignore says why.
+        """Every object, sorted by key, with the reason if the nodes skip it.
 
         Raises OperationError when the bucket cannot be listed.
         """
@@ -78,14 +78,14 @@ class ModelStore:
                 raise
 
     def multipart(self, key: str, size: int, metadata: dict[str, str]) -> MultipartUpload:
-        """An upload of `size` bytes to `key`, part by part: an interrupted earlier one of this key, or a new one."""
+        """Resume an interrupted multipart upload of `size` bytes to `key`, or begin one."""
         return MultipartUpload(self._s3, self.bucket, key, size, metadata)
 
     def upload(self, path: Path, key: str, *, force: bool, on_bytes: Callable[[int], object]) -> None:
         """Copy a file into the bucket, in parallel parts when it is large.
 
-        Without `force` S3 itself refuses when the key exists by the time the upload completes, whoever made it; the
-        parts are then discarded. `on_bytes` is told of bytes as they are sent, from several threads.
+        Without `force`, S3 itself rejects the upload when the key exists by the time it completes, and the parts are
+        discarded. `on_bytes` is called with numbers of sent bytes, from several threads.
 
         Raises OperationError, also for a key that exists.
         """
@@ -103,7 +103,7 @@ class ModelStore:
                 raise OperationError(str(error)) from error
 
     def delete(self, keys: list[str]) -> None:
-        """Delete objects; raises OperationError naming those that S3 kept."""
+        """Delete objects. Raises OperationError naming those that S3 did not delete."""
         kept = []
         with self.errors("delete from"):
             for start in range(0, len(keys), _DELETE_BATCH):
@@ -117,14 +117,14 @@ class ModelStore:
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
-        """What AWS refuses inside becomes OperationError (`cannot <doing> <bucket>`), a missing bucket UserError."""
+        """Turn AWS errors into OperationError (`cannot <doing> <bucket>`), or UserError for a missing bucket."""
         try:
             yield
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "NoSuchBucket":
                 raise UserError(
-                    f"there is no bucket {self.bucket}: wrong --project or --region, or 'make infra' has not run"
+                    f"there is no bucket {self.bucket}: check --project and --region, or run `make infra` first"
                 ) from error
             raise OperationError(
                 f"cannot {doing} {self.bucket}: {code}: {error.response['Error'].get('Message', '')}"
@@ -134,7 +134,7 @@ class ModelStore:
 
 
 def open_store(bucket: str | None, project: str | None, region: str | None) -> ModelStore:
-    """The bucket of that name, else the deployment's own."""
+    """The store in the given bucket, else in the deployment's models bucket."""
     if bucket is not None:
         return ModelStore(boto3.Session(region_name=region), bucket)
     target = deployment.current(project, region)
@@ -142,7 +142,7 @@ def open_store(bucket: str | None, project: str | None, region: str | None) -> M
 
 
 def target_key(path: Path, folder: str, name: str | None) -> str:
-    """The key for a local file. Raises UserError when the nodes would not take it."""
+    """The key for a local file. Raises UserError when the nodes would skip it."""
     key = f"{folder.strip('/')}/{name or path.name}"
     if (problem := layout.problem(key)) is not None:
         raise UserError(f"{path}: {key!r} {problem}")
@@ -150,7 +150,7 @@ def target_key(path: Path, folder: str, name: str | None) -> str:
 
 
 def _ignored(key: str, storage_class: str | None) -> str | None:
-    """Why the nodes leave an object out, looked at alone, or None."""
+    """Why the nodes skip an object, whatever other objects there are, or None."""
     if storage_class in ARCHIVED:
         return layout.problem(key) or f"is archived ({storage_class}); copy it to another storage class"
     return layout.problem(key)

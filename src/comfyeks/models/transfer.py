@@ -1,8 +1,7 @@
-"""From a URL into the models bucket, through memory only: ranges in parallel, hashed in order, uploaded as parts.
+"""Transfers a file from a URL into the models bucket, through memory: reads ranges in parallel, uploads them as parts.
 
-The object appears when all of it is there and has the right hash, or not at all. What an interrupted pull had uploaded
-stays as parts of an unfinished upload; the next one reads those bytes from the source again, because a hash cannot
-begin in the middle, and sends none of them twice.
+The object appears only when it is complete and has the right hash. The parts that an interrupted pull uploaded are
+kept. The next pull reads those bytes from the source again, because the hash needs them, but uploads none of them.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ CONNECTIONS = 8
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model to pull: where from, where to, and what it must be as far as that is known.
+    """A model to pull: source, destination, and its size and hash if known.
 
-    `name` None takes the name that the server gives the file.
+    With `name` None, it gets the name that the server sends.
     """
 
     url: str
@@ -40,7 +39,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What is in the bucket now. `sha256` is None when it was there before, and not looked at."""
+    """A model that is in the bucket. `sha256` is None when it existed before and was not read."""
 
     key: str
     size: int
@@ -49,7 +48,7 @@ class Pulled:
 
 @dataclass(frozen=True)
 class Progress:
-    """How `pull` tells where it stands: the file's size once known, then bytes as they are in S3."""
+    """Callbacks of `pull`: `total` gets the file's size once known, `advance` the bytes of each uploaded part."""
 
     total: Callable[[int], object] = lambda size: None
     advance: Callable[[int], object] = lambda count: None
@@ -65,9 +64,9 @@ def pull(
     progress: Progress | None = None,
     retry_pause: float = 0.5,
 ) -> Pulled:
-    """Bring one model into the bucket. What is there already, with the size it must have, is left as it is.
+    """Copy one model into the bucket, unless it exists there with the right size.
 
-    Raises OperationError: the source refuses or breaks, the file is not what it must be, the key holds something else.
+    Raises OperationError when the source fails, the file is not the expected one, or the key holds another file.
     """
     progress = progress or Progress()
 
@@ -77,7 +76,7 @@ def pull(
     source = open_source() if wanted.name is None else None
     key = f"{wanted.folder}/{wanted.name or (source.facts.name if source else '')}"
     if (problem := layout.problem(key)) is not None:
-        raise UserError(f"{wanted.url}: {key!r} {problem}; --as gives it a name")
+        raise UserError(f"{wanted.url}: {key!r} {problem}; name it with --as")
     present = None if force else store.size(key)
     if present is not None:
         if wanted.size not in (None, present):
@@ -99,7 +98,7 @@ def pull(
         if expected is not None and digest != expected:
             upload.abort()
             raise OperationError(
-                f"{source.shown}: its sha256 is {digest}, not {expected}: damaged, or another file. Nothing was stored"
+                f"{source.shown}: its sha256 is {digest}, not {expected}: damaged, or another file; nothing was stored"
             )
         upload.complete(force=force)
     return Pulled(key, size, digest)
@@ -107,21 +106,25 @@ def pull(
 
 def _agreed_size(source: Source, wanted: Wanted) -> int:
     """The size in bytes. Raises OperationError when catalogue and source differ, before anything is read."""
-    said = source.facts.size
-    if said is None and wanted.size is None:
-        raise OperationError(f"{source.shown}: does not say how big it is; download it, then 'models add'")
-    if None not in (said, wanted.size) and said != wanted.size:
-        raise OperationError(f"{source.shown}: has {said} bytes, not {wanted.size}: an error page, or another file")
+    reported = source.facts.size
+    if reported is None and wanted.size is None:
+        raise OperationError(
+            f"{source.shown}: the server does not send its size; download it, then use 'comfyeks models add'"
+        )
+    if None not in (reported, wanted.size) and reported != wanted.size:
+        raise OperationError(f"{source.shown}: has {reported} bytes, not {wanted.size}: an error page, or another file")
     theirs = source.facts.sha256
     if None not in (theirs, wanted.sha256) and theirs != wanted.sha256:
-        raise OperationError(f"{source.shown}: its host says sha256 {theirs}, it must be {wanted.sha256}: another file")
-    size = said or wanted.size
+        raise OperationError(
+            f"{source.shown}: its host reports sha256 {theirs}, it must be {wanted.sha256}: another file"
+        )
+    size = reported or wanted.size
     assert size is not None
     return size
 
 
 def _transfer(source: Source, upload: MultipartUpload, connections: int, progress: Progress) -> str:
-    """Move every part; the sha256 (hex) of the whole. All bytes go through 2 × connections + 2 buffers of one part."""
+    """Transfer every part; return the sha256 (hex) of the file. Uses at most 2 × connections + 2 buffers of a part."""
     digest = hashlib.sha256()
     buffers = _Buffers(upload.part_bytes)
     uploading: set[Future[None]] = set()
@@ -151,7 +154,7 @@ def _transfer(source: Source, upload: MultipartUpload, connections: int, progres
 
 
 class _Buffers:
-    """Buffers that are used again: a new one for every part would leave the heap in pieces, bigger with every GB."""
+    """A pool of reusable buffers: a new one for every part would fragment the heap, which grows with every GB."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -173,7 +176,7 @@ class _Buffers:
 def _parts(
     source: Source, upload: MultipartUpload, fetchers: ThreadPoolExecutor, buffers: _Buffers, connections: int
 ) -> Iterator[memoryview]:
-    """The parts in order: read ahead on several connections, or one after the other from a server without ranges."""
+    """Yield the parts in order: read ahead over several connections, or sequentially from a server without ranges."""
     if not source.facts.ranges:
         yield from _parts_of_stream(source.chunks(0, upload.size), upload, buffers)
         return

@@ -1,4 +1,4 @@
-"""The progress bars of uploads and pulls."""
+"""Progress bars of uploads and pulls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comfyeks.console import err
 
 
 def transfer_bars() -> Progress:
-    """Bars on stderr, one a file; none where stderr is no terminal."""
+    """Bars on stderr, one per file; nothing when stderr is not a terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
