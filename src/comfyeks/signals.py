@@ -1,4 +1,4 @@
-"""SIGTERM (`timeout`, a cancelled CI job) ends a command like Ctrl-C does: in order, with a code of its own."""
+"""SIGTERM (`timeout`, a cancelled CI job) ends a command as Ctrl-C does: cleanly, but with its own exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal's number
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C."""
+    """Raised on SIGTERM, so that it is handled like Ctrl-C."""
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
@@ -20,7 +20,7 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises Terminated inside."""
+    """Make SIGTERM raise Terminated in the block."""
 
     def raise_terminated(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -34,7 +34,7 @@ def termination_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM do nothing inside: for a short end that leaves things behind when it is cut off."""
+    """Ignore SIGINT and SIGTERM in the block: for a short cleanup that must not be cut off."""
     previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

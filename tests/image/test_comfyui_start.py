@@ -30,8 +30,7 @@ as_another = pytest.mark.skipif(
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that every user may enter, unlike pytest's own, with ComfyUI's folders and a program that shows its
-    arguments."""
+    """A folder that every user may enter, unlike pytest's, with ComfyUI's folders and a program to start."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         here.chmod(0o755)
@@ -113,7 +112,7 @@ def test_of_several_cards_the_smallest_decides() -> None:
 
 
 @pytest.mark.parametrize("flag", [*start.DEVICE_FLAGS, *start.DISK_FLAGS])
-def test_whoever_gives_a_strategy_keeps_it(flag: str) -> None:
+def test_a_memory_strategy_in_the_arguments_is_kept(flag: str) -> None:
     assert start.device_flags(["--port=1", flag], [A10G], 1, 580) == []
 
 
@@ -143,13 +142,13 @@ def test_a_driver_that_reports_no_card_is_refused(place: Path) -> None:
     assert "reports no GPU" in done.stderr
 
 
-def test_a_broken_driver_is_refused_with_its_own_words(place: Path) -> None:
+def test_a_broken_driver_is_refused_with_its_message(place: Path) -> None:
     done = run(place, smi=nvidia_smi(place / "smi", exit_code=9, stderr="NVIDIA-SMI has failed: no driver"))
     assert done.returncode == 1
     assert "exit code 9: NVIDIA-SMI has failed: no driver" in done.stderr
 
 
-def test_an_answer_that_nobody_expects_is_refused_and_shown(place: Path) -> None:
+def test_an_unexpected_answer_is_refused_and_shown(place: Path) -> None:
     done = run(place, smi=nvidia_smi(place / "smi", "what?"))
     assert done.returncode == 1
     assert "'what?'" in done.stderr
@@ -172,7 +171,7 @@ def test_a_name_with_a_comma_is_one_name(place: Path, monkeypatch: pytest.Monkey
 # -- the CPU ----------------------------------------------------------------------------------------------------------
 
 
-def test_cpu_is_taken_at_its_word_and_no_driver_is_asked(place: Path) -> None:
+def test_with_cpu_no_driver_is_asked(place: Path) -> None:
     smi = nvidia_smi(place / "smi", exit_code=1)
     assert added(run(place, "--cpu", smi=smi), ["--cpu"]) == []
     assert not (smi / "asked").exists()
@@ -227,7 +226,7 @@ def test_folders_of_another_user_are_replaced_by_scratch_space(place: Path) -> N
 
 
 @as_another
-def test_folders_that_the_arguments_name_are_left_alone(place: Path) -> None:
+def test_folders_in_the_arguments_are_kept(place: Path) -> None:
     for name in ("output", "temp", "user"):
         (place / "ComfyUI" / name).chmod(0o755)
     arguments = ["--cpu", "--temp-directory=/tmp", "--user-directory", "/u", "--output-directory=/o"]
@@ -238,10 +237,10 @@ def test_folders_that_the_arguments_name_are_left_alone(place: Path) -> None:
 def read_only(folder: Path) -> list[str]:
     """Words that run the command after them with a folder mounted read-only; skips where that cannot be."""
     script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
-    words = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", script, str(folder)]
-    if not is_root() or subprocess.run([*words, "/bin/true"], capture_output=True).returncode != 0:
+    command = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", script, str(folder)]
+    if not is_root() or subprocess.run([*command, "/bin/true"], capture_output=True).returncode != 0:
         pytest.skip("needs root and a mount namespace")
-    return words
+    return command
 
 
 def test_on_a_read_only_root_it_writes_to_scratch_space(place: Path) -> None:
@@ -308,7 +307,7 @@ def test_the_programs_exit_code_is_its_own(place: Path) -> None:
     assert run(place, "--cpu").returncode == 42
 
 
-def test_a_program_that_is_not_there_is_named(place: Path) -> None:
+def test_a_missing_program_is_named(place: Path) -> None:
     (place / "program").unlink()
     done = run(place, "--cpu")
     assert done.returncode == 1

@@ -1,5 +1,7 @@
-"""Each bridge has a probe, which tests one behaviour of AWS. It fails on the emulator without bridges (otherwise the
-bridge can be removed) and passes on the local AWS."""
+"""Each bridge has a probe: a small piece of behaviour as AWS shows it.
+
+It fails on the emulator as published (otherwise the bridge can go) and passes on the local AWS.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def unique(prefix: str) -> str:
 
 
 def network(clients: Clients) -> tuple[str, list[str], str]:
-    """(VPC id, subnet ids, security group id)"""
+    """(VPC id, subnet ids, security group id)."""
     ec2 = clients("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnets = [

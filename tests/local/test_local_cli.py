@@ -1,4 +1,4 @@
-"""`comfyeks local`"""
+"""`comfyeks local`."""
 
 from __future__ import annotations
 

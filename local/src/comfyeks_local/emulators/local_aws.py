@@ -315,8 +315,9 @@ def _endpoint(env: Mapping[str, str], service: str) -> str:
 
 
 def _listen(previous: int | None, default: int) -> socket.socket:
-    """A listening socket on the previous loopback port, so that an exported environment stays valid; otherwise on the
-    default port; otherwise on any free port.
+    """A listening socket on the previous loopback port, else the default one, else any free one.
+
+    With the previous port, an exported environment stays right.
     """
     freed = time.monotonic() + 1  # a killed process with many threads releases its port a moment after its end
     while previous and time.monotonic() < freed:

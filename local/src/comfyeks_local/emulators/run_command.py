@@ -1,5 +1,6 @@
-"""Systems Manager Run Command as its API shows it: what SendCommand accepts, which instance gets which command, and
-what the three read operations return.
+"""Systems Manager Run Command as an account's API shows it.
+
+What SendCommand accepts, who gets which command, and what the three read operations answer.
 
 moto stores commands and reports each one as a success; an agent cannot fetch one. This module holds the state between
 the API (bridged into moto) and the agents of the local nodes (the HTTP channel of
