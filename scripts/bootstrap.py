@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Set a checkout up. Standard library only, because it runs before anything is installed.
+"""Sets up a checkout. Uses only the standard library, because it runs before anything is installed.
 
-`make setup` creates .venv with every Python dependency by hash, the product and the local AWS; `make install`, which
-the commands of a real deployment call, only what the product needs: no emulator, no developer's tool. Both bring
-.tools/bin/helm when PATH has no helm. What is up to date is skipped, so a second run takes well under a second.
-Written for any Python 3.6+, so that an old one gets a sentence, not a SyntaxError.
+`make setup` creates .venv with every Python dependency, pinned by hash, for the product and the local AWS. `make
+install`, which the commands for a real deployment call, installs only what the product needs: no emulators and no
+developers' tools. Both build .tools/bin/helm when PATH has no helm. What is up to date is skipped, so that a second run
+takes well under a second. Runs on Python 3.6 or newer, so that an old one gets a message and not a SyntaxError.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-STAMP = VENV / ".comfyeks-stamp"  # "setup <hash>" or "install <hash>", of what is installed
+STAMP = VENV / ".comfyeks-stamp"  # contains "setup <hash>" or "install <hash>", with the hash of what is installed
 HELM = ROOT / ".tools" / "bin" / "helm"
 LOCK = ROOT / "requirements.txt"
 PROJECTS = (ROOT, ROOT / "local")
 
 
 def pin(key):
-    """A top-level scalar of versions.yaml (no YAML reader is installed yet)."""
+    """A top-level value of versions.yaml (no YAML parser is installed yet)."""
     match = re.search(r'^%s: *"?([0-9.]+)' % re.escape(key), (ROOT / "versions.yaml").read_text(), re.MULTILINE)
     return match.group(1)
 
@@ -39,7 +39,7 @@ def older(found, needed):
 
 
 def version(tool, *arguments):
-    """The first number that a tool on PATH says of its version; None when there is no such tool."""
+    """The version that a tool on PATH prints; None when there is no such tool."""
     path = shutil.which(tool)
     if path is None:
         return None
@@ -49,7 +49,7 @@ def version(tool, *arguments):
 
 
 def lacks(name, found, needed):
-    """What to say of a tool that is missing or too old, or nothing."""
+    """A message about a tool that is missing or too old, else None."""
     if found is None:
         return "%s %s or newer (not on PATH)" % (name, needed)
     if older(found, needed):
@@ -58,7 +58,7 @@ def lacks(name, found, needed):
 
 
 def missing():
-    """Every prerequisite that is not met, one line each with the way to get it."""
+    """The prerequisites that are not met, one line each, with where to get them."""
     problems = []
     python = lacks("Python", "%d.%d" % sys.version_info[:2], pin("python"))
     if python:
@@ -82,18 +82,18 @@ def run(*command, **options):
 
 
 def uv_requirement():
-    """uv's own block of the lock file, so that pip installs it by hash too."""
+    """The lines of the lock file about uv, so that pip installs uv by hash too."""
     return re.search(r"^uv==(?:.*\\\n)+.*\n", LOCK.read_text(), re.MULTILINE).group(0)
 
 
 def installed():
-    """(kind, hash) of what .venv holds."""
+    """(kind, hash) of what .venv contains."""
     kind, _, content = STAMP.read_text().partition(" ") if STAMP.exists() else ("", "", "")
     return kind, content
 
 
 def python_environment(kind):
-    """Bring .venv up to date. A developer's environment serves an operator too, so `install` never reduces one."""
+    """Bring .venv up to date. `install` keeps a developer's environment, which has everything an operator needs."""
     content = hashlib.sha256(
         LOCK.read_bytes()
         + b"".join((project / "pyproject.toml").read_bytes() for project in PROJECTS)
@@ -117,7 +117,7 @@ def python_environment(kind):
     target = ["--quiet", "--python", python]
     if kind == "setup":
         run(*uv, "sync", *target, "--require-hashes", LOCK)
-        editable = [word for project in PROJECTS for word in ("--editable", project)]
+        editable = [argument for project in PROJECTS for argument in ("--editable", project)]
         run(*uv, "install", *target, "--no-deps", "--no-build-isolation", *editable)
     else:
         run(*uv, "install", *target, "--constraints", LOCK, "--build-constraints", LOCK, "--editable", ROOT)
@@ -129,7 +129,7 @@ def helm():
     if HELM.exists() or not lacks("helm", version("helm", "version", "--short"), pin("helm")):
         return
     start = time.monotonic()
-    say("setup: no new enough helm on PATH, building it with Go into .tools/bin (once, about two minutes) ...")
+    say("setup: PATH has no recent helm; building it with Go in .tools/bin (once, about two minutes) ...")
     HELM.parent.mkdir(parents=True, exist_ok=True)
     partial = HELM.with_suffix(".partial")
     run(
@@ -145,7 +145,7 @@ def main(arguments):
     kind = "install" if arguments == ["--only-product"] else "setup"
     problems = missing()
     if problems:
-        say("This machine lacks what the project needs:")
+        say("This machine does not have what the project needs:")
         for problem in problems:
             say("  - " + problem)
         return 2

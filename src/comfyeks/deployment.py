@@ -1,4 +1,4 @@
-"""One deployment: its names in AWS and its files here. No other module builds one (tests/repo/test_names.py)."""
+"""One deployment: its names in AWS and its files here. No other module builds a name (tests/repo/test_names.py)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Deployment:
         return self.dir / settings.FILE
 
     def settings(self) -> DeploymentSettings:
-        """Those of the settings file, defaults when there is none. Raises UserError naming what it does not accept."""
+        """The settings in the settings file, or the defaults. Raises UserError naming an invalid setting."""
         return settings.load(self.settings_file)
 
     def chart_values(self, chart: str) -> Path:
@@ -73,7 +73,7 @@ class Deployment:
 
     def bucket(self, kind: str) -> str:
         if kind not in BUCKET_KINDS:
-            raise ValueError(f"no bucket kind {kind!r}: {', '.join(BUCKET_KINDS)}")
+            raise ValueError(f"no bucket kind {kind!r}; there are {', '.join(BUCKET_KINDS)}")
         return f"{self.name}-{kind}-{self.account}-{self.region}"
 
     @property
@@ -133,7 +133,7 @@ class Deployment:
 
 
 def project_name(text: str | None) -> str | None:
-    """The project name from what a person typed: lower-cased with a notice, None for an empty one.
+    """The project name from user input: lower-cased with a notice, None for an empty one.
 
     Raises UserError for a name that cannot be part of every AWS name built from it.
     """
@@ -141,7 +141,7 @@ def project_name(text: str | None) -> str | None:
         return None
     name = text.lower()
     if name != text:
-        note(f"project {text!r} is used as {name!r}: AWS names are lower case")
+        note(f"project {text!r} is used as {name!r}: AWS names must be lower case")
     if name == "default" or not PROJECT_PATTERN.fullmatch(name):
         raise UserError(
             f"project {text!r} cannot be used: 1 to 16 of a-z, 0-9 and '-', no '-' at either end, not 'default'. "
@@ -151,9 +151,9 @@ def project_name(text: str | None) -> str | None:
 
 
 def current(project: str | None = None, region: str | None = None) -> Deployment:
-    """The deployment of flags, environment (COMFYEKS_PROJECT, AWS_REGION, credentials) and settings file.
+    """The deployment that flags, environment (COMFYEKS_PROJECT, AWS_REGION, credentials) and settings file select.
 
-    Raises UserError when the region is unknown, or the settings file is about another account or region; OperationError
+    Raises UserError when the region is unknown, or the settings file is for another account or region; OperationError
     when AWS does not report the account.
     """
     name = project_name(project if project is not None else os.environ.get("COMFYEKS_PROJECT"))
@@ -167,7 +167,7 @@ def current(project: str | None = None, region: str | None = None) -> Deployment
         account = session.client("sts").get_caller_identity()["Account"]
     except (BotoCoreError, ClientError) as error:
         raise OperationError(
-            f"AWS did not tell which account this is: {error}. Check the credentials (aws sts get-caller-identity)."
+            f"cannot read the AWS account: {error}. Check the credentials with `aws sts get-caller-identity`."
         ) from error
     deployment = Deployment(project=name, region=session.region_name, account=account)
     decided.check(deployment.name, deployment.account, deployment.region, file)
@@ -175,7 +175,7 @@ def current(project: str | None = None, region: str | None = None) -> Deployment
 
 
 def _check_region(session: boto3.Session) -> None:
-    """Raises UserError: a region that does not exist would only be a host that is not found, minutes later."""
+    """Raise UserError for an unknown region, which would otherwise only fail as an unknown host, minutes later."""
     known = {name for partition in session.get_available_partitions()
              for name in session.get_available_regions("eks", partition_name=partition)}  # fmt: skip
     if session.region_name not in known:

@@ -1,4 +1,4 @@
-"""The two ways a command fails.
+"""The two kinds of failure of a command.
 
     ComfyeksError
     ├── UserError        the input is wrong; nothing was changed                   exit code 2

@@ -1,4 +1,4 @@
-"""Writing files."""
+"""Writes files atomically."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
-    """Replace a file as a whole, folders made: whoever reads meanwhile sees all of the old text or all of the new.
+    """Create or replace a file and its folders. A reader sees either the whole old text or the whole new one.
 
-    With `mode` it has those permissions from the beginning, whatever the umask.
+    With `mode`, the file has those permissions from the beginning, whatever the umask.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")

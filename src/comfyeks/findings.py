@@ -1,4 +1,4 @@
-"""Findings: what a check found, how bad it is, and how to fix it."""
+"""Findings of checks: what was found, how severe it is, and how to fix it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Check = tuple[str, Callable[[], Iterator[Finding]]]  # its name, and how to ask
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something does not run. `certain` is False where waiting may be all that is needed."""
+    """Why something does not run. `certain` is False when waiting may be enough."""
 
     message: str
     fix: str
@@ -37,12 +37,12 @@ class Reason:
 
 
 def short(text: str) -> str:
-    """A message of somebody else's, cut so that it fits a table."""
+    """A message of another program, shortened to fit a table."""
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def examine(check: str, ask: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """A check's findings. One that cannot be asked is a finding too, and does not keep the others from being asked."""
+    """The findings of a check. A check that fails is a finding too, so that the others still run."""
     try:
         return list(ask())
     except ComfyeksError as error:
@@ -51,9 +51,9 @@ def examine(check: str, ask: Callable[[], Iterator[Finding]]) -> list[Finding]:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         denied = "AccessDenied" in code or "Unauthorized" in code
         fix = f"allow the caller {error.operation_name}" if denied else ""
-        return [Finding(check, WARNING, f"not known: {error.operation_name} answered {code}: {message}", fix)]
+        return [Finding(check, WARNING, f"unknown: {error.operation_name} answered {code}: {message}", fix)]
     except BotoCoreError as error:
-        return [Finding(check, WARNING, f"not known: {error}")]
+        return [Finding(check, WARNING, f"unknown: {error}")]
 
 
 def examine_all(checks: Sequence[Check]) -> list[Finding]:

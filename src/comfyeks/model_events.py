@@ -1,7 +1,7 @@
-"""The Chalice app `comfyui-models`: its generated configuration, its deployed state, deploy and delete.
+"""Configures, deploys and deletes the Chalice app `comfyui-models`, the Lambda function for model events.
 
-Chalice finds its event source mapping only in .chalice/deployed/<stage>.json. That file is not stored anywhere: it is
-rebuilt from what exists in the account, so a deploy from any clone updates and a delete removes everything.
+Chalice finds its event source mapping only through .chalice/deployed/<stage>.json. That file is not stored anywhere: it
+is rebuilt from what exists in the account, so that every clone can update or delete what another one deployed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda.type_defs import EventSourceMappingConfigurationTypeDef
 
 PROJECT = REPO_ROOT / "lambda-chalice"
-EVENT_SOURCE = f"{CHALICE_HANDLER}-sqs-event-source"  # Chalice's name for the handler's queue mapping
+EVENT_SOURCE = f"{CHALICE_HANDLER}-sqs-event-source"  # Chalice's name of the handler's event source mapping
 ENVIRONMENT = (
     "MODEL_EVENTS_QUEUE_ARN",
     "MODEL_EVENTS_DLQ_URL",
@@ -46,26 +46,26 @@ ENVIRONMENT = (
     "SYNC_TAG_KEY",
     "SYNC_TAG_VALUE",
 )
-SOURCE_TAG = "ComfyUISource"  # tells from any clone whether the function is what this one would deploy
+SOURCE_TAG = "ComfyUISource"  # the function's tag with its `source_digest`
 TIMEOUT_SECONDS = 60  # the queue's visibility timeout is at least six times this
-MEMORY_MB = 256  # boto3 loads slowly with the CPU share of 128 MB
-OLDEST_MINOR = 11  # the project needs Python 3.11; older runtimes are still in the SDK's list
+MEMORY_MB = 256  # with 128 MB, the CPU share is so small that boto3 loads slowly
+OLDEST_MINOR = 11  # this project needs Python 3.11; the SDK also lists older runtimes
 CHALICE_SECONDS = 600
 MAPPING_GONE_SECONDS = 180
 
 
 def configure(deployment: Deployment, chalice_output: dict[str, Any], project: Path = PROJECT) -> None:
-    """Write what `chalice deploy --stage <stage>` needs below `project`/.chalice; other stages stay as they are.
+    """Write the configuration for `chalice deploy --stage <stage>` below `project`/.chalice; other stages are kept.
 
     `chalice_output` is Terraform's output `chalice`: stage, iam_role_arn, queue_arn, environment_variables, tags.
-    Raises UserError when the output does not fit the deployment, OperationError when AWS does not answer.
+    Raises UserError when the output does not fit the deployment, OperationError when AWS fails.
     """
     stage = _stage_config(deployment, chalice_output, project)
     _merge_config(project, deployment.stage, stage)
     _write_deployed(deployment, chalice_output["queue_arn"], project)
     try:
         packaging_runtime(deployment.region)
-    except UserError as error:  # `make infra` ends here, and its work is done; only a deploy has to stop
+    except UserError as error:  # only a deploy needs the runtime; `make infra`, which ends here, has succeeded
         note(f"warning: {error}")
 
 
@@ -73,13 +73,13 @@ def deploy(deployment: Deployment, project: Path = PROJECT) -> None:
     """Create or update function and queue mapping. Raises UserError or OperationError."""
     packaging_runtime(deployment.region)
     chalice_output = outputs.platform(deployment)["chalice"]
-    _wait_until_no_mapping_is_going(deployment, chalice_output["queue_arn"])
+    _wait_for_deleted_mapping(deployment, chalice_output["queue_arn"])
     configure(deployment, chalice_output, project)
     _chalice(deployment, "deploy", project)
 
 
-def left(deployment: Deployment, chalice_output: dict[str, Any], project: Path = PROJECT) -> str | None:
-    """What a deploy would do, in words; None when function and mapping are what this checkout would make.
+def pending_change(deployment: Deployment, chalice_output: dict[str, Any], project: Path = PROJECT) -> str | None:
+    """What a deploy would change, as a clause; None when function and mapping are those of this checkout.
 
     Raises UserError or OperationError.
     """
@@ -95,7 +95,7 @@ def left(deployment: Deployment, chalice_output: dict[str, Any], project: Path =
 
 
 def source_digest(stage: dict[str, Any], project: Path = PROJECT) -> str:
-    """Names what is deployed: the app's files and a stage's settings."""
+    """A hash of what is deployed: the app's files and a stage's configuration."""
     digest = hashlib.sha256(json.dumps(stage, sort_keys=True).encode())
     for path in sorted([project / "app.py", project / "requirements.txt", *(project / "chalicelib").rglob("*.py")]):
         if path.exists():
@@ -104,14 +104,14 @@ def source_digest(stage: dict[str, Any], project: Path = PROJECT) -> str:
 
 
 def delete(deployment: Deployment, project: Path = PROJECT, *, forget: bool = False) -> None:
-    """Remove function and queue mapping, whoever deployed them; needs nothing of Terraform. Raises OperationError.
+    """Delete function and queue mapping, whichever clone deployed them, without Terraform. Raises OperationError.
 
-    `forget` also takes the stage out of .chalice/config.json: its role and queue are about to go.
+    `forget` also removes the stage from .chalice/config.json, for when its role and queue will be deleted.
     """
     queue_arn = _queue_arn(deployment)
     if _write_deployed(deployment, queue_arn, project):
         _merge_config(project, deployment.stage, None)
-        # A clone that has never been configured has no environment for this stage, but Chalice imports the app.
+        # Chalice imports the app, which needs this variable; a clone that was never configured does not have it.
         _chalice(deployment, "delete", project, MODEL_EVENTS_QUEUE_ARN=queue_arn)
         _deployed_file(project, deployment.stage).unlink(missing_ok=True)
     else:
@@ -121,9 +121,9 @@ def delete(deployment: Deployment, project: Path = PROJECT, *, forget: bool = Fa
 
 
 def packaging_runtime(region: str) -> str:
-    """The Lambda runtime that Chalice takes from this interpreter, for example `python3.12`.
+    """The Lambda runtime that Chalice derives from this interpreter, for example `python3.12`.
 
-    Raises UserError when Lambda, as far as the installed SDK knows, has no such runtime.
+    Raises UserError when Lambda has no such runtime, according to the installed SDK.
     """
     runtime = f"python{sys.version_info.major}.{sys.version_info.minor}"
     model = boto3.client("lambda", region_name=region).meta.service_model
@@ -132,7 +132,7 @@ def packaging_runtime(region: str) -> str:
     supported = [f"3.{minor}" for minor in minors if minor >= OLDEST_MINOR]
     if runtime.removeprefix("python") not in supported:
         raise UserError(
-            f"Lambda has no runtime {runtime}, and Chalice takes it from the Python that packages ({sys.executable}): "
+            f"Lambda has no runtime {runtime}, which Chalice derives from the Python that runs it ({sys.executable}): "
             f"remove .venv and run `make setup PYTHON=<interpreter>` with one of {', '.join(supported)}"
         )
     return runtime
@@ -143,7 +143,7 @@ def _stage_config(deployment: Deployment, chalice_output: dict[str, Any], projec
     missing = sorted(needed - chalice_output.keys())
     missing += sorted(set(ENVIRONMENT) - chalice_output.get("environment_variables", {}).keys())
     if missing:
-        raise UserError(f"Terraform's output `chalice` has no {', '.join(missing)}: run `make infra` from this version")
+        raise UserError(f"Terraform's output `chalice` lacks {', '.join(missing)}: run `make infra` from this checkout")
     if chalice_output["stage"] != deployment.stage:
         raise UserError(
             f"Terraform's output `chalice` is for stage {chalice_output['stage']!r}, this deployment is "
@@ -163,7 +163,7 @@ def _stage_config(deployment: Deployment, chalice_output: dict[str, Any], projec
 
 
 def _merge_config(project: Path, stage: str, settings: dict[str, Any] | None) -> None:
-    """Set one stage of .chalice/config.json, or (None) only make sure that the file is there."""
+    """Set one stage of .chalice/config.json; with None, only create the file if it is missing."""
     config = _read_config(project)
     config |= {"version": "2.0", "app_name": CHALICE_APP}
     stages = config.setdefault("stages", {})
@@ -179,7 +179,7 @@ def _forget_config(project: Path, stage: str) -> None:
 
 
 def _read_config(project: Path) -> dict[str, Any]:
-    """What .chalice/config.json says; nothing when there is none. Raises UserError."""
+    """The content of .chalice/config.json, empty when there is no file. Raises UserError when it is not JSON."""
     path = _config_file(project)
     try:
         config: dict[str, Any] = json.loads(path.read_text())
@@ -191,7 +191,7 @@ def _read_config(project: Path) -> dict[str, Any]:
 
 
 def _write_deployed(deployment: Deployment, queue_arn: str, project: Path) -> bool:
-    """Write Chalice's record of what it deployed, or remove it when nothing is there; whether anything is."""
+    """Write Chalice's record of what is deployed; remove it and return False when nothing is."""
     path = _deployed_file(project, deployment.stage)
     resources = _deployed_resources(deployment, queue_arn)
     if not resources:
@@ -202,7 +202,7 @@ def _write_deployed(deployment: Deployment, queue_arn: str, project: Path) -> bo
 
 
 def _deployed_resources(deployment: Deployment, queue_arn: str) -> list[dict[str, str]]:
-    """What exists in the account, in Chalice's words and order (schema 2.0)."""
+    """What exists in the account, in the format and order of Chalice's record (schema 2.0)."""
     name = deployment.sync_function
     resources: list[dict[str, str]] = []
     with _aws_errors(f"looking for {name}"):
@@ -212,8 +212,8 @@ def _deployed_resources(deployment: Deployment, queue_arn: str) -> list[dict[str
             resources.append({"name": CHALICE_HANDLER, "resource_type": "lambda_function", "lambda_arn": arn})
         except client.exceptions.ResourceNotFoundException:
             pass
-        # A mapping outlives its function, for example when the function was deleted by hand: Chalice must know it, or
-        # its next deploy makes a second one and is refused.
+        # A mapping outlives its function, for example when the function was deleted by hand. Chalice must know it:
+        # its next deploy would try to create a second one, which AWS rejects.
         for mapping in _mappings(client, deployment, queue_arn):
             if mapping["State"] != "Deleting":
                 resources.append(
@@ -232,33 +232,33 @@ def _deployed_resources(deployment: Deployment, queue_arn: str) -> list[dict[str
 def _mappings(
     client: LambdaClient, deployment: Deployment, queue_arn: str
 ) -> Iterator[EventSourceMappingConfigurationTypeDef]:
-    """The mappings from the queue to our function. Asked by queue: the function may be gone already."""
+    """The mappings from the queue to our function. Listed by queue, because the function may be deleted already."""
     for page in client.get_paginator("list_event_source_mappings").paginate(EventSourceArn=queue_arn):
         for mapping in page["EventSourceMappings"]:
             if mapping["FunctionArn"].endswith(f":function:{deployment.sync_function}"):
                 yield mapping
 
 
-def _wait_until_no_mapping_is_going(deployment: Deployment, queue_arn: str) -> None:
-    """A deleted mapping is `Deleting` for a while, and the same one cannot be made again until it is gone."""
+def _wait_for_deleted_mapping(deployment: Deployment, queue_arn: str) -> None:
+    """Wait until no mapping of the queue is `Deleting`: until then, AWS does not create the same one again."""
     deadline = time.monotonic() + MAPPING_GONE_SECONDS
     with _aws_errors("looking for the queue's mapping"):
         client = _lambda_client(deployment)
         while any(mapping["State"] == "Deleting" for mapping in _mappings(client, deployment, queue_arn)):
             if time.monotonic() > deadline:
                 raise OperationError(
-                    f"the old mapping of {queue_arn} is still there after {MAPPING_GONE_SECONDS} s: try again"
+                    f"the old mapping of {queue_arn} still exists after {MAPPING_GONE_SECONDS} s: repeat the command"
                 )
-            note("the earlier queue mapping is still being deleted, waiting")
+            note("waiting: the old queue mapping is still being deleted")
             time.sleep(5)
 
 
 def _chalice(deployment: Deployment, verb: str, project: Path, **environment: str) -> None:
-    """Run `chalice <verb> --stage <stage>` in `project`, its words to stderr.
+    """Run `chalice <verb> --stage <stage>` in `project`; its output goes to stderr.
 
     Raises OperationError with Chalice's message.
     """
-    # Chalice packs everything below chalicelib, bytecode included.
+    # Chalice packages everything below chalicelib, bytecode included.
     for cache in (project / "chalicelib").rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
     command = [str(Path(sys.executable).with_name("chalice")), verb, "--stage", deployment.stage]
@@ -274,7 +274,7 @@ def _chalice(deployment: Deployment, verb: str, project: Path, **environment: st
             check=False,
         )
     except FileNotFoundError as error:
-        raise UserError(f"{command[0]} is not there: run `make setup`") from error
+        raise UserError(f"{command[0]} does not exist: run `make setup`") from error
     except subprocess.TimeoutExpired as error:
         raise OperationError(f"chalice {verb} has not ended after {CHALICE_SECONDS} s") from error
     for line in result.stdout.splitlines():
@@ -286,7 +286,7 @@ def _chalice(deployment: Deployment, verb: str, project: Path, **environment: st
 
 
 def _last_message(text: str) -> str:
-    """The exception's own words at the end of a traceback, on one line; all of a text without one."""
+    """The exception's message at the end of a traceback, or a text without traceback, on one line."""
     _, traceback, tail = text.rpartition("Traceback (most recent call last):")
     lines = tail.splitlines()
     if traceback:
@@ -321,13 +321,13 @@ def _aws_errors(doing: str) -> Iterator[None]:
 
 
 app = typer.Typer(
-    help="The Lambda function that tells GPU nodes about new and deleted models (Chalice).", no_args_is_help=True
+    help="Deploy the Lambda function that notifies GPU nodes of new and deleted models (Chalice).", no_args_is_help=True
 )
 
 
 @app.command("configure")
 def configure_command(project: Project = None, region: Region = None) -> None:
-    """Write lambda-chalice/.chalice from Terraform's outputs; `chalice deploy --stage` works there afterwards."""
+    """Write lambda-chalice/.chalice from Terraform's outputs, for use with `chalice deploy --stage`."""
     deployment = deployments.current(project, region)
     configure(deployment, outputs.platform(deployment)["chalice"])
     out.print(f"chalice deploy --stage {deployment.stage}", highlight=False)

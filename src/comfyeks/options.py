@@ -1,4 +1,4 @@
-"""Options that several commands share: which deployment they act on."""
+"""Options that many commands share: which deployment they work on."""
 
 from typing import Annotated
 
@@ -7,7 +7,9 @@ import typer
 Project = Annotated[
     str | None,
     typer.Option(
-        "--project", envvar="COMFYEKS_PROJECT", help="Name that tells deployments in one account and region apart."
+        "--project",
+        envvar="COMFYEKS_PROJECT",
+        help="Project name, which distinguishes deployments in one account and region.",
     ),
 ]
-Region = Annotated[str | None, typer.Option("--region", envvar="AWS_REGION", help="AWS region.")]
+Region = Annotated[str | None, typer.Option("--region", envvar="AWS_REGION", help="AWS region of the deployment.")]

@@ -1,4 +1,4 @@
-"""Where things lie in a checkout. Everything written by a command lies below STATE or TOOLS, both ignored by git."""
+"""The folders of a checkout. Commands write only below STATE and TOOLS, which git ignores."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""The one settings file of a deployment, `.comfyeks/<name>/settings.yaml`: what its operator decided.
+"""Reads the settings file of a deployment, `.comfyeks/<name>/settings.yaml`.
 
-`comfyeks init` writes it, `comfyeks infra apply` keeps it with the deployment (comfyeks.terraform.settings_store),
-flags and environment win over it. Nothing in it is secret.
+`comfyeks init` writes it, `comfyeks infra apply` stores it with the deployment (comfyeks.terraform.settings_store),
+flags and environment win over it. It contains no secret.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ _TAG = re.compile(r"\w[\w.-]{0,127}")
 
 @dataclass(frozen=True)
 class DeploymentSettings:
-    """What the file says; the defaults are what a file without the name means.
+    """The settings in the file, with the defaults of those that it does not have.
 
-    `platform` and `data` are variables of the two roots, `comfyui` and `karpenter_gpu` values of the charts, over the
-    generated ones. `models` are sets or models of the catalogue. An empty `image_tag` means: what image/ says now.
+    `platform` and `data` are variables of the two Terraform roots; `comfyui` and `karpenter_gpu` are values of the
+    charts, over the generated ones. `models` are models or groups of the catalogue. An empty `image_tag` means the tag
+    of image/ in this checkout.
     """
 
     account: str | None = None
@@ -40,7 +41,7 @@ class DeploymentSettings:
     karpenter_gpu: dict[str, Any] = field(default_factory=dict)
 
     def check(self, deployment: str, account: str, region: str, where: Path) -> None:
-        """The file must be about this account and region. Raises UserError."""
+        """Raise UserError when the file is for another account or region."""
         for name, wanted, found in (("account", self.account, account), ("region", self.region, region)):
             if wanted is not None and wanted != found:
                 remedy = {
@@ -53,7 +54,7 @@ class DeploymentSettings:
 
 
 def load(file: Path) -> DeploymentSettings:
-    """The settings of a file; the defaults when there is none. Raises UserError naming what it does not understand."""
+    """Read the settings from a file; the defaults when there is none. Raises UserError naming an invalid setting."""
     if not file.exists():
         return DeploymentSettings()
     try:
@@ -61,7 +62,7 @@ def load(file: Path) -> DeploymentSettings:
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} is no list of settings: it must be NAME: VALUE on every line")
+        raise UserError(f"{file} is not a mapping: it must have NAME: VALUE on every line")
     known = {f.name.replace("_", "-"): f for f in fields(DeploymentSettings)}
     values: dict[str, Any] = {}
     for name, value in content.items():
@@ -72,7 +73,7 @@ def load(file: Path) -> DeploymentSettings:
 
 
 def dump(settings: DeploymentSettings) -> dict[str, Any]:
-    """The opposite of `load`, without what is as the defaults say."""
+    """The settings that differ from the defaults, as `load` reads them."""
     plain = DeploymentSettings()
     return {
         f.name.replace("_", "-"): list(value) if isinstance(value, tuple) else value
@@ -86,20 +87,20 @@ def _checked(file: Path, name: str, value: Any) -> Any:
         if value is None:
             return {}
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise UserError(f"{file}: {name} holds NAME: VALUE lines, not {value!r}")
+            raise UserError(f"{file}: {name} must be NAME: VALUE lines, not {value!r}")
         return value
     if name == "keda":
         if not isinstance(value, bool):
-            raise UserError(f"{file}: keda is true or false, not {value!r}")
+            raise UserError(f"{file}: keda must be true or false, not {value!r}")
         return value
     if name == "models":
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            raise UserError(f"{file}: models is a list of names, not {value!r}")
+            raise UserError(f"{file}: models must be a list of names, not {value!r}")
         return tuple(value)
     if name == "account" and not (isinstance(value, str) and _ACCOUNT.fullmatch(value)):
-        raise UserError(f'{file}: account is 12 digits in quotes, such as "111122223333", not {value!r}')
+        raise UserError(f'{file}: account must be 12 digits in quotes, such as "111122223333", not {value!r}')
     if name == "image-tag" and value and not (isinstance(value, str) and _TAG.fullmatch(value)):
-        raise UserError(f'{file}: image-tag {value!r} is no tag (in quotes: "20261121")')
+        raise UserError(f'{file}: image-tag must be a tag in quotes, such as "20261121", not {value!r}')
     if not isinstance(value, str):
-        raise UserError(f"{file}: {name} is a text, not {value!r}")
+        raise UserError(f"{file}: {name} must be a string, not {value!r}")
     return value

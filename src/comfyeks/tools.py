@@ -1,4 +1,4 @@
-"""The programs that we call, and where they are. Their versions are checked before by scripts/bootstrap.py."""
+"""Finds the programs that commands call. scripts/bootstrap.py has checked their versions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from comfyeks.paths import TOOLS
 def terraform() -> Path:
     found = shutil.which("terraform")
     if found is None:
-        raise UserError("terraform is not on PATH: developer.hashicorp.com/terraform/install tells how to get it")
+        raise UserError("terraform is not on PATH; to install it, see developer.hashicorp.com/terraform/install")
     return Path(found)
 
 
 def helm() -> Path:
-    """What COMFYEKS_HELM names, else what `make setup` built because PATH had none or an old one, else that on PATH."""
+    """COMFYEKS_HELM, else the one that `make setup` built (if PATH had none or an old one), else the one on PATH."""
     if named := os.environ.get("COMFYEKS_HELM"):
         return Path(named).absolute()
     built = TOOLS / "bin" / "helm"
@@ -28,7 +28,9 @@ def helm() -> Path:
         return built
     found = shutil.which("helm")
     if found is None:
-        raise UserError("helm is not there: `make setup` builds it with Go; helm.sh/docs/intro/install has binaries")
+        raise UserError(
+            "helm is not on PATH: `make setup` builds it with Go; for binaries, see helm.sh/docs/intro/install"
+        )
     return Path(found)
 
 
@@ -64,5 +66,5 @@ def run_helm(
 def kubectl() -> Path:
     found = shutil.which("kubectl")
     if found is None:
-        raise UserError("kubectl is not on PATH: kubernetes.io/docs/tasks/tools tells how to get it")
+        raise UserError("kubectl is not on PATH; to install it, see kubernetes.io/docs/tasks/tools")
     return Path(found)

@@ -1,4 +1,4 @@
-"""The pins of the project, read from versions.yaml when one is asked for."""
+"""The pinned versions of the project, read from versions.yaml on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make setup` names everything that is missing at once, with how to install it, and changes nothing."""
+"""`make setup` names everything that is missing at once, with where to get it, and changes nothing."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ def test_an_old_helm_and_an_old_go_are_both_named(bare_checkout: Path, tmp_path:
 
 
 def test_it_parses_under_the_oldest_python_it_refuses() -> None:
-    """An old interpreter must show the message, not a SyntaxError."""
+    """An old interpreter must get the sentence, not a SyntaxError."""
     compile(BOOTSTRAP.read_text(), str(BOOTSTRAP), "exec", flags=0)
     source = BOOTSTRAP.read_text()
     assert "f'" not in source

@@ -6,7 +6,7 @@ from comfyeks.deployment import Deployment, project_name
 from comfyeks.errors import UserError
 
 
-def test_the_first_deployment_is_named_comfyui() -> None:
+def test_the_first_deployment_is_called_comfyui() -> None:
     first = Deployment(project=None, region="us-west-2", account="123456789012")
     assert first.name == "comfyui"
     assert first.stage == "default"
@@ -34,7 +34,7 @@ def test_an_unknown_bucket_kind_is_a_bug_not_a_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "film", "film-2", "x" * 16, "0a"])
-def test_a_legal_project_is_accepted_unchanged(name: str) -> None:
+def test_a_legal_project_is_unchanged(name: str) -> None:
     assert project_name(name) == name
 
 

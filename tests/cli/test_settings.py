@@ -1,4 +1,4 @@
-"""One settings file per deployment: what it accepts, what it refuses."""
+"""The settings file of a deployment: what it accepts and what it rejects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_no_file_means_the_defaults(tmp_path: Path) -> None:
     assert load(tmp_path / "none.yaml") == DeploymentSettings()
 
 
-def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+def test_settings_that_were_written_are_read_again(tmp_path: Path) -> None:
     settings = DeploymentSettings(
         account="111122223333", models=("sdxl",), platform={"vpc_cidr": "10.1.0.0/16"}, karpenter_gpu={"tags": {}}
     )
@@ -33,15 +33,15 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     [
         ("acount: '1'", "no setting 'acount'"),
         ("account: 111122223333", "12 digits in quotes"),
-        ("keda: maybe", "keda is true or false"),
-        ("models: sdxl", "models is a list"),
-        ("platform: [a]", "platform holds NAME: VALUE"),
+        ("keda: maybe", "keda must be true or false"),
+        ("models: sdxl", "models must be a list"),
+        ("platform: [a]", "platform must be NAME: VALUE"),
         ("image-tag: 20261121", "in quotes"),
         ("- a", "NAME: VALUE"),
         ("a: {", "is not YAML"),
     ],
 )
-def test_invalid_content_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_setting_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(text)
     with pytest.raises(UserError, match=message) as refused:
@@ -57,7 +57,7 @@ def test_invalid_content_is_named_in_one_line(tmp_path: Path, text: str, message
         (DeploymentSettings(region="eu-central-1"), "belongs to region eu-central-1"),
     ],
 )
-def test_settings_of_another_account_or_region_are_refused(settings: DeploymentSettings, message: str) -> None:
+def test_settings_of_another_account_or_region_are_rejected(settings: DeploymentSettings, message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings.check("comfyui", HERE.account, HERE.region, Path("settings.yaml"))
 

@@ -1,4 +1,4 @@
-"""Stand-ins for what the image's scripts meet: a driver, git repositories behind https, a package index."""
+"""Stand-ins for what the image's scripts use: a driver, git repositories behind https, a package index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(script: str) -> ModuleType:
 
 
 def nvidia_smi(folder: Path, *lines: str, exit_code: int = 0, stderr: str = "") -> Path:
-    """A folder for PATH with an nvidia-smi that answers so; what it was asked is in `asked` beside it."""
+    """A folder for PATH with an nvidia-smi that prints `text`; its arguments are in the file `asked` beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "nvidia-smi"
     text = "\n".join(lines)
@@ -55,7 +55,7 @@ class GitHost:
         return found
 
     def commit(self, name: str, files: Mapping[str, str], tag: str = "", submodule: str = "") -> str:
-        """Commit these files to a repository, made if need be; returns the commit."""
+        """Commit files to a repository, which is created if needed; return the commit."""
         folder = self.folder / name
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -74,7 +74,7 @@ class GitHost:
 
 
 class Index:
-    """Wheels in a folder, and the settings with which uv sees nothing else."""
+    """Wheels in a folder, and the settings that make uv use nothing else."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -211,7 +211,7 @@ def test_codebuild_gets_the_context_and_the_tag_and_its_log_is_followed(
     ]
 
 
-def test_what_is_in_the_registry_is_not_built_again(aws: boto3.Session, codebuild: CodeBuild) -> None:
+def test_an_image_in_the_registry_is_not_built_again(aws: boto3.Session, codebuild: CodeBuild) -> None:
     push_image(aws, image_build.tag())
     assert run().stdout == f"{image_build.tag()}\n"
     assert codebuild.started == []
@@ -235,26 +235,27 @@ def test_ctrl_c_leaves_the_build_running_and_the_same_command_follows_it(
         patched.setattr(image_build.time, "sleep", interrupted)
         first = run()
     assert first.exit_code == 130
-    assert "the build goes on without being watched; the same command follows it again" in first.stderr
+    assert "interrupted; the build continues in CodeBuild" in first.stderr
+    assert "Run the same command again to follow it" in first.stderr
     assert run().exit_code == 0
     assert len(codebuild.started) == 1
 
 
 @pytest.mark.parametrize(
-    ("status", "push", "words"),
+    ("status", "push", "message"),
     [
         ("FAILED", True, "the build ended as FAILED in BUILD: exit status 1"),
         ("STOPPED", True, "the build ended as STOPPED"),
-        ("SUCCEEDED", False, "the build succeeded, but comfyui-images has no 0.38.1"),
+        ("SUCCEEDED", False, "the build succeeded, but comfyui-images does not have the tag 0.38.1"),
     ],
 )
 def test_a_build_that_fails_or_pushes_nothing_is_a_failure(
-    codebuild: CodeBuild, status: str, push: bool, words: str
+    codebuild: CodeBuild, status: str, push: bool, message: str
 ) -> None:
     codebuild.status, codebuild.push = status, push
     error = run().exception
     assert isinstance(error, OperationError)
-    assert str(error).startswith(words)
+    assert str(error).startswith(message)
 
 
 def test_without_a_repository_the_infrastructure_is_named(aws: boto3.Session) -> None:
@@ -290,11 +291,11 @@ def test_docker_here_logs_in_builds_for_amd64_with_bill_of_materials_and_pushes(
     assert "--driver docker-container" in create
     tag = image_build.tag(image_build.CPU)
     assert f"--push --tag {TARGET['repository_url']}:{tag} --sbom=true --provenance=mode=max" in build
-    for words in ("--platform linux/amd64", "--build-arg TORCH_BACKEND=cpu", str(image_build.FOLDER)):
-        assert words in build
+    for arguments in ("--platform linux/amd64", "--build-arg TORCH_BACKEND=cpu", str(image_build.FOLDER)):
+        assert arguments in build
 
 
-def test_a_docker_that_fails_or_is_not_there_is_told(
+def test_a_docker_that_fails_or_is_missing_is_reported(
     aws: boto3.Session, docker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker.with_suffix(".log.fail").write_text("--push")

@@ -1,4 +1,4 @@
-"""The Dockerfile and the files beside it: linted, pinned, and equal to what other rooms say."""
+"""The Dockerfile and the files beside it: linted, pinned, and consistent with other components."""
 
 from __future__ import annotations
 

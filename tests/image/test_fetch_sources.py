@@ -63,7 +63,7 @@ def test_sources_are_compiled_and_what_does_not_compile_is_left(tmp_path: Path, 
     assert compiled == ["main"]
 
 
-def test_a_commit_that_is_not_there_ends_the_build_and_is_named(tmp_path: Path, host: GitHost) -> None:
+def test_a_missing_commit_ends_the_build_and_is_named(tmp_path: Path, host: GitHost) -> None:
     host.commit("comfyui", {"main.py": ""})
     done = fetch(tmp_path, host, entry("comfyui", "0" * 40))
     assert done.returncode == 1
@@ -77,7 +77,7 @@ def test_a_branch_in_the_place_of_a_commit_ends_the_build(tmp_path: Path, host: 
     assert f"returned {commit} for main" in done.stderr
 
 
-def test_a_branch_named_like_a_commit_is_none(tmp_path: Path, host: GitHost) -> None:
+def test_a_branch_named_like_a_commit_is_not_one(tmp_path: Path, host: GitHost) -> None:
     name = "1" * 40
     host.commit("comfyui", {"main.py": ""})
     subprocess.run(["git", "update-ref", f"refs/heads/{name}", "HEAD"], cwd=host.folder / "comfyui", check=True)

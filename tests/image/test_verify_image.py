@@ -94,11 +94,11 @@ def image(tmp_path: Path) -> Image:
     return Image(tmp_path)
 
 
-def test_an_image_that_is_right_has_no_complaint(image: Image) -> None:
+def test_a_correct_image_has_no_complaint(image: Image) -> None:
     assert image.wrong() == (0, [])
 
 
-def test_so_has_the_one_without_cuda(image: Image) -> None:
+def test_a_correct_image_without_cuda_has_no_complaint(image: Image) -> None:
     image.backend, image.torch_cuda = "cpu", None
     assert image.wrong() == (0, [])
 
@@ -129,7 +129,7 @@ CHANGES: dict[str, Callable[[Image], object]] = {
 
 
 @pytest.mark.parametrize("complaint", CHANGES)
-def test_what_is_wrong_is_named(image: Image, complaint: str) -> None:
+def test_every_defect_is_named(image: Image, complaint: str) -> None:
     CHANGES[complaint](image)
     code, lines = image.wrong()
     assert code == 1
@@ -144,5 +144,5 @@ def test_a_node_without_requirements_is_fine(image: Image) -> None:
 @pytest.mark.parametrize(
     "text", ["a\n# b\n\nc  # d\n", "a>=1 ; python_version > '3'\nb[x]==2#no comment\n", "\n", "git+https://x/y#egg=z\n"]
 )
-def test_both_rooms_read_a_requirements_file_alike(text: str) -> None:
+def test_the_image_and_the_command_line_read_a_requirements_file_alike(text: str) -> None:
     assert tuple(load("verify_image").requirement_lines(text)) == custom_nodes.parse_requirements(text)

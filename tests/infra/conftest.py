@@ -65,7 +65,7 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
 
 
 class Plan:
-    """What a root would make, by address; values that only AWS knows are left out."""
+    """What a root would create, by address; values that only AWS knows are left out."""
 
     def __init__(self, messages: str) -> None:
         parsed = [json.loads(message) for message in messages.splitlines()]
@@ -106,7 +106,7 @@ PlanOf = Callable[[str, str], Plan]
 
 @pytest.fixture(scope="session")
 def plan_of(terraform: Terraform, tmp_path_factory: pytest.TempPathFactory) -> PlanOf:
-    """`plan_of(root, run)`: the plan of tests/<run>.tftest.hcl, made once for all workers of a test run."""
+    """`plan_of(root, run)`: the plan of tests/<run>.tftest.hcl, created once for all workers of a test run."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -152,7 +152,7 @@ def iam() -> Iterator[Iam]:
 
 @pytest.fixture(autouse=True)
 def evaluations(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[None]:
-    """Counts for the closing summary what a test asks IAM's evaluator."""
+    """Counts the questions of a test to IAM's evaluator, for the final summary."""
     if "iam" not in request.fixturenames:
         yield
         return

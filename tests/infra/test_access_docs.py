@@ -1,4 +1,4 @@
-"""Commands and settings of docs/how-to/access-from-other-vpcs.md exist: asked of SDK models and Terraform."""
+"""Commands and settings of docs/how-to/access-from-other-vpcs.md exist, according to SDK models and Terraform."""
 
 from __future__ import annotations
 

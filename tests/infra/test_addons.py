@@ -73,7 +73,7 @@ def test_plan_changes_nothing(ready: Deployment, tmp_path: Path) -> None:
     assert not (tmp_path / "calls").exists()
 
 
-def test_a_mirror_takes_the_place_of_the_repositories(ready: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_replaces_the_repositories(ready: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(addons.MIRROR_VARIABLE, str(ready.dir))
     assert "has no karpenter-crd-1.14.1.tgz" in str(install("--plan").exception)
     for addon in addons.ADDONS:
@@ -87,7 +87,7 @@ def test_every_add_on_has_its_pin_in_versions_yaml() -> None:
     assert {addon.release for addon in addons.ADDONS} == set(VERSIONS["helm_charts"])
 
 
-def test_keda_comes_only_when_asked(ready: Deployment) -> None:
+def test_keda_is_installed_only_on_request(ready: Deployment) -> None:
     assert "install keda" not in install("--plan").stdout
     assert install("--plan", "--keda").stdout.splitlines()[-1].startswith("helm upgrade --install keda keda ")
 

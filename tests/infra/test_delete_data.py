@@ -1,4 +1,4 @@
-"""Emptying the registry: ECR refuses an image for as long as an index refers to it."""
+"""Emptying the registry: ECR does not delete an image while an index refers to it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_image_that_stays_is_named_with_the_reason(ecr: Stubber, deployment: Dep
         delete_data.empty_registry(deployment)
 
 
-def test_image_that_somebody_else_deleted_meanwhile_is_gone(ecr: Stubber, deployment: Deployment) -> None:
+def test_image_that_somebody_else_just_deleted_counts_as_deleted(ecr: Stubber, deployment: Deployment) -> None:
     holds(ecr, AMD64)
     deletes(ecr, [AMD64], refused={AMD64: "ImageNotFound"})
     holds(ecr)

@@ -29,7 +29,7 @@ def event(source: str, kind: str, detail: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# What Karpenter 1.14 parses, under the rule that must bring it.
+# Events that Karpenter 1.14 parses, by the rule that must deliver them.
 WANTED = {
     "spot-interruption": event(
         "aws.ec2",
@@ -77,7 +77,7 @@ def rules_that_match(plan: Plan, sample: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("rule", WANTED)
-def test_event_is_brought_by_its_rule_and_once(platform_plan: Plan, rule: str) -> None:
+def test_event_is_delivered_by_its_rule_and_once(platform_plan: Plan, rule: str) -> None:
     assert rules_that_match(platform_plan, WANTED[rule]) == {rule}
 
 

@@ -1,4 +1,4 @@
-"""Every setting of both roots, changed and brought back on a deployment that is up; a second apply finds nothing to do.
+"""Every setting of both roots, changed and changed back on a running deployment; a second apply has nothing to do.
 
 Minutes: only with COMFYEKS_TEST_FLIPS=1. Settings that do not touch each other share a step.
 """
@@ -66,7 +66,7 @@ NAMES: list[Step] = [
 ]
 
 
-def way_in(every: Settings, oidc: Settings) -> list[Step]:
+def exposure(every: Settings, oidc: Settings) -> list[Step]:
     """The load balancer and sign-in. `every`: edge.everything, `oidc`: edge.oidc."""
     https = {name: every[name] for name in ("domain_name", "certificate_arn")}
     steps: list[Settings] = [
@@ -105,7 +105,7 @@ def steps_of(track: str, aws: LocalAws) -> list[Step]:
         "network": NETWORK,
         "nodes": NODES,
         "names": NAMES,
-        "way in": way_in(edge.everything(aws), edge.oidc(aws)),
+        "exposure": exposure(edge.everything(aws), edge.oidc(aws)),
         "public": public(edge.everything(aws)),
     }
     return [({}, {}), *steps[track], ({}, {})]
@@ -128,7 +128,7 @@ LEFT_OUT = {
 def test_every_variable_is_in_a_step_or_is_left_out_for_a_reason(root: str) -> None:
     known = terraform_reference.blocks(ROOTS[root], "variable").keys()
     any_value: dict[str, Any] = defaultdict(str)
-    steps = [*NETWORK, *NODES, *NAMES, *way_in(any_value, {"sign_in": "oidc", "oidc": {}}), *public(any_value)]
+    steps = [*NETWORK, *NODES, *NAMES, *exposure(any_value, {"sign_in": "oidc", "oidc": {}}), *public(any_value)]
     changed = {name for step in steps for name in step[list(LEFT_OUT).index(root)]}
     assert changed | LEFT_OUT[root].keys() == known
     assert not changed & LEFT_OUT[root].keys()
@@ -141,13 +141,13 @@ def aws(tmp_path: Path) -> Iterator[LocalAws]:
 
 
 def changes(stderr: str, root: str) -> str:
-    """What an apply says of a root: its counts, or `none`."""
+    """The counts that an apply prints for a root, or `none`."""
     found = re.findall(rf"^ *[\d.]+s  {root} +(\d+ to add, \d+ to change, \d+ to destroy)", stderr, re.MULTILINE)
     return found[0] if found else "none"
 
 
 @minutes
-@pytest.mark.parametrize("track", ["network", "nodes", "names", "way in", "public", "together"])
+@pytest.mark.parametrize("track", ["network", "nodes", "names", "exposure", "public", "together"])
 def test_each_setting_goes_on_and_off(aws: LocalAws, tmp_path: Path, track: str) -> None:
     platform = Platform(aws, tmp_path / "clone", project=track.replace(" ", "-"))
     wrong = []

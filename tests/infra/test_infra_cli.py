@@ -1,4 +1,4 @@
-"""`comfyeks infra destroy` asks first, always."""
+"""`comfyeks infra destroy` always asks first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .conftest import ACCOUNT, REGION
 
 @pytest.fixture
 def destroyed(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """What was destroyed: an entry per call, whether with the data."""
+    """One entry per call of destroy: whether it included the data."""
     calls: list[bool] = []
     monkeypatch.setattr(cli, "current", lambda *_: deployment)
     monkeypatch.setattr(cli.platform_apply, "destroy", lambda *_, with_data: calls.append(with_data))
@@ -27,7 +27,7 @@ def test_destroying_shows_account_region_and_name_and_asks_for_the_name(
 ) -> None:
     answer = CliRunner().invoke(cli.app, ["destroy", *options], input="comfyui\n")
     assert answer.exit_code == 0, answer.output
-    assert all(word in answer.stderr for word in ("comfyui", ACCOUNT, REGION))
+    assert all(name in answer.stderr for name in ("comfyui", ACCOUNT, REGION))
     assert ("every model" in answer.stderr) is bool(options)
     assert destroyed == [bool(options)]
 
@@ -42,7 +42,7 @@ def test_without_the_name_nothing_is_destroyed(
     assert destroyed == []
 
 
-def test_script_gives_the_name_as_an_option(destroyed: list[bool]) -> None:
+def test_script_passes_the_name_as_an_option(destroyed: list[bool]) -> None:
     answer = CliRunner().invoke(cli.app, ["destroy", "--confirm", "comfyui"])
     assert answer.exit_code == 0, answer.output
     assert destroyed == [False]

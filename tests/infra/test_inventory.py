@@ -1,4 +1,4 @@
-"""All that both roots make with every switch on: nothing public, nothing unencrypted, nothing without the tags."""
+"""Everything that both roots create with all options on: nothing public, unencrypted or untagged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def from_somebody(rule: Resource) -> bool:
 
 
 def policy_names_who(resource: Resource) -> bool:
-    """No statement lets in everybody without a condition."""
+    """Check that no statement allows everybody without a condition."""
     statements = json.loads(resource["policy"])["Statement"]
     everybody = ("*", {"AWS": "*"})
     return not [
@@ -59,7 +59,7 @@ def both(*rules: Callable[[Resource], bool]) -> Callable[[Resource], bool]:
     return lambda resource: all(rule(resource) for rule in rules)
 
 
-# Kinds that can be open to the public or hold something in the clear, and what must be true of each one of them.
+# Types that can be public or hold unencrypted data, and what must be true of each resource of the type.
 RULES: dict[str, Callable[[Resource], bool]] = {
     "aws_cloudfront_distribution": lambda d: d["default_cache_behavior"][0]["viewer_protocol_policy"] != "allow-all",
     "aws_cloudfront_vpc_origin": lambda o: o["vpc_origin_endpoint_config"][0]["origin_protocol_policy"] == "https-only",
@@ -81,8 +81,8 @@ RULES: dict[str, Callable[[Resource], bool]] = {
     "aws_vpc_security_group_ingress_rule": from_somebody,
 }
 
-# Kinds that hold nothing and open nothing by themselves; CloudWatch encrypts every log, S3 every object and CodeBuild
-# every artifact by itself. A kind that is in neither list fails the test: somebody has to decide.
+# Types that hold nothing and open nothing; CloudWatch encrypts every log, S3 every object and CodeBuild every artifact
+# by itself. A type in neither list fails the test: somebody has to decide.
 HARMLESS = {
     "aws_budgets_budget",
     "aws_cloudwatch_event_rule",
@@ -150,7 +150,7 @@ def known_or_to_come(plan: Plan, address: str) -> Resource:
     return {**{name: True for name, value in plan.unknown[address].items() if value is True}, **plan.resources[address]}
 
 
-def test_nothing_is_public_or_kept_in_the_clear(plans: list[Plan], measured: Callable[[str], None]) -> None:
+def test_nothing_is_public_or_unencrypted(plans: list[Plan], measured: Callable[[str], None]) -> None:
     checked = 0
     for plan in plans:
         for address in plan.resources:
@@ -162,7 +162,7 @@ def test_nothing_is_public_or_kept_in_the_clear(plans: list[Plan], measured: Cal
     assert checked > 15
 
 
-def test_every_kind_of_resource_was_thought_about(plans: list[Plan]) -> None:
+def test_every_type_of_resource_is_in_one_of_the_lists(plans: list[Plan]) -> None:
     kinds = {kind(address) for plan in plans for address in plan.resources}
     assert not kinds - RULES.keys() - HARMLESS
     assert not RULES.keys() & HARMLESS
@@ -182,7 +182,7 @@ def test_the_only_public_addresses_are_those_of_nat(everything_plan: Plan) -> No
     assert len(everything_plan.of_type("aws_eip")) == len(everything_plan.of_type("aws_nat_gateway"))
 
 
-# The most that AWS takes of names that a deployment's name is part of; it says so only when they are made.
+# AWS's length limits of names that contain a deployment's name; it reports them only on creation.
 LENGTHS = {
     "aws_cloudfront_vpc_origin": 64,
     "aws_cloudwatch_event_rule": 64,
@@ -216,7 +216,7 @@ def test_names_of_the_longest_project_are_not_too_long(plans: list[Plan]) -> Non
 
 
 @pytest.mark.parametrize("root", ROOTS)
-def test_every_provider_gives_the_tags_to_all_that_it_makes(root: str) -> None:
+def test_every_provider_tags_all_that_it_creates(root: str) -> None:
     """Taggable resources get them from here; what the provider does not reach is in the next test."""
     options = hcl2.SerializationOptions(with_comments=False, explicit_blocks=False, strip_string_quotes=True)
     providers = [
@@ -229,7 +229,7 @@ def test_every_provider_gives_the_tags_to_all_that_it_makes(root: str) -> None:
         assert provider["default_tags"] == [{"tags": "${local.tags}"}]
 
 
-def test_what_aws_makes_from_a_template_carries_the_tags_too(everything_plan: Plan) -> None:
+def test_what_aws_creates_from_a_template_has_the_tags_too(everything_plan: Plan) -> None:
     wanted = {"Application": "comfyui-on-eks", "Deployment": "comfyui-sixteen-char-abc", "CostCentre": "studio"}
     for template in everything_plan.of_type("aws_launch_template").values():
         tagged = {part["resource_type"]: part["tags"] for part in template["tag_specifications"]}

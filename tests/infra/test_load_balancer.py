@@ -1,4 +1,4 @@
-"""The load balancer and the chart's pods fit together, and what stands on the way to them is what it says."""
+"""The load balancer and the chart's pods fit together, and so do CloudFront and sign-in before them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ingress_annotations() -> dict[str, str]:
 
 
 def test_pod_keeps_its_connections_for_the_longest_grace_period_that_the_chart_takes(platform_plan: Plan) -> None:
-    """A longer delay would hold nothing back: a target without connections is gone at once."""
+    """A longer delay has no cost: a target without connections is deregistered at once."""
     delay = int(platform_plan.resources[GROUP]["deregistration_delay"])
     assert delay >= int(str(pod()["terminationGracePeriodSeconds"]))
     chart(drain={"jobSeconds": delay - 10, "uploadSeconds": 10})
@@ -48,7 +48,7 @@ def test_pod_keeps_its_connections_for_the_longest_grace_period_that_the_chart_t
         chart(drain={"jobSeconds": delay - 9, "uploadSeconds": 10})
 
 
-def test_load_balancer_asks_the_pods_what_their_own_readiness_asks(platform_plan: Plan) -> None:
+def test_load_balancers_health_check_is_the_pods_readiness_probe(platform_plan: Plan) -> None:
     [check] = platform_plan.resources[GROUP]["health_check"]
     probe = comfyui()["readinessProbe"]
     assert check["path"] == probe["httpGet"]["path"]  # type: ignore[index]
@@ -57,7 +57,7 @@ def test_load_balancer_asks_the_pods_what_their_own_readiness_asks(platform_plan
     assert check["port"] in (None, "traffic-port")  # the pods themselves, past any sign-in
 
 
-def test_load_balancer_is_let_in_on_the_port_of_the_pods(platform_plan: Plan) -> None:
+def test_load_balancer_may_reach_the_port_of_the_pods(platform_plan: Plan) -> None:
     [port] = [p["containerPort"] for p in comfyui()["ports"] if p["name"] == "http"]  # type: ignore[attr-defined]
     rules = (
         "aws_vpc_security_group_egress_rule.pods[0]",
@@ -68,7 +68,9 @@ def test_load_balancer_is_let_in_on_the_port_of_the_pods(platform_plan: Plan) ->
     assert platform_plan.resources[GROUP]["port"] == port
 
 
-def test_both_ways_to_a_load_balancer_behave_alike(platform_plan: Plan, everything_plan: Plan) -> None:
+def test_both_ways_to_create_a_load_balancer_give_the_same_behaviour(
+    platform_plan: Plan, everything_plan: Plan
+) -> None:
     """Terraform's and the one that the chart's Ingress asks the controller for."""
     annotations = ingress_annotations()
     balancer = platform_plan.resources["aws_lb.this[0]"]

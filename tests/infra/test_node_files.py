@@ -1,4 +1,4 @@
-"""What nodes install at boot, in the artifacts bucket."""
+"""The files that nodes install at boot, in the artifacts bucket."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_file_lies_under_its_own_hash(state_bucket_there: Deployment) -> N
         assert hashlib.sha256(content).hexdigest() == file["sha256"] == file["key"].split("/")[1]
 
 
-def test_a_new_program_leaves_the_old_one_for_nodes_that_still_ask_for_it(
+def test_a_new_program_keeps_the_old_one_for_nodes_that_still_request_it(
     state_bucket_there: Deployment, program: Path
 ) -> None:
     before = node_files.publish(state_bucket_there)
@@ -49,7 +49,7 @@ def test_a_new_program_leaves_the_old_one_for_nodes_that_still_ask_for_it(
     assert {before["program"]["key"], after["program"]["key"]} < keys(state_bucket_there)
 
 
-def test_what_is_there_is_not_sent_again(state_bucket_there: Deployment) -> None:
+def test_existing_files_are_not_uploaded_again(state_bucket_there: Deployment) -> None:
     node_files.publish(state_bucket_there)
     s3 = boto3.client("s3", region_name=REGION)
     s3.put_bucket_versioning(
@@ -60,7 +60,7 @@ def test_what_is_there_is_not_sent_again(state_bucket_there: Deployment) -> None
     assert len(versions) == 4
 
 
-def test_a_bucket_that_is_not_there_is_a_failure_that_names_the_object(aws: None, deployment: Deployment) -> None:
+def test_a_missing_bucket_is_a_failure_that_names_the_object(aws: None, deployment: Deployment) -> None:
     with pytest.raises(OperationError, match=r"s3://.*/node/\w{64}/comfyui-model-sync could not be written") as failure:
         node_files.publish(deployment)
     assert isinstance(failure.value.__cause__, ClientError)

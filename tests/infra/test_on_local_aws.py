@@ -1,4 +1,4 @@
-"""Both roots on the local AWS: up from nothing, up to date, down, up again with the data that stayed, gone."""
+"""Both roots on the local AWS: created, updated, destroyed, created again with the kept data, deleted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLAIN = {"platform": {"load_balancer": False}}
 
 @pytest.fixture(scope="module")
 def up(platform: Platform) -> float:
-    """Seconds that an apply of everything takes, from nothing."""
+    """Seconds of a first apply with every option on."""
     platform.decide(everything(platform.aws))
     begun = time.monotonic()
     answer = platform.run("apply")
@@ -52,9 +52,9 @@ def receive(platform: Platform, url: str) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("up")
 class TestLifecycle:
-    """In this order."""
+    """The tests run in this order."""
 
-    def test_everything_is_up_in_bounded_time(self, up: float, measured: Callable[[str], None]) -> None:
+    def test_everything_is_created_in_bounded_time(self, up: float, measured: Callable[[str], None]) -> None:
         measured(f"local apply of every switch, from nothing: {up:.0f} s")
         assert up < SECONDS
 
@@ -142,7 +142,7 @@ class TestLifecycle:
         assert answer.returncode == 2
         assert "make infra" in answer.stderr
 
-    def test_apply_again_finds_the_models_that_stayed(self, platform: Platform) -> None:
+    def test_apply_after_a_destroy_finds_the_kept_models(self, platform: Platform) -> None:
         """Started by an apply that is killed with its Terraform while the cluster is created; the next one finishes.
 
         Without the optional settings: their resources were created and removed above.
@@ -186,13 +186,13 @@ class TestLifecycle:
         assert platform.aws.client("ecr").describe_repositories()["repositories"] == []
         assert not (clone.root / STATE.name / platform.names.name / "terraform").exists()
 
-    def test_destroy_of_what_is_not_there_is_done(self, platform: Platform) -> None:
+    def test_destroy_of_a_missing_deployment_succeeds(self, platform: Platform) -> None:
         answer = platform.run("destroy", "--delete-data", "--confirm", platform.names.name)
         assert answer.returncode == 0
         assert "nothing to destroy" in answer.stderr
 
 
-def test_missing_ranges_are_refused_before_anything_is_made(platform: Platform) -> None:
+def test_missing_ranges_are_refused_before_anything_is_created(platform: Platform) -> None:
     env = {**platform.clone.env, "COMFYEKS_PROJECT": "t-none"}
     del env["COMFYEKS_API_ALLOWED_CIDRS"]
     answer = Clone(platform.clone.root, env).comfyeks("infra", "apply", check=False)

@@ -1,4 +1,4 @@
-"""What both roots would make: names, protection, and the facts that other rooms rely on."""
+"""What both roots would create: names, protection, and the facts that other components rely on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = Deployment(project=None, region=REGION, account=ACCOUNT)
 DATA_KINDS = ("models", "inputs", "outputs")
 
 
-def test_data_root_makes_the_buckets_of_the_contract(data_plan: Plan) -> None:
+def test_data_root_creates_the_agreed_buckets(data_plan: Plan) -> None:
     names = {bucket["bucket"] for bucket in data_plan.of_type("aws_s3_bucket").values()}
     assert names == {NAMES.bucket(kind) for kind in DATA_KINDS}
 
@@ -33,7 +33,7 @@ def test_bucket_is_closed_to_the_public(data_plan: Plan, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DATA_KINDS)
-def test_bucket_removes_what_a_broken_upload_left(data_plan: Plan, kind: str) -> None:
+def test_bucket_removes_the_parts_of_a_broken_upload(data_plan: Plan, kind: str) -> None:
     rules = data_plan.resources[f'aws_s3_bucket_lifecycle_configuration.this["{kind}"]']["rule"]
     assert any(rule["abort_incomplete_multipart_upload"] for rule in rules)
 
@@ -63,8 +63,8 @@ def test_registry_keeps_tags_and_scans(data_plan: Plan) -> None:
     assert registry["image_scanning_configuration"] == [{"scan_on_push": True}]
 
 
-def test_platform_makes_no_bucket_and_no_lambda_function(platform_plan: Plan) -> None:
-    """Buckets outlive it, the function is Chalice's."""
+def test_platform_creates_no_bucket_and_no_lambda_function(platform_plan: Plan) -> None:
+    """Buckets outlive it; Chalice deploys the function."""
     assert not platform_plan.of_type("aws_s3_bucket")
     assert not platform_plan.of_type("aws_lambda_function")
 
@@ -138,7 +138,7 @@ def test_system_nodes_run_the_pinned_release_which_is_the_gpu_nodes_too(platform
     assert VERSIONS["ami_alias"] == f"al2023@v{date}"
 
 
-def test_every_output_is_read_by_a_command_or_a_person_at_work(data_plan: Plan, platform_plan: Plan) -> None:
+def test_every_output_is_read_by_a_command_or_documented_for_people(data_plan: Plan, platform_plan: Plan) -> None:
     assert data_plan.outputs.keys() == {"buckets"}
     assert platform_plan.outputs.keys() == {
         "account",
@@ -157,7 +157,7 @@ def test_every_output_is_read_by_a_command_or_a_person_at_work(data_plan: Plan, 
     }
 
 
-def test_models_bucket_tells_the_queue_of_every_upload_and_delete(platform_plan: Plan) -> None:
+def test_models_bucket_notifies_the_queue_of_every_upload_and_delete(platform_plan: Plan) -> None:
     [notification] = platform_plan.of_type("aws_s3_bucket_notification").values()
     assert notification["bucket"] == NAMES.bucket("models")
     [queue] = notification["queue"]
@@ -165,7 +165,7 @@ def test_models_bucket_tells_the_queue_of_every_upload_and_delete(platform_plan:
     assert not queue["filter_prefix"]
 
 
-def test_a_batch_is_not_handed_out_twice_while_the_function_works_on_it(platform_plan: Plan) -> None:
+def test_a_batch_is_not_delivered_twice_while_the_function_works_on_it(platform_plan: Plan) -> None:
     queue = platform_plan.resources["aws_sqs_queue.model_events"]
     assert queue["visibility_timeout_seconds"] >= 6 * model_events.TIMEOUT_SECONDS
 
@@ -232,6 +232,6 @@ def test_values_for_the_charts_have_the_agreed_layout(platform_plan: Plan) -> No
 
 
 @pytest.mark.parametrize(("chart", "kind"), [("karpenter-gpu", "EC2NodeClass"), ("comfyui", "Deployment")])
-def test_generated_values_are_taken_by_the_chart(platform_plan: Plan, chart: str, kind: str) -> None:
+def test_generated_values_are_accepted_by_the_chart(platform_plan: Plan, chart: str, kind: str) -> None:
     values = platform_plan.outputs["helm_values"][chart.replace("-", "_")]
     assert render(chart, values=values).of_kind(kind)

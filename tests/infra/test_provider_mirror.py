@@ -1,4 +1,4 @@
-"""Where `terraform init` takes the provider from."""
+"""Where `terraform init` gets the provider from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfyeks.terraform import provider_mirror
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An x86-64 Linux whose usual places hold nothing."""
+    """An x86-64 Linux without a mirror in the usual places."""
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(provider_mirror, "USUAL_PLACES", ())
@@ -46,7 +46,7 @@ def test_unpacked_mirror_below_a_usual_place_is_found_and_used(
     assert 'exclude = ["registry.terraform.io/hashicorp/aws"]' in configuration(result)
 
 
-def test_packed_mirror_is_as_good(tmp_path: Path) -> None:
+def test_packed_mirror_is_accepted(tmp_path: Path) -> None:
     folder = tmp_path / "registry.terraform.io/hashicorp/aws"
     folder.mkdir(parents=True)
     (folder / "terraform-provider-aws_5.100.0_linux_amd64.zip").touch()
@@ -65,7 +65,7 @@ def test_packed_mirror_is_as_good(tmp_path: Path) -> None:
         ("latest", "linux_amd64", False),
     ],
 )
-def test_mirror_counts_only_with_a_version_that_we_accept_for_this_machine(
+def test_mirror_needs_an_accepted_version_for_this_machine(
     tmp_path: Path, version: str, target: str, accepted: bool
 ) -> None:
     assert provider_mirror.holds_provider(unpack(tmp_path, version, target)) is accepted
@@ -88,7 +88,7 @@ def test_named_mirror_without_the_provider_is_refused_with_what_it_must_hold(
 
 
 @pytest.mark.parametrize("variable", ["TF_CLI_CONFIG_FILE", None])
-def test_users_own_configuration_is_left_alone(
+def test_users_own_configuration_is_kept(
     tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, variable: str | None
 ) -> None:
     monkeypatch.setattr(provider_mirror, "USUAL_PLACES", (str(unpack(tmp_path / "place")),))
@@ -100,7 +100,7 @@ def test_users_own_configuration_is_left_alone(
     assert not (tmp_path / "state").exists()
 
 
-def test_variable_that_names_a_missing_configuration_is_taken_away(tmp_path: Path, env: dict[str, str]) -> None:
+def test_variable_that_names_a_missing_configuration_is_removed(tmp_path: Path, env: dict[str, str]) -> None:
     result = provider_mirror.environment(tmp_path / "state", {**env, "TF_CLI_CONFIG_FILE": str(tmp_path / "missing")})
     assert "TF_CLI_CONFIG_FILE" not in result
 

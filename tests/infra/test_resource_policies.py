@@ -1,4 +1,4 @@
-"""Queues, buckets, keys and topics of the plan: who may use them, whatever that one's own policies say."""
+"""Queues, buckets, keys and topics of the plan: who may use them, whatever the caller's own policies allow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Resource:
         return self.iam.allows(service, action, self.arn, context, account=ACCOUNT, resource_policy=self.policy)
 
     def lets_anybody(self, action: str, context: Context) -> bool:
-        """Whether a role without a policy of its own may do it: the resource alone decides."""
+        """Whether a role without its own policy may do it: only the resource decides."""
         role = f"arn:aws:iam::{ACCOUNT}:role/nobody"
         return self.iam.allows(role, action, self.arn, context, account=ACCOUNT, resource_policy=self.policy)
 
@@ -91,7 +91,7 @@ def test_the_deployments_own_rules_alone_may_send_interruptions(platform_plan: P
     assert not queue.lets_service("events.amazonaws.com", "sqs:SendMessage", TLS)
 
 
-# The alarms' topic and the key of topic and queues: neither is of use without the other.
+# The alarms' topic and the key of topic and queues: neither works without the other.
 
 
 @pytest.mark.parametrize("service", ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"])
@@ -204,7 +204,7 @@ def test_access_logs_of_this_accounts_buckets_land_beside_the_state_and_not_on_i
 
 
 def artifacts_bucket(deployment: Deployment, iam: Iam) -> Resource:
-    """The bucket as `comfyeks` makes it, in moto."""
+    """The bucket as `comfyeks` creates it, in moto."""
     state_bucket.ensure(deployment)
     name = deployment.bucket("artifacts")
     policy = boto3.client("s3", region_name=REGION).get_bucket_policy(Bucket=name)["Policy"]

@@ -1,4 +1,4 @@
-"""Who may do what: each role of the plan, asked what its job needs and what lies next to it.
+"""The permissions of each role of the plan: it may do what its job needs and nothing beside it.
 
 IAM's answer comes from an evaluator that honours conditions (tests/support/iam.py), not from reading the statements.
 """
@@ -30,7 +30,7 @@ CLUSTER = f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/comfyui"
 EC2 = f"arn:aws:ec2:{REGION}:{ACCOUNT}"
 INSTANCE = f"{EC2}:instance/i-0123456789abcdef0"
 
-# A role policy that stands beside its role under another name.
+# A role policy whose name is not that of its role.
 ROLE_OF = {"aws_iam_role_policy.cluster_makes_no_log_group": "aws_iam_role.cluster"}
 
 
@@ -44,7 +44,7 @@ def roles_of(plan: Plan, iam: Iam) -> dict[str, Role]:
         role = ROLE_OF.get(address, address.replace("aws_iam_role_policy.", "aws_iam_role."))
         policies[role].append(json.loads(policy["policy"]))
         for statement in plan.statements(address).values():
-            # A value that the mocked provider made up is no ARN, and the evaluator would take it for a match.
+            # A value that the mocked provider made up is not an ARN, and the evaluator would treat it as a match.
             assert all(resource == "*" or resource.startswith("arn:") for resource in statement["Resource"]), address
     return {
         address.removeprefix("aws_iam_role."): Role(
@@ -62,7 +62,7 @@ def role(platform_plan: Plan, iam: Iam) -> RoleOf:
     return roles_of(platform_plan, iam).__getitem__
 
 
-# The evaluator itself: a question that means nothing is an error, never a "no".
+# The evaluator itself: an invalid question is an error, never a "no".
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def role(platform_plan: Plan, iam: Iam) -> RoleOf:
     ],
     ids=["no such action", "no such resource of the action", "no such key for the action"],
 )
-def test_a_question_that_means_nothing_is_no_refusal(
+def test_an_invalid_question_is_an_error_and_not_a_refusal(
     role: RoleOf, action: str, resource: str, context: dict[str, str]
 ) -> None:
     with pytest.raises(IamError):
@@ -107,7 +107,7 @@ def test_function_reaches_no_node_elsewhere(role: RoleOf, elsewhere: tuple[str, 
 
 
 @pytest.mark.parametrize("action", ["ReceiveMessage", "DeleteMessage", "GetQueueAttributes"])
-def test_function_takes_model_events_and_no_dead_letters(role: RoleOf, action: str) -> None:
+def test_function_receives_model_events_and_no_dead_letters(role: RoleOf, action: str) -> None:
     assert role("sync").may(f"sqs:{action}", QUEUE)
     assert not role("sync").may(f"sqs:{action}", DEAD_LETTERS)
     assert not role("sync").may(f"sqs:{action}", INTERRUPTIONS)
@@ -119,7 +119,7 @@ def test_function_sends_to_the_dead_letters_and_to_no_other_queue(role: RoleOf) 
         assert not role("sync").may("sqs:SendMessage", queue)
 
 
-def test_function_writes_its_own_log_and_cannot_make_a_group_without_expiry(role: RoleOf) -> None:
+def test_function_writes_its_own_log_and_cannot_create_a_group_without_expiry(role: RoleOf) -> None:
     logs = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group"
     stream = f"{logs}:/aws/lambda/comfyui-models-default-sync:log-stream:2026/11/21/[1]abc"
     assert role("sync").may("logs:PutLogEvents", stream)
@@ -167,7 +167,7 @@ def test_gpu_node_reads_no_other_bucket(role: RoleOf, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("node", ["gpu_node", "system_node"])
-def test_node_pulls_images_joins_and_talks_to_systems_manager(role: RoleOf, node: str) -> None:
+def test_node_pulls_images_joins_the_cluster_and_uses_systems_manager(role: RoleOf, node: str) -> None:
     repository = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/comfyui-images"
     assert role(node).may("ecr:GetAuthorizationToken")
     for action in ("BatchGetImage", "GetDownloadUrlForLayer", "BatchCheckLayerAvailability"):
@@ -319,7 +319,7 @@ def test_karpenter_launches_only_what_carries_its_clusters_tags(karpenter: Role,
     "shared",
     [f"arn:aws:ec2:{REGION}::image/ami-1", f"{EC2}:subnet/subnet-1", f"{EC2}:security-group/sg-1"],
 )
-def test_karpenter_launches_from_what_it_did_not_make(karpenter: Role, shared: str) -> None:
+def test_karpenter_launches_with_shared_resources_that_it_did_not_create(karpenter: Role, shared: str) -> None:
     assert karpenter.may("ec2:RunInstances", shared)
 
 
@@ -359,7 +359,7 @@ def test_karpenter_passes_the_gpu_nodes_role_to_ec2_and_nothing_else(karpenter: 
         assert not karpenter.may("iam:PassRole", role(other).arn, {"iam:PassedToService": "ec2.amazonaws.com"})
 
 
-def test_karpenter_makes_and_uses_its_own_instance_profiles_only(karpenter: Role) -> None:
+def test_karpenter_creates_and_uses_its_own_instance_profiles_only(karpenter: Role) -> None:
     assert karpenter.may("iam:CreateInstanceProfile", PROFILE, NEW_PROFILE)
     assert not karpenter.may("iam:CreateInstanceProfile", PROFILE)
     assert karpenter.may("iam:TagInstanceProfile", PROFILE, NEW_PROFILE | OWN_PROFILE)
@@ -421,7 +421,7 @@ def test_who_reads_queues_uses_their_key_when_there_is_one(
 # The cluster itself.
 
 
-def test_cluster_cannot_make_its_log_group_anew_after_it_was_deleted(platform_plan: Plan, iam: Iam) -> None:
+def test_cluster_cannot_create_its_log_group_again_after_it_was_deleted(platform_plan: Plan, iam: Iam) -> None:
     """Whatever AWS's own policy for the cluster allows, now or later."""
     cluster = roles_of(platform_plan, iam)["cluster"]
     everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
@@ -431,7 +431,7 @@ def test_cluster_cannot_make_its_log_group_anew_after_it_was_deleted(platform_pl
     assert not generous.may("logs:CreateLogGroup", group)
 
 
-# Who may take a role.
+# Who may assume a role.
 
 POD = {"aws:SourceAccount": ACCOUNT}
 
@@ -496,13 +496,13 @@ def test_every_allowed_action_exists_and_names_its_resource_where_it_knows_any(e
                 assert not limits, f"{address}: {action} on * could be limited to {', '.join(limits)}"
 
 
-def test_attached_policies_are_the_two_that_aws_keeps_up_with_its_own_software(everything_plan: Plan) -> None:
+def test_attached_policies_are_only_those_that_aws_maintains_for_its_own_software(everything_plan: Plan) -> None:
     attachments = everything_plan.of_type("aws_iam_role_policy_attachment").values()
     attached = {attachment["policy_arn"].rpartition("/")[2] for attachment in attachments}
     assert attached == {"AmazonEKSClusterPolicy", "AmazonEKS_CNI_Policy"}
 
 
-def test_inline_policies_fit_into_what_iam_takes(everything_plan: Plan) -> None:
+def test_inline_policies_fit_into_iams_limit(everything_plan: Plan) -> None:
     """10,240 characters a role, white space not counted; here with the longest names."""
     for address, policy in everything_plan.of_type("aws_iam_role_policy").items():
         assert len(policy["policy"]) < 10_240, address

@@ -1,4 +1,4 @@
-"""The artifacts bucket, made before Terraform."""
+"""The artifacts bucket, created before Terraform runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .conftest import ACCOUNT, REGION
 
 
 @pytest.mark.usefixtures("aws")
-def test_bucket_is_made_closed_encrypted_and_versioned(deployment: Deployment) -> None:
+def test_bucket_is_created_private_encrypted_and_versioned(deployment: Deployment) -> None:
     assert not state_bucket.exists(deployment)
     state_bucket.ensure(deployment)
     assert state_bucket.exists(deployment)
@@ -25,14 +25,14 @@ def test_bucket_is_made_closed_encrypted_and_versioned(deployment: Deployment) -
     assert s3.get_bucket_versioning(Bucket=name)["Status"] == "Enabled"
     assert s3.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]["Rules"]
     rules = s3.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
-    # Terraform's state and the node program stay; what expires is logs, and versions that were replaced.
+    # Terraform's state and the node program stay; only logs and replaced versions expire.
     assert [(rule["Filter"]["Prefix"], rule["Expiration"]["Days"]) for rule in rules if "Expiration" in rule] == [
         ("access-logs/", 90)
     ]
 
 
 @pytest.mark.usefixtures("aws")
-def test_second_time_keeps_what_is_in_it_and_mends_its_settings(deployment: Deployment) -> None:
+def test_second_time_keeps_the_content_and_restores_the_settings(deployment: Deployment) -> None:
     state_bucket.ensure(deployment)
     s3 = boto3.client("s3", region_name=REGION)
     name = deployment.bucket("artifacts")
@@ -64,7 +64,7 @@ def test_name_that_another_account_owns_is_refused(deployment: Deployment, monke
 
 
 @pytest.mark.usefixtures("aws")
-def test_emptying_takes_old_versions_and_delete_markers_too(deployment: Deployment) -> None:
+def test_emptying_deletes_old_versions_and_delete_markers_too(deployment: Deployment) -> None:
     s3 = boto3.client("s3", region_name=REGION)
     name = deployment.bucket("models")
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -77,18 +77,18 @@ def test_emptying_takes_old_versions_and_delete_markers_too(deployment: Deployme
 
 
 @pytest.mark.usefixtures("aws")
-def test_bucket_and_registry_that_are_gone_are_empty(deployment: Deployment) -> None:
+def test_missing_bucket_and_registry_count_as_empty(deployment: Deployment) -> None:
     assert delete_data.empty_bucket(deployment, "models") == 0
     assert delete_data.empty_registry(deployment) == 0
     delete_data.delete_state_bucket(deployment)
 
 
 @pytest.mark.usefixtures("aws")
-def test_state_bucket_goes_with_all_that_is_in_it(deployment: Deployment) -> None:
+def test_state_bucket_is_deleted_with_its_content(deployment: Deployment) -> None:
     state_bucket.ensure(deployment)
     s3 = boto3.client("s3", region_name=REGION)
     name = deployment.bucket("artifacts")
-    s3.delete_bucket_policy(Bucket=name)  # moto refuses everybody, whatever the policy's condition says
+    s3.delete_bucket_policy(Bucket=name)  # moto ignores the policy's condition and denies everything
     s3.put_object(Bucket=name, Key="terraform/data.tfstate", Body=b"{}")
     delete_data.delete_state_bucket(deployment)
     assert not state_bucket.exists(deployment)

@@ -1,4 +1,4 @@
-"""Both roots are well-formed and keep the rules that no single resource can state."""
+"""Both roots are well-formed and keep the rules that concern more than one resource."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_root_is_valid(terraform: Terraform, root: str) -> None:
 
 @pytest.mark.local
 @pytest.mark.parametrize(("root", "suite"), SUITES)
-def test_every_variable_switches_and_refuses_what_it_says(
+def test_every_variable_has_the_effect_and_the_validation_that_it_documents(
     terraform: Terraform, root: str, suite: str, measured: Callable[[str], None]
 ) -> None:
     answer = terraform(root, "test", "-no-color", f"-filter=tests/{suite}.tftest.hcl")
@@ -88,7 +88,7 @@ def test_output_has_a_description(name: str) -> None:
 
 
 def test_region_has_one_pattern_in_both_roots_and_both_charts() -> None:
-    """The charts take an empty one too: it is required later, with a better message."""
+    """The charts also accept an empty one, and require it later with a better message."""
     terraform = {
         match
         for name in blocks("variable")
@@ -103,20 +103,20 @@ def test_region_has_one_pattern_in_both_roots_and_both_charts() -> None:
 
 @pytest.mark.parametrize("root", ROOTS)
 @pytest.mark.parametrize("region", ["us-west-2", "us-gov-east-1", "eusc-de-east-1", "mx-central-1"])
-def test_region_of_any_partition_is_taken(root: str, region: str) -> None:
+def test_region_of_any_partition_is_accepted(root: str, region: str) -> None:
     text = (ROOTS[root] / "variables.tf").read_text()
     [pattern] = re.findall(r'regex\("(\S+)", var\.region', text)
     assert re.fullmatch(pattern, region)
     assert not re.fullmatch(pattern, f"{region}a")
 
 
-def test_no_partition_stands_in_an_arn() -> None:
+def test_no_arn_contains_a_fixed_partition() -> None:
     assert not [
         path.name for path in FILES if "arn:aws" in re.sub(r"(?s)variable .*?^}", "", path.read_text(), flags=re.M)
     ]
 
 
-def test_no_resource_or_provider_is_bent_for_an_emulator() -> None:
+def test_no_resource_or_provider_is_changed_for_an_emulator() -> None:
     text = "".join(path.read_text() for path in FILES)
     assert not re.search(r"endpoints\s*\{|ignore_changes|s3_use_path_style|skip_|localhost|127\.0\.0\.1", text)
 

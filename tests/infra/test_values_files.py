@@ -1,4 +1,4 @@
-"""The files that charts, add-ons and Chalice are given."""
+"""The generated files for charts, add-ons and Chalice."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def test_each_chart_and_add_on_gets_its_values_file(written: Deployment) -> None
     assert values == {"settings": {"clusterName": "comfyui"}}
 
 
-def test_values_file_says_whose_it_is(written: Deployment) -> None:
+def test_values_file_names_its_deployment(written: Deployment) -> None:
     first = (written.dir / "comfyui.values.yaml").read_text().splitlines()[0]
     assert first == "# comfyui in 111122223333, us-west-2. Written by `comfyeks infra apply`."
 
 
-def test_outputs_are_kept_as_they_are(written: Deployment) -> None:
+def test_outputs_are_written_unchanged(written: Deployment) -> None:
     assert json.loads((written.dir / "outputs.json").read_text()) == OUTPUTS
 
 
-def test_file_of_an_add_on_that_is_gone_is_removed(written: Deployment) -> None:
+def test_file_of_a_removed_add_on_is_deleted(written: Deployment) -> None:
     values_files.write(written, {**OUTPUTS, "helm_values": {**OUTPUTS["helm_values"], "addons": {"karpenter": {}}}})
     assert [path.name for path in (written.dir / "addons").iterdir()] == ["karpenter.values.yaml"]
 
 
-def test_removing_leaves_the_operators_own_file(written: Deployment) -> None:
+def test_removing_keeps_the_operators_own_file(written: Deployment) -> None:
     own = written.dir / "settings.yaml"
     own.touch()
     values_files.remove(written)

@@ -1,4 +1,4 @@
-"""What stands in for AWS here: S3's documents, recording clients, and an SSM endpoint that can fail."""
+"""Stand-ins for AWS: S3's event documents, recording clients, and an SSM endpoint that can fail."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class RecordingSSM:
 
 @dataclass
 class RecordingSQS:
-    """Takes batches of messages; those whose body is in `refuse` fail the way SQS says it: with status 200."""
+    """Takes batches of messages; those whose body is in `refuse` fail as in SQS: with status 200."""
 
     calls: list[list[dict[str, Any]]] = field(default_factory=list)
     refuse: set[str] = field(default_factory=set)
@@ -112,7 +112,7 @@ class RecordingSQS:
 
 @dataclass
 class SSMEndpoint:
-    """An SSM service on loopback: answers the queued errors first, then takes every command."""
+    """An SSM service on loopback: answers the queued errors first, then accepts every command."""
 
     url: str = ""
     errors: list[str] = field(default_factory=list)

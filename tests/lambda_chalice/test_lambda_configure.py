@@ -103,7 +103,7 @@ def test_other_stages_and_settings_of_the_file_stay(account: Stubber, tmp_path: 
     assert [path.name for path in (tmp_path / ".chalice").iterdir()] == ["config.json"], "no temporary file stays"
 
 
-def test_a_stage_whose_deployment_goes_is_forgotten_and_the_others_stay(account: Stubber, tmp_path: Path) -> None:
+def test_the_stage_of_a_deleted_deployment_is_removed_and_the_others_stay(account: Stubber, tmp_path: Path) -> None:
     (tmp_path / ".chalice").mkdir()
     theirs = {"stages": {"default": {"lambda_timeout": 7}, "film": {"old": True}}, "xray": True}
     (tmp_path / ".chalice" / "config.json").write_text(json.dumps(theirs))
@@ -112,7 +112,7 @@ def test_a_stage_whose_deployment_goes_is_forgotten_and_the_others_stay(account:
     assert config(tmp_path) == {"stages": {"default": {"lambda_timeout": 7}}, "xray": True}
 
 
-def test_forgetting_makes_no_file(account: Stubber, tmp_path: Path) -> None:
+def test_forgetting_creates_no_file(account: Stubber, tmp_path: Path) -> None:
     exists(account, False)
     model_events.delete(FILM, project=tmp_path, forget=True)
     assert not (tmp_path / ".chalice" / "config.json").exists()
@@ -138,7 +138,7 @@ def test_function_and_mapping_of_the_account_become_chalices_record(account: Stu
     }
 
 
-def test_a_stale_record_goes_when_nothing_is_deployed_any_more(account: Stubber, tmp_path: Path) -> None:
+def test_a_stale_record_is_removed_when_nothing_is_deployed(account: Stubber, tmp_path: Path) -> None:
     deployed(tmp_path).parent.mkdir(parents=True)
     deployed(tmp_path).write_text("{}")
     exists(account, False, mapping("1", FUNCTION + "-other"))
@@ -156,7 +156,7 @@ def test_a_second_page_of_mappings_is_read(account: Stubber, tmp_path: Path) -> 
     assert resource["event_uuid"] == f"{2:0>36}"
 
 
-def test_an_account_that_does_not_answer_leaves_the_record_alone(account: Stubber, tmp_path: Path) -> None:
+def test_the_record_is_kept_when_aws_does_not_answer(account: Stubber, tmp_path: Path) -> None:
     deployed(tmp_path).parent.mkdir(parents=True)
     deployed(tmp_path).write_text("kept")
     account.add_client_error("get_function_configuration", "AccessDeniedException", "not you")
@@ -169,9 +169,9 @@ def test_an_account_that_does_not_answer_leaves_the_record_alone(account: Stubbe
     ("bad", "message"),
     [
         (output(DEFAULT), "stage 'default', this deployment is 'film'"),
-        ({"stage": "film"}, "no environment_variables, iam_role_arn, queue_arn, tags, MODEL_EVENTS_DLQ_URL"),
+        ({"stage": "film"}, "lacks environment_variables, iam_role_arn, queue_arn, tags, MODEL_EVENTS_DLQ_URL"),
         (output(environment_variables={**SETTINGS} | {"X": "1"}), None),
-        (output(environment_variables={}), "no MODEL_EVENTS_DLQ_URL, MODEL_EVENTS_QUEUE_ARN, SYNC_DOCUMENT"),
+        (output(environment_variables={}), "lacks MODEL_EVENTS_DLQ_URL, MODEL_EVENTS_QUEUE_ARN, SYNC_DOCUMENT"),
     ],
     ids=["other stage", "old terraform", "more variables", "no variables"],
 )
@@ -194,18 +194,18 @@ def test_a_configuration_that_is_not_json_is_named(tmp_path: Path) -> None:
         model_events.configure(FILM, output(), project=tmp_path)
 
 
-def test_deleting_what_is_not_there_runs_nothing(account: Stubber, tmp_path: Path) -> None:
+def test_deleting_a_function_that_does_not_exist_runs_nothing(account: Stubber, tmp_path: Path) -> None:
     exists(account, False)
     model_events.delete(FILM, project=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_deploy_waits_for_the_old_mapping_to_go(account: Stubber, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deploy_waits_until_the_old_mapping_is_deleted(account: Stubber, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("comfyeks.model_events.time.sleep", pauses.append)
     for state in ("Deleting", "Deleting", "Enabled"):
         account.add_response("list_event_source_mappings", {"EventSourceMappings": [mapping("1", state=state)]})
-    model_events._wait_until_no_mapping_is_going(FILM, QUEUE)
+    model_events._wait_for_deleted_mapping(FILM, QUEUE)
     assert len(pauses) == 2
 
 

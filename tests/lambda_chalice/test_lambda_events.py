@@ -77,7 +77,7 @@ def test_a_message_may_hold_several_records() -> None:
     assert [event.key for event in message.events] == keys
 
 
-def test_fields_of_the_future_change_nothing() -> None:
+def test_unknown_fields_are_ignored() -> None:
     record = s3_record("loras/a", size="a lot", annotations=[{"x": 1}]) | {
         "eventVersion": "9.0",
         "glacierEventData": {},
@@ -85,7 +85,7 @@ def test_fields_of_the_future_change_nothing() -> None:
     assert read_message(json.dumps({"Records": [record], "NextGeneration": True})).events[0].key == "loras/a"
 
 
-def test_the_test_event_of_s3_is_no_error() -> None:
+def test_the_test_event_of_s3_is_not_an_error() -> None:
     message = read_message(TEST_EVENT)
     assert message.is_test
     assert message.unreadable is None

@@ -111,7 +111,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_throttling_is_retried_until_ssm_takes_the_command() -> None:
+def test_throttling_is_retried_until_ssm_accepts_the_command() -> None:
     with ssm_endpoint() as endpoint:
         endpoint.errors = ["ThrottlingException"] * 5
         run(upload("loras/a"), ssm=_client(endpoint.url))
@@ -159,7 +159,7 @@ def test_dead_letters_that_sqs_refuses_return_the_batch(capsys: pytest.CaptureFi
     ]
 
 
-def test_dead_letters_go_ten_a_call_and_never_above_the_size_of_one() -> None:
+def test_dead_letters_are_sent_ten_per_call_and_never_above_the_size_limit() -> None:
     _, sqs = run(*["?"] * 25)
     assert [len(call) for call in sqs.calls] == [10, 10, 5]
     _, sqs = run(*["x" * (BYTES_PER_CALL // 3)] * 7)

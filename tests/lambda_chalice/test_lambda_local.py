@@ -241,7 +241,7 @@ def test_a_failing_chalice_shows_its_message(platform: Platform, clone: Callable
     model_events.delete(platform.deployment, project=a)
 
 
-def test_uploads_and_deletes_reach_ssm_even_after_failures_and_poison_is_set_aside(
+def test_uploads_and_deletes_reach_ssm_even_after_failures_and_poison_messages_become_dead_letters(
     platform: Platform, clone: Callable[[str], Path]
 ) -> None:
     aws, deployment = platform.aws, platform.deployment

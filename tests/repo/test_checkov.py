@@ -56,7 +56,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
 
 @pytest.mark.local
 @pytest.mark.parametrize("kind", ["terraform", "kubernetes"])
-def test_checkov_finds_nothing_that_is_not_mended_or_explained(
+def test_checkov_finds_nothing_that_is_not_fixed_or_explained(
     reports: dict[str, Report], kind: str, measured: Callable[[str], None]
 ) -> None:
     passed, failed, skipped = (reports[kind][f"{outcome}_checks"] for outcome in ("passed", "failed", "skipped"))
@@ -65,7 +65,7 @@ def test_checkov_finds_nothing_that_is_not_mended_or_explained(
     found = [f"{c['check_id']} {c['resource']} ({c['file_path']}): {c['check_name']}" for c in failed]
     assert not found, "\n".join(found)
     reasons = {(c["check_id"], c["resource"]): c["check_result"]["suppress_comment"] for c in skipped}
-    unexplained = ("", "No comment provided")  # checkov's own words for a skip without a reason
+    unexplained = ("", "No comment provided")  # checkov's text for a skip without a reason
     assert not [skip for skip, reason in reasons.items() if reason.strip() in unexplained]
 
 

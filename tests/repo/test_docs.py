@@ -46,30 +46,30 @@ def test_every_make_target_that_is_named_exists() -> None:
 ALL_COMMANDS = dict(reference.every(typer.main.get_command(app)))
 
 
-@pytest.mark.parametrize("words", sorted(ALL_COMMANDS), ids=" ".join)
-def test_every_command_says_what_it_does(words: tuple[str, ...]) -> None:
-    assert ALL_COMMANDS[words].help, f"comfyeks {' '.join(words)} has no help"
+@pytest.mark.parametrize("names", sorted(ALL_COMMANDS), ids=" ".join)
+def test_every_command_has_a_help_text(names: tuple[str, ...]) -> None:
+    assert ALL_COMMANDS[names].help, f"comfyeks {' '.join(names)} has no help"
 
 
 def test_every_command_that_a_document_shows_exists() -> None:
     code = "\n".join(block for text in TEXT.values() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
     shown = [tuple(line.split()) for line in re.findall(r"comfyeks ([a-z][a-z -]*[a-z])", code)]
     assert shown
-    for words in shown:
-        assert any(words[: len(known)] == known for known in ALL_COMMANDS), f"comfyeks {' '.join(words)}"
+    for names in shown:
+        assert any(names[: len(known)] == known for known in ALL_COMMANDS), f"comfyeks {' '.join(names)}"
 
 
 SHELL = re.compile(r"```(?:sh|console)\n(.*?)```", re.DOTALL)
 
 
 def shown_lines() -> list[tuple[Path, str]]:
-    """Every command line of every document, continued lines joined, comments and prompts taken off."""
+    """Every command line of every document, continued lines joined, comments and prompts removed."""
     lines = []
     for path, text in TEXT.items():
         for block in SHELL.findall(text):
             for line in block.replace("\\\n", " ").splitlines():
-                words = re.sub(r"(^|\s)#\s.*", "", line.removeprefix("$ ")).strip()
-                lines += [(path, words)] if words else []
+                command = re.sub(r"(^|\s)#\s.*", "", line.removeprefix("$ ")).strip()
+                lines += [(path, command)] if command else []
     assert lines
     return lines
 
@@ -78,11 +78,11 @@ def test_every_option_that_a_document_shows_exists() -> None:
     checked = 0
     for path, line in shown_lines():
         for part in re.findall(r"(?:^|[ /\"(;])comfyeks ([a-z][^|;)]*)", line):
-            words = part.split()
-            known = next(known for n in range(len(words), 0, -1) if (known := tuple(words[:n])) in ALL_COMMANDS)
+            arguments = part.split()
+            known = next(known for n in range(len(arguments), 0, -1) if (known := tuple(arguments[:n])) in ALL_COMMANDS)
             options = {name for parameter in ALL_COMMANDS[known].params for name in
                        (*parameter.opts, *parameter.secondary_opts)}  # fmt: skip
-            for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", " ".join(words[len(known) :])):
+            for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", " ".join(arguments[len(known) :])):
                 assert option in options | {"-h"}, f"{path.name}: comfyeks {' '.join(known)} has no {option}"
                 checked += 1
     assert checked > 20
@@ -118,7 +118,7 @@ TRANSLATED = sorted(
 
 
 def facts(path: Path) -> dict[str, set[str]]:
-    """What is not words in a document's prose: where it leads, code, and figures."""
+    """The facts in a document's prose: link targets, code and figures."""
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     leads = {
         link if "://" in link else str((path.parent / link).resolve()) for link in re.findall(r"\]\((\S+?)\)", text)
@@ -151,7 +151,7 @@ def test_the_chinese_document_states_the_same_facts(document: Path) -> None:
     assert facts(CHINESE / document) == facts(ENGLISH / document)
 
 
-def test_no_chinese_document_is_left_of_one_that_is_gone() -> None:
+def test_every_chinese_document_has_an_english_one() -> None:
     assert sorted(path.relative_to(CHINESE) for path in CHINESE.rglob("*.md")) == TRANSLATED
 
 

@@ -38,7 +38,7 @@ class RejectedError(ClientError):
 
 
 class ExecutionError(ClientError):
-    """`details` is the server's execution_error: exception_type, exception_message, traceback, node_id, …"""
+    """`details` is the server's execution_error: exception_type, exception_message, traceback, node_id and others."""
 
     status = "ExecutionFailed"
 

@@ -19,7 +19,7 @@ _FLAGS = ("animated",)  # keys in a node's output that describe the files beside
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file on the server. `kind` is the node's output key: images (videos too), audio, latents, 3d, …"""
+    """A file on the server. `kind` is the node's output key: images (videos too), audio, latents, 3d and others."""
 
     node_id: str
     kind: str

@@ -1,1 +1,1 @@
-"""What works on this checkout and not on a deployment: generators and checks. Needs the developers' dependencies."""
+"""Commands for this checkout, not for a deployment: generators and checks. They need the developers' dependencies."""

@@ -1,4 +1,4 @@
-"""Everything that is generated and committed in charts/: schemas, README tables, values per instance type."""
+"""The generated files in charts/: schemas, README tables, values per instance type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from comfyeks.dev import chart_schema
 
 
 def files() -> dict[Path, str]:
-    """Path → text that it must have."""
+    """Path → text of every generated file."""
     wanted = instance_type_values()
     for chart in CHARTS:
         wanted |= chart_schema.generate(CHARTS_ROOT / chart)
@@ -20,15 +20,15 @@ def files() -> dict[Path, str]:
 
 
 def stale() -> list[Path]:
-    """Files that differ from what would be generated, are missing, or were generated for a type that is gone."""
+    """Generated files that are out of date, missing, or for an instance type that was removed."""
     wanted = files()
-    there = set(CHARTS_ROOT.glob("*/instance-types/*"))
+    existing = set(CHARTS_ROOT.glob("*/instance-types/*"))
     different = {path for path, text in wanted.items() if not path.exists() or path.read_text() != text}
-    return sorted(different | (there - set(wanted)))
+    return sorted(different | (existing - set(wanted)))
 
 
 def write() -> list[Path]:
-    """Make every file what it must be; the ones that changed."""
+    """Write or remove every stale file; return those that changed."""
     changed = stale()
     wanted = files()
     for path in changed:
@@ -41,14 +41,14 @@ def write() -> list[Path]:
 
 
 class _IndentedLists(yaml.SafeDumper):
-    """Lists below their key are indented, as everywhere in this project."""
+    """Indents lists below their key, as all YAML files of this project do."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
 
 def instance_type_values() -> dict[Path, str]:
-    """Path → text of every values file per instance type."""
+    """Path → text of the values files, one per chart and instance type."""
     files = {}
     for kind in read_table().values():
         has = f"{kind.vcpu} vCPU, {kind.memory_mib // 1024} GiB, {kind.gpu_name.upper()} with {kind.gpu_memory_mib} MiB"

@@ -1,4 +1,4 @@
-"""values.schema.json and the table of values in a chart's README, both from the annotated values.yaml.
+"""Generates values.schema.json and the values table in a chart's README from the annotated values.yaml.
 
 The annotation is a comment directly above a key:
 
@@ -6,7 +6,7 @@ The annotation is a comment directly above a key:
     # @schema type:integer; minimum:0; maximum:8
     count: 1
 
-Every leaf has the text. `@schema` is needed only for what the default does not say by itself:
+Every leaf has a description. `@schema` is needed only for what does not follow from the default:
 
     type:T|T          string, integer, number, boolean, array, object, null; needed when the default is null
     enum:A,B          and pattern, minimum, maximum, minLength, maxLength, minItems, uniqueItems as in JSON Schema
@@ -15,7 +15,7 @@ Every leaf has the text. `@schema` is needed only for what the default does not 
     entries:SECTION   a map from any name to objects with the keys of SECTION, which holds their defaults;
                       keysPattern constrains the names
 
-A mapping with keys and none of the last two is a section: its keys are all there are, unknown ones are refused.
+A mapping with keys and neither of the last two is a section: it allows no other keys.
 """
 
 from __future__ import annotations
@@ -92,12 +92,11 @@ class Value:
 def parse(text: str, source: str) -> list[Value]:
     """The values of an annotated values.yaml, in its order.
 
-    Raises:
-        UserError: an annotation is missing or wrong; names file, line and key.
+    Raises UserError naming file, line and key of a missing or invalid annotation.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{source}: the values are no mapping")
+        raise UserError(f"{source}: the values are not a mapping")
     return _parse_mapping(root, (), text.splitlines(), source)
 
 
@@ -116,7 +115,7 @@ def _parse_mapping(node: yaml.MappingNode, above: tuple[str, ...], lines: list[s
         elif not description:
             raise UserError(f"{where} has no description: put `# -- what it decides` above it")
         elif default is None and "type" not in directives:
-            raise UserError(f"{where} is null: say what it may be, as in `# @schema type:string|null`")
+            raise UserError(f"{where} is null: name its type, as in `# @schema type:string|null`")
         values.append(value)
     return values
 
@@ -126,7 +125,7 @@ def _is_map(directives: dict[str, Any]) -> bool:
 
 
 def _annotation(lines: list[str], line: int, where: str) -> tuple[str, dict[str, Any]]:
-    """Description and directives of the comment block that ends right above a line."""
+    """The description and directives in the comment block directly above a line."""
     first = line
     while first > 0 and lines[first - 1].lstrip().startswith("#"):
         first -= 1
@@ -144,7 +143,7 @@ def _annotation(lines: list[str], line: int, where: str) -> tuple[str, dict[str,
 
 def _directives(text: str, where: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    # A pattern may hold a semicolon, so only one that a directive follows separates.
+    # A pattern may contain a semicolon: only one before another directive is a separator.
     for part in re.split(rf";\s*(?=(?:{'|'.join(_DIRECTIVES)}):)", text):
         name, colon, value = part.strip().partition(":")
         if not colon or name not in _DIRECTIVES:
@@ -160,7 +159,7 @@ def _directives(text: str, where: str) -> dict[str, Any]:
 
 
 def schema_of(values: list[Value], title: str) -> JsonSchema:
-    """A draft-07 schema: unknown keys refused, description and default on each leaf."""
+    """A draft-07 JSON schema that rejects unknown keys, with description and default of each leaf."""
     by_name = {value.name: value for value in _walk(values)}
     root = {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -240,10 +239,10 @@ def _map_schema(value: Value, by_name: dict[str, Value]) -> JsonSchema:
     if "entries" in given:
         section = by_name.get(given["entries"])
         if section is None or section.is_leaf:
-            raise UserError(f"{value.name}: entries:{given['entries']} names no section of the values")
+            raise UserError(f"{value.name}: entries:{given['entries']} is not a section of the values")
         entry = _object_schema(section.children, by_name)
         _drop_defaults(entry)
-        # null takes an entry of the chart's own defaults away.
+        # null removes an entry of the chart's defaults.
         schema["additionalProperties"] = {**entry, "type": ["object", "null"]}
     elif given.get("values", "any") == "any":
         schema["additionalProperties"] = True
@@ -253,7 +252,7 @@ def _map_schema(value: Value, by_name: dict[str, Value]) -> JsonSchema:
 
 
 def _drop_defaults(schema: JsonSchema) -> None:
-    """An entry's default is its section's value, which the user may have changed."""
+    """Remove defaults: an entry's default is the value in its section, which the user may have changed."""
     schema.pop("default", None)
     for child in schema.get("properties", {}).values():
         _drop_defaults(child)
@@ -263,14 +262,14 @@ def _drop_defaults(schema: JsonSchema) -> None:
 
 
 def table_of(values: list[Value]) -> str:
-    """A Markdown table with one row a leaf."""
+    """A Markdown table with one row per leaf."""
     rows = ["| Key | Type | Default | What it decides |", "|---|---|---|---|"]
     for leaf in (leaf for value in values for leaf in value.leaves()):
         cells = [
             f"`{leaf.name}`",
             _shown_type(leaf),
             f"`{json.dumps(leaf.default, ensure_ascii=False)}`",
-            # A <placeholder> would be taken for HTML and not shown.
+            # A <placeholder> would be parsed as HTML and not shown.
             leaf.description.replace("<", "\\<"),
         ]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -291,16 +290,16 @@ def _shown_type(leaf: Value) -> str:
 
 
 def with_table(readme: str, table: str, source: str) -> str:
-    """A README whose part between the two markers is this table."""
+    """Return the README with this table between the two markers."""
     start, found_start, rest = readme.partition(_TABLE_START)
     _, found_end, end = rest.partition(_TABLE_END)
     if not found_start or not found_end:
-        raise UserError(f"{source} lacks the table's markers: put {_TABLE_START} and {_TABLE_END} into it")
+        raise UserError(f"{source} does not have the table's markers: add {_TABLE_START} and {_TABLE_END}")
     return f"{start}{_TABLE_START}\n\n{table}\n\n{_TABLE_END}{end}"
 
 
 def generate(chart: Path) -> dict[Path, str]:
-    """Path → text of what is generated from one chart's values.yaml."""
+    """Path → text of the files generated from one chart's values.yaml."""
     source = chart / "values.yaml"
     values = parse(source.read_text(), str(source))
     schema = schema_of(values, f"Values of the chart {chart.name}")

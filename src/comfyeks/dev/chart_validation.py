@@ -1,6 +1,6 @@
-"""Are rendered objects what the API server would take? Kubernetes' own schemas offline, CRDs from their Go modules.
+"""Validates rendered objects offline, against Kubernetes' schemas and the CRDs in their Go modules.
 
-What only an API server can tell stays open: CEL rules of the CRDs, admission, defaults.
+Not checked, because only an API server can: the CRDs' CEL rules, admission, defaults.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CRD_GROUPS = ("karpenter.sh", "karpenter.k8s.aws", "keda.sh", "monitoring.coreo
 
 
 def problems(objects: Iterable[KubernetesObject], kubernetes: str) -> list[str]:
-    """One line for each thing that this Kubernetes version or a CRD would refuse, unknown fields too."""
+    """What this Kubernetes version or a CRD would reject, unknown fields included; one line each."""
     found = []
     for item in objects:
         where = f"{item['kind']}/{item['metadata']['name']}"
@@ -51,7 +51,7 @@ def _crd_problems(item: KubernetesObject) -> list[str]:
 
 @cache
 def crd_schemas() -> dict[tuple[str, str], dict[str, Any]]:
-    """(apiVersion, kind) → JSON schema that refuses unknown fields, as `kubectl apply` with strict validation does."""
+    """(apiVersion, kind) → JSON schema that rejects unknown fields, as `kubectl apply` with strict validation does."""
     schemas = {}
     for module, (_, names) in CRD_MODULES.items():
         for name in names:
@@ -60,14 +60,14 @@ def crd_schemas() -> dict[tuple[str, str], dict[str, Any]]:
             for version in crd["spec"]["versions"]:
                 schemas[f"{group}/{version['name']}", kind] = version["schema"]["openAPIV3Schema"]
     for schema in schemas.values():
-        _refuse_unknown(schema)
-        # The CRD leaves metadata to the API server.
+        _reject_unknown_fields(schema)
+        # The CRDs do not describe metadata, which the API server validates.
         schema["properties"]["metadata"] = {"type": "object"}
     return schemas
 
 
-def _refuse_unknown(schema: dict[str, Any]) -> None:
-    """Close every object that lists its properties; turn what OpenAPI says its own way into JSON Schema."""
+def _reject_unknown_fields(schema: dict[str, Any]) -> None:
+    """Forbid other properties in every object that lists its own; translate OpenAPI's `nullable` into JSON Schema."""
     if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
         schema.setdefault("additionalProperties", False)
     if schema.get("nullable") and isinstance(schema.get("type"), str):
@@ -79,4 +79,4 @@ def _refuse_unknown(schema: dict[str, Any]) -> None:
     ]
     for child in children:
         if isinstance(child, dict):
-            _refuse_unknown(child)
+            _reject_unknown_fields(child)

@@ -1,4 +1,4 @@
-"""What the charts render, and the files that are generated from them: `comfyeks dev charts`."""
+"""`comfyeks dev charts`: render the charts, generate and verify their files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comfyeks.paths import REPO_ROOT
 
 
 def generate() -> None:
-    """Write schemas, README tables and values per instance type again."""
+    """Write the charts' generated files: schemas, README tables, values per instance type."""
     changed = chart_files.write()
     for path in changed:
         note(f"wrote {path.relative_to(REPO_ROOT)}")
@@ -23,7 +23,7 @@ def generate() -> None:
 
 
 def verify() -> None:
-    """Are the generated files what `generate` would write? Exit code 1 when not."""
+    """Raise OperationError naming generated files that are out of date."""
     stale = [str(path.relative_to(REPO_ROOT)) for path in chart_files.stale()]
     if stale:
         raise OperationError(f"not up to date: {', '.join(stale)}. Run `comfyeks dev charts generate`.")
@@ -33,7 +33,7 @@ def verify() -> None:
 def render(
     chart: str, files: list[Path], assignments: list[str], release: str | None, namespace: str, *, validate: bool
 ) -> None:
-    """Print the objects that a chart makes of some values."""
+    """Print the objects that a chart renders from some values. Raises OperationError when one is invalid."""
     rendered = rendering.render(chart, _nested(assignments), files, release, namespace)
     typer.echo(rendered.to_yaml(), nl=False)
     if validate:

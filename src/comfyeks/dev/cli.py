@@ -1,4 +1,4 @@
-"""`comfyeks dev`: generators and checks of this checkout."""
+"""`comfyeks dev`: generators and checks for this checkout."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import typer
 
 from comfyeks.errors import UserError
 
-app = typer.Typer(help="For those who change this project: generated files, charts.", no_args_is_help=True)
-charts = typer.Typer(help="Render the charts; generate their schemas, READMEs and values files.", no_args_is_help=True)
+app = typer.Typer(help="Generate files and render charts, for developers of this project.", no_args_is_help=True)
+charts = typer.Typer(
+    help="Render the charts; generate their schemas, README tables and values files.", no_args_is_help=True
+)
 app.add_typer(charts, name="charts")
 
 
 @contextmanager
 def developers_dependencies() -> Iterator[None]:
-    """What is imported inside may need more than an operator has. Raises UserError."""
+    """Raise UserError when an import in the block needs a dependency that only developers have."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -29,9 +31,11 @@ def developers_dependencies() -> Iterator[None]:
 
 @app.command()
 def reference(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 when a page is stale.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if a page is out of date.")
+    ] = False,
 ) -> None:
-    """Write the pages and pictures of docs/ that are generated from commands, settings and Terraform."""
+    """Write the pages and pictures that are generated from commands, settings and Terraform files."""
     with developers_dependencies():
         from comfyeks.dev.reference import write
     write(check=check)
@@ -39,7 +43,7 @@ def reference(
 
 @charts.command()
 def generate() -> None:
-    """Write schemas, README tables and values per instance type again."""
+    """Write the charts' generated files: schemas, README tables, values per instance type."""
     with developers_dependencies():
         from comfyeks.dev.charts import generate
     generate()
@@ -47,7 +51,7 @@ def generate() -> None:
 
 @charts.command()
 def verify() -> None:
-    """Are the generated files what `generate` would write? Exit code 1 when not."""
+    """Check that the charts' generated files are up to date. Changes nothing; exit code 1 if one is not."""
     with developers_dependencies():
         from comfyeks.dev.charts import verify
     verify()
@@ -55,14 +59,19 @@ def verify() -> None:
 
 @charts.command()
 def render(
-    chart: Annotated[str, typer.Argument(help="comfyui or karpenter-gpu")],
-    values: Annotated[list[Path] | None, typer.Option("--values", "-f", help="Values file; later ones win.")] = None,
-    set_values: Annotated[list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, the value as YAML.")] = None,
-    release: Annotated[str | None, typer.Option(help="Release name; the chart's unless given.")] = None,
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "comfyui",
-    validate: Annotated[bool, typer.Option(help="Check against the schemas of Kubernetes and Karpenter.")] = False,
+    chart: Annotated[str, typer.Argument(help="Chart: comfyui or karpenter-gpu.")],
+    values: Annotated[
+        list[Path] | None,
+        typer.Option("--values", "-f", help="Values file; later ones override earlier ones. Repeatable."),
+    ] = None,
+    set_values: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, with the value in YAML. Repeatable.")
+    ] = None,
+    release: Annotated[str | None, typer.Option(help="Release name. Default: the chart's name.")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the release.")] = "comfyui",
+    validate: Annotated[bool, typer.Option(help="Validate against the schemas of Kubernetes and the CRDs.")] = False,
 ) -> None:
-    """Print the objects that a chart makes of some values."""
+    """Print the objects that a chart renders from some values."""
     with developers_dependencies():
         from comfyeks.dev.charts import render
     render(chart, values or [], set_values or [], release, namespace, validate=validate)

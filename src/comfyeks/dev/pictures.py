@@ -1,4 +1,4 @@
-"""docs/pictures: what the commands print, drawn by the code that prints it, about a made-up deployment."""
+"""Draws docs/pictures: the output of commands for a made-up deployment, by the code that prints it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def pictures() -> dict[Path, str]:
 
 
 def draw(command: str, *printed: RenderableType) -> str:
-    """A terminal window with a command and what it printed."""
+    """Draw a terminal window with a command and its output; return the SVG."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text(f"$ {command}", style="bold"))
     for part in printed:

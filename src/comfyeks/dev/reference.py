@@ -1,4 +1,4 @@
-"""`comfyeks dev reference`: the pages and pictures that are generated from what they describe."""
+"""`comfyeks dev reference`: writes the pages and pictures that are generated from what they describe."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FOLDER = REPO_ROOT / "docs" / "reference"
 _COMMANDS = """\
 # Commands
 
-`comfyeks -h` lists them, `-h` works on each. Data goes to standard output, what is for the person watching to standard
-error. Exit codes: 0 done, 1 it did not work, 2 the input was wrong and nothing was changed, 130 and 143 stopped by a
-signal; `comfyeks doctor` also 3 for warnings and 4 for errors that it found.
+`comfyeks -h` lists the commands, `-h` after a command explains it. Data goes to standard output, progress and messages
+to standard error. Exit codes: 0 success, 1 failure, 2 invalid input and nothing was changed, 130 and 143 stopped by a
+signal; `comfyeks doctor` also 3 when it found warnings and 4 when it found errors.
 
 This page is generated from the commands by `make generate`; `make lint` fails when it is stale.
 """
@@ -33,20 +33,21 @@ _SETTINGS = """\
 # The settings file
 
 `.comfyeks/<name>/settings.yaml`, one for each deployment. `comfyeks init` writes it, you edit it, `comfyeks up` and
-`comfyeks infra apply` keep it with the deployment, so that a colleague's clone has the same
-([0007](../decisions/0007-settings-stay-with-the-deployment.md)). Flags and environment win over it. It holds no secret.
+`comfyeks infra apply` store it with the deployment, so that a colleague's clone uses the same
+([0007](../decisions/0007-settings-stay-with-the-deployment.md)). Flags and environment win over it. It contains no
+secret.
 
 | setting | default | description |
 | --- | --- | --- |
 """
 
 _MEANING = {
-    "account": "AWS account, 12 digits in quotes. Credentials of another one are refused.",
-    "region": "AWS region. Another one in the environment is refused.",
+    "account": "AWS account, 12 digits in quotes. Credentials of another one are rejected.",
+    "region": "AWS region. Another one in the environment is rejected.",
     "instance_type": "GPU instance type whose values the comfyui chart gets; quotas, zones and disks are checked.",
-    "image_tag": "Tag of an image that is in the registry. Empty: the one that this checkout's `image/` makes.",
-    "keda": "Install KEDA, which pods by the clock or by the queue need.",
-    "models": "Models or sets of the catalogue that `comfyeks up` puts into the bucket when they are missing.",
+    "image_tag": "Tag of an image that is in the registry. Empty: the tag that this checkout's `image/` has.",
+    "keda": "Install KEDA, which scheduled and queue-based autoscaling need.",
+    "models": "Models or groups of the catalogue that `comfyeks up` pulls into the bucket if it lacks them.",
     "platform": "Inputs of the Terraform root [platform](../../infra/terraform/platform/README.md).",
     "data": "Inputs of the Terraform root [data](../../infra/terraform/data/README.md).",
     "comfyui": "Values of [charts/comfyui](../../charts/comfyui/README.md), over the generated ones.",
@@ -69,13 +70,13 @@ def commands() -> str:
     from comfyeks.cli import app
 
     return _COMMANDS + "".join(
-        f"\n## `{' '.join(['comfyeks', *words])}`\n\n{_prose(command.help)}\n{_parameters(command)}"
-        for words, command in every(typer.main.get_command(app))
+        f"\n## `{' '.join(['comfyeks', *names])}`\n\n{_prose(command.help)}\n{_parameters(command)}"
+        for names, command in every(typer.main.get_command(app))
     )
 
 
 def settings() -> str:
-    """Every name of the settings file."""
+    """Every setting of the settings file."""
     plain = DeploymentSettings()
     rows = [
         f"| `{f.name.replace('_', '-')}` | {_shown(getattr(plain, f.name))} | {_MEANING[f.name]} |\n"
@@ -84,13 +85,13 @@ def settings() -> str:
     return _SETTINGS + "".join(rows)
 
 
-def every(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(words, command) of every command below a group, in the order of its help."""
+def every(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(names, command) of every command below a group, in the order of its help."""
     if not hasattr(group, "list_commands"):
-        yield words, group
+        yield names, group
         return
     for name in group.list_commands(None):
-        yield from every(group.get_command(None, name), (*words, name))
+        yield from every(group.get_command(None, name), (*names, name))
 
 
 def _prose(text: str | None) -> str:
@@ -107,8 +108,8 @@ def _parameters(command: Any) -> str:
             names = f"`{(parameter.metavar or parameter.name).upper()}`"
         default = "" if callable(parameter.default) else _shown(parameter.default)
         variable = f" Environment: `{parameter.envvar}`." if getattr(parameter, "envvar", None) else ""
-        said = (getattr(parameter, "help", "") or "").replace("|", "\\|")
-        rows.append(f"| {names} | {default} | {said}{variable} |\n")
+        text = (getattr(parameter, "help", "") or "").replace("|", "\\|")
+        rows.append(f"| {names} | {default} | {text}{variable} |\n")
     return "\n| parameter | default | description |\n| --- | --- | --- |\n" + "".join(rows) if rows else ""
 
 
@@ -119,7 +120,7 @@ def _shown(value: Any) -> str:
 
 
 def write(*, check: bool) -> None:
-    """Write what is stale; with `check` raise OperationError naming it instead."""
+    """Write the pages that are out of date; with `check`, raise OperationError naming them instead."""
     stale = {
         path: text for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text
     }

@@ -1,4 +1,4 @@
-"""The tables of inputs and outputs in the README of each Terraform root, from its .tf files."""
+"""Generates the tables of inputs and outputs in the README of each Terraform root from its .tf files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _END = "<!-- end of what is generated -->\n"
 
 
 def pages() -> dict[Path, str]:
-    """Path → text of the README of each root. Raises OperationError for one without the marks of its generated part."""
+    """Path → text of the README of each root. Raises OperationError for one without the two marker lines."""
     return {root / "README.md": _readme(root) for root in ROOTS.values()}
 
 
@@ -27,12 +27,12 @@ def _readme(root: Path) -> str:
     before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise OperationError(f"{path} must hold the line {_BEGIN.strip()!r} and below it {_END.strip()!r}")
+        raise OperationError(f"{path} must have the line {_BEGIN.strip()!r} and, below it, {_END.strip()!r}")
     return f"{before}{_BEGIN}\n{_tables(root)}\n{_END}{after}"
 
 
 def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
-    """The blocks of a kind (`variable`, `output`) in a root\'s files, by name.
+    """The blocks of a kind (`variable`, `output`) in a root's files, by name.
 
     Raises OperationError for a file that is not HCL.
     """
@@ -43,7 +43,7 @@ def blocks(root: Path, kind: str) -> dict[str, dict[str, Any]]:
             content = hcl2.loads(path.read_text(encoding="utf-8"), serialization_options=options)
         except UnexpectedInput as error:
             raise OperationError(
-                f"{path}, line {error.line}: not Terraform's language; `terraform fmt` says more"
+                f"{path}, line {error.line}: is not valid Terraform; `terraform fmt` explains the error"
             ) from error
         for block in content.get(kind, []):
             found |= block
@@ -80,7 +80,7 @@ def _default(block: dict[str, Any]) -> str:
 
 
 def _expression(value: Any) -> str:
-    """A type or an expression as it stands in the file, on one line."""
+    """A type or an expression as in the file, on one line."""
     return " ".join(str(value).removeprefix("${").removesuffix("}").split())
 
 

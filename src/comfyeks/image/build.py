@@ -1,7 +1,7 @@
-"""The image of image/: its tag, and its build by CodeBuild or with the Docker of this machine.
+"""Builds the image of image/ with CodeBuild or the local Docker, and computes its tag.
 
-Its tag is made of what goes into it, so the same files have the same tag in every checkout, a tag never means two
-images, and nothing is built twice. The generated values of the chart name it (comfyeks.platform.values_files).
+The tag is a hash of everything that goes into the image: the same files have the same tag in every checkout, a tag
+never names two images, and nothing is built twice. The chart's generated values use it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from comfyeks.paths import REPO_ROOT
 from comfyeks.terraform import outputs
 
 FOLDER = REPO_ROOT / "image"
-CUDA, CPU = "cu130", "cpu"  # what torch is built for: the Dockerfile's TORCH_BACKEND
+CUDA, CPU = "cu130", "cpu"  # values of the Dockerfile's TORCH_BACKEND
 _DIGITS = 12
-_BUILDER = "comfyeks"  # Docker's default builder writes no bill of materials
+_BUILDER = "comfyeks"  # Docker's default builder does not write an SBOM
 _POLL_SECONDS = 5.0
 
 
 def context(folder: Path = FOLDER) -> dict[str, Path]:
-    """What a build gets to see, by its path in there: the Dockerfile, and what .dockerignore lets in."""
+    """The files of the build context, by their path in it: the Dockerfile, and what .dockerignore includes."""
     lines = (folder / ".dockerignore").read_text().splitlines()
     patterns = [line[1:] for line in lines if line.startswith("!")]
     found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
@@ -55,7 +55,10 @@ def tag(backend: str = CUDA, folder: Path = FOLDER) -> str:
 
 
 def exists(deployment: Deployment, image_tag: str) -> bool:
-    """Whether the deployment's repository has the tag. Raises UserError without a repository, OperationError."""
+    """Whether the deployment's image repository has the tag.
+
+    Raises UserError when there is no repository, OperationError when ECR fails.
+    """
     repository = deployment.image_repository
     ecr = boto3.client("ecr", region_name=deployment.region)
     try:
@@ -65,12 +68,12 @@ def exists(deployment: Deployment, image_tag: str) -> bool:
     except ecr.exceptions.RepositoryNotFoundException:
         raise UserError(f"there is no image repository {repository}: run `make infra` first") from None
     except (ClientError, BotoCoreError) as error:
-        raise OperationError(f"ECR did not tell whether {repository}:{image_tag} exists: {error}") from error
+        raise OperationError(f"cannot check whether ECR has {repository}:{image_tag}: {error}") from error
     return bool(found["imageDetails"])
 
 
 def build(deployment: Deployment, image_tag: str, backend: str = CUDA) -> None:
-    """Have CodeBuild make and push the image, and follow its log. A build of this tag that runs already is followed."""
+    """Build and push the image with CodeBuild and print its log; a running build of this tag is joined."""
     target = outputs.platform(deployment)["image_build"]
     project = target["project"]
     codebuild = boto3.client("codebuild", region_name=deployment.region)
@@ -89,16 +92,18 @@ def build(deployment: Deployment, image_tag: str, backend: str = CUDA) -> None:
         note(f"CodeBuild {build_id}")
         _follow(deployment, codebuild, build_id)
     except KeyboardInterrupt:
-        note(f"the build goes on without being watched; the same command follows it again ({project})")
+        note(f"interrupted; the build continues in CodeBuild ({project}). Run the same command again to follow it")
         raise
     except (ClientError, BotoCoreError) as error:
         raise OperationError(f"cannot build with CodeBuild: {error}") from error
     if not exists(deployment, image_tag):
-        raise OperationError(f"the build succeeded, but {deployment.image_repository} has no {image_tag}")
+        raise OperationError(
+            f"the build succeeded, but {deployment.image_repository} does not have the tag {image_tag}"
+        )
 
 
 def build_here(deployment: Deployment, image_tag: str, backend: str = CUDA) -> None:
-    """Build with this machine's Docker, and push."""
+    """Build and push the image with this machine's Docker."""
     docker = shutil.which("docker")
     if docker is None:
         raise UserError("docker is not on PATH: `make image` without LOCAL=1 builds with CodeBuild")
@@ -119,12 +124,12 @@ def build_here(deployment: Deployment, image_tag: str, backend: str = CUDA) -> N
     _docker([
         docker, "buildx", "build", "--builder", _BUILDER, "--platform", "linux/amd64", "--push",
         "--tag", f"{repository}:{image_tag}", "--sbom=true", "--provenance=mode=max",
-        *(word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")), str(FOLDER),
+        *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")), str(FOLDER),
     ])  # fmt: skip
 
 
 def source_zip(folder: Path = FOLDER) -> bytes:
-    """The build's context as a zip, the Dockerfile at its top."""
+    """The build context as a zip archive, with the Dockerfile in its root."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in context(folder).items():
@@ -133,11 +138,11 @@ def source_zip(folder: Path = FOLDER) -> bytes:
 
 
 def _provenance() -> dict[str, str]:
-    """What the image's labels say of where it comes from."""
+    """Build arguments for the image's labels: the commit and the time."""
 
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", *words], cwd=REPO_ROOT, capture_output=True, text=True, check=False
+            ["git", *arguments], cwd=REPO_ROOT, capture_output=True, text=True, check=False
         ).stdout.strip()
 
     commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "image")
@@ -146,7 +151,7 @@ def _provenance() -> dict[str, str]:
 
 
 def _running(codebuild: Any, project: str, image_tag: str) -> str | None:
-    """The build of this tag that is in progress."""
+    """The id of a build of this tag that is in progress, or None."""
     recent = codebuild.list_builds_for_project(projectName=project, sortOrder="DESCENDING")["ids"][:20]
     builds = codebuild.batch_get_builds(ids=recent)["builds"] if recent else []
     for found in builds:
@@ -188,12 +193,12 @@ def _print_log(logs: Any, group: str, stream: str, position: dict[str, str]) -> 
 def _what_failed(found: dict[str, Any]) -> str:
     for phase in found.get("phases", []):
         if phase.get("phaseStatus") not in (None, "SUCCEEDED"):
-            said = "; ".join(context.get("message", "") for context in phase.get("contexts", []))
-            return f" in {phase.get('phaseType')}: {said}".rstrip(": ")
+            messages = "; ".join(context.get("message", "") for context in phase.get("contexts", []))
+            return f" in {phase.get('phaseType')}: {messages}".rstrip(": ")
     return ""
 
 
-def _docker(words: list[str], standard_input: str | None = None) -> None:
-    done = subprocess.run(words, input=standard_input, text=True, check=False)
+def _docker(command: list[str], standard_input: str | None = None) -> None:
+    done = subprocess.run(command, input=standard_input, text=True, check=False)
     if done.returncode:
-        raise OperationError(f"docker {words[1]} ended with exit code {done.returncode}")
+        raise OperationError(f"docker {command[1]} ended with exit code {done.returncode}")

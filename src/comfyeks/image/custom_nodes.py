@@ -1,10 +1,10 @@
-"""Custom nodes of the image: image/custom-nodes.lock.yaml and the Python lock files that follow from it.
+"""Custom nodes of the image: image/custom-nodes.lock.yaml and the Python lock files that are resolved from it.
 
-A node is a git repository at one commit. What it and ComfyUI ask for is recorded in the lock file and resolved
-together, by uv, for the image's Python and platform, so that two nodes that cannot live in one image are found here and
-not while an image is built, let alone while it runs. A command that fails has changed nothing.
+A custom node is a git repository at one commit. Its requirements and ComfyUI's are recorded in the lock file and
+resolved together, by uv, for the image's Python and platform. Custom nodes with conflicting requirements are thus found
+here, and not while an image is built or runs. A command that fails has changed nothing.
 
-git and uv find their hosts, proxies and credentials as always: from their own configuration and environment.
+git and uv use their own configuration and environment for hosts, proxies and credentials.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from comfyeks.files import write_atomically
 from comfyeks.paths import REPO_ROOT
 
 IMAGE = REPO_ROOT / "image"
-COMFYUI = "comfyui"  # ComfyUI's own entry; no node may have this name
+COMFYUI = "comfyui"  # ComfyUI's own entry; no custom node may have this name
 PYTHON = "3.12"  # the image's
 PLATFORM = "x86_64-manylinux_2_40"  # glibc of the image's Debian is 2.41
-# Brought by torch with CUDA alone; the CPU image is without.
+# Dependencies of torch with CUDA only; the CPU image does not have them.
 _GPU_ONLY = re.compile(r"(nvidia|cuda)-.*|triton")
 _TORCH = ("torch", "torchvision", "torchaudio")  # whose CPU wheels are other files, with other hashes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -63,8 +63,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Lock:
-    """custom-nodes.lock.yaml. `build_from_source`: packages without wheels that may be built all the same.
-    `packages_until`: only releases up to that day (YYYY-MM-DD), so that the same input resolves to the same output."""
+    """The content of custom-nodes.lock.yaml.
+
+    `build_from_source`: packages without wheels, which are built. `packages_until`: only releases up to that day
+    (YYYY-MM-DD), so that the same input resolves to the same output.
+    """
 
     comfyui: Source
     nodes: tuple[Source, ...]
@@ -80,10 +83,10 @@ class Lock:
             if source.name.lower() == name.lower():
                 return source
         known = ", ".join(source.name for source in self.sources)
-        raise UserError(f"there is no node {name!r} in {_shown(lock_file())}: it has {known}")
+        raise UserError(f"there is no custom node {name!r} in {_shown(lock_file())}; there are {known}")
 
     def with_source(self, source: Source) -> Lock:
-        """The lock with this source in place of its namesake, else added."""
+        """Return a lock in which this source replaces the one with its name, or is added."""
         if source.name == COMFYUI:
             return replace(self, comfyui=source)
         others = {node.name: node for node in self.nodes} | {source.name: source}
@@ -106,16 +109,18 @@ def _shown(path: Path) -> str:
 
 
 def load(path: Path | None = None) -> Lock:
-    """The lock file, checked. Raises UserError naming the entry that is wrong."""
+    """Read and check the lock file. Raises UserError naming the invalid entry."""
     path = path or lock_file()
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{_shown(path)} is not there") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise UserError(f"{_shown(path)} does not exist") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an invalid date
         raise UserError(f"{_shown(path)} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or set(data) - {"comfyui", "nodes", "build_from_source", "packages_until"}:
-        raise UserError(f"{_shown(path)} has the keys comfyui, nodes, build_from_source, packages_until and no others")
+        raise UserError(
+            f"{_shown(path)} must have the keys comfyui, nodes, build_from_source, packages_until and no others"
+        )
     if not isinstance(data.get("nodes"), list):
         raise UserError(f"{_shown(path)}: nodes is {data.get('nodes')!r}, not a list ([] for none)")
     comfyui = data.get("comfyui")
@@ -130,17 +135,19 @@ def load(path: Path | None = None) -> Lock:
     names = [source.name.lower() for source in lock.sources]
     for source in lock.nodes:
         if names.count(source.name.lower()) > 1:
-            raise UserError(f"{_shown(path)}: the name {source.name!r} is taken twice: folders on any disk must differ")
+            raise UserError(
+                f"{_shown(path)}: the name {source.name!r} is used twice; names must differ in more than case"
+            )
     return lock
 
 
 def _source(data: Any, where: str) -> Source:
     keys = ("name", "repository", "ref", "commit", "requirements")
     if not isinstance(data, dict) or set(data) != set(keys):
-        raise UserError(f"{where} must have exactly {', '.join(keys[1:])} (and, for a node, name)")
+        raise UserError(f"{where} must have exactly {', '.join(keys[1:])} (and, for a custom node, name)")
     requirements = data["requirements"]
     if not isinstance(requirements, list) or not all(isinstance(line, str) for line in requirements):
-        raise UserError(f"{where}.requirements is {requirements!r}, not a list of texts")
+        raise UserError(f"{where}.requirements is {requirements!r}, not a list of strings")
     name, repository, ref, commit = (str(data[key]) for key in keys[:4])
     source = Source(name, repository, ref, commit, tuple(requirements))
     for key, pattern, wanted in (
@@ -158,8 +165,8 @@ def _check_requirements(source: Source) -> None:
     for line in source.requirements:
         if line.startswith("-") or "://" in line or re.search(r"\s@\s", line):
             raise UserError(
-                f"{source} asks for {line!r}, which is no package of the index and cannot be locked: "
-                "take another commit of it (--ref), or a fork that asks for a released package"
+                f"{source} asks for {line!r}, which is not a package of the index and cannot be locked: "
+                "use another commit of it (--ref), or a fork that asks for a released package"
             )
 
 
@@ -167,7 +174,7 @@ def _day(text: str) -> str:
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError:
-        raise UserError(f"packages_until is {text!r}, not a day as 2026-10-31") from None
+        raise UserError(f"packages_until is {text!r}, not a day such as 2026-10-31") from None
 
 
 def dump(lock: Lock) -> str:
@@ -215,23 +222,23 @@ def newest(repository: str, ref: str | None) -> tuple[str, str]:
     if ref is None:
         branches = [value.removeprefix("ref: refs/heads/") for value, _ in lines if value.startswith("ref: ")]
         if not branches:
-            raise UserError(f"{repository} has no default branch: name a branch, tag or commit with --ref")
+            raise UserError(f"{repository} has no default branch: pass a branch, tag or commit with --ref")
         return branches[0], found["HEAD"]
-    # An annotated tag has a commit behind it; a tag is meant before a branch of the same name.
+    # `^{}` is the commit of an annotated tag; a tag wins over a branch of the same name.
     for name in (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"refs/heads/{ref}"):
         if name in found:
             return ref, found[name]
-    raise UserError(f"{repository} has no branch or tag {ref!r}; a commit is given with all its 40 digits")
+    raise UserError(f"{repository} has no branch or tag {ref!r}; a commit needs all 40 digits")
 
 
 def read_source(name: str, repository: str, ref: str, commit: str) -> Source:
-    """That commit with what it asks for: its requirements.txt, else the dependencies of its pyproject.toml."""
+    """Fetch a commit; return it with its requirements: requirements.txt, else the dependencies of pyproject.toml."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         _git("init", "--quiet", "--bare", folder=here)
         fetched = _git("fetch", "--quiet", "--depth=1", "--", repository, commit, folder=here)
         if fetched.returncode != 0:
-            raise OperationError(f"{repository} does not give commit {commit}: {' '.join(fetched.stderr.split())}")
+            raise OperationError(f"cannot fetch commit {commit} from {repository}: {' '.join(fetched.stderr.split())}")
         files = _git("ls-tree", "--name-only", "FETCH_HEAD", folder=here).stdout.split("\n")
         requirements: tuple[str, ...] = ()
         if "requirements.txt" in files:
@@ -242,14 +249,14 @@ def read_source(name: str, repository: str, ref: str, commit: str) -> Source:
         if name != COMFYUI and "__init__.py" not in files:
             raise UserError(f"{repository} at {commit} has no __init__.py: ComfyUI would not load it as a custom node")
         if "install.py" in files:
-            note(f"{name} has an install.py, which the image does not run: see there what it would do")
+            note(f"{name} has an install.py, which the image does not run: check what it would do")
     source = Source(name, repository, ref, commit, requirements)
     _check_requirements(source)
     return source
 
 
 def parse_requirements(text: str) -> tuple[str, ...]:
-    """A requirements file without comments and empty lines, continued lines joined."""
+    """The lines of a requirements file, continued lines joined, without comments and empty lines."""
     lines = text.removeprefix("\ufeff").replace("\\\n", " ").splitlines()
     return tuple(line for raw in lines if (line := re.sub(r"(^|\s)#.*", "", raw).strip()))
 
@@ -258,23 +265,23 @@ def parse_requirements(text: str) -> tuple[str, ...]:
 
 
 class ConflictError(Exception):
-    """No set of packages satisfies these sources; the text is uv's explanation."""
+    """No set of packages satisfies the sources; the message is uv's explanation."""
 
 
 def _compile(lock: Lock, sources: Sequence[Source], constraints: str, previous: str) -> str:
-    """The resolved packages with hashes, as uv writes them.
+    """Resolve the packages; return uv's lock file, with hashes.
 
-    Raises ConflictError, or OperationError if uv could not try.
+    Raises ConflictError, or OperationError when uv fails otherwise.
     """
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         (here / "constraints.txt").write_text(constraints)
-        (here / "lock").write_text(previous)  # what uv finds there, it keeps where it can
+        (here / "lock").write_text(previous)  # uv keeps these versions where it can
         for source in sources:
             (here / f"{source.name}.in").write_text("".join(f"{line}\n" for line in source.requirements))
         command = [
             uv.find_uv_bin(), "pip", "compile", "--quiet", "--no-progress", "--color=never",
-            # Our own interpreter, so that uv looks for no other: it runs nothing, only answers for PYTHON.
+            # This interpreter, so that uv does not search for one; uv only asks it for its version.
             f"--python={sys.executable}", f"--python-version={PYTHON}", f"--python-platform={PLATFORM}",
             "--generate-hashes", "--no-header", "--no-emit-index-url", "--emit-build-options",
             "--annotation-style=line",
@@ -291,9 +298,9 @@ def _compile(lock: Lock, sources: Sequence[Source], constraints: str, previous: 
 
 
 def resolve(lock: Lock, upgrade: bool = False) -> dict[Path, str]:
-    """The lock files that follow, path → text; versions that are locked already stay where they can, unless `upgrade`.
+    """Path → text of the lock files for `lock`. Locked versions are kept where possible, unless `upgrade`.
 
-    Raises UserError with who is in conflict, about what, and what can be done.
+    Raises UserError naming the conflicting sources, their requirements and the remedies.
     """
     constraints = requirements_file("constraints.txt").read_text()
     target = requirements_file("comfyui.lock")
@@ -307,7 +314,7 @@ def resolve(lock: Lock, upgrade: bool = False) -> dict[Path, str]:
 
 
 def _fingerprint(lock: Lock, constraints: str) -> str:
-    """Of everything that decides the packages; commits do not."""
+    """A hash of everything that the resolved packages depend on, which commits are not."""
     asked = sorted((source.name, source.requirements) for source in lock.sources)
     pins = parse_requirements(constraints)
     inputs = repr((asked, pins, lock.build_from_source, lock.packages_until, PYTHON, PLATFORM))
@@ -315,20 +322,20 @@ def _fingerprint(lock: Lock, constraints: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """A lock file's packages as (name, its lines); what precedes the first package has the name ''."""
+    """The packages in a lock file as (name, its lines); the lines before the first package have the name ''."""
     for block in re.split(r"^(?=[A-Za-z0-9][\w.-]*==)", text, flags=re.MULTILINE):
         match = re.match(r"([A-Za-z0-9][\w.-]*)==", block)
         yield (match[1] if match else ""), block
 
 
 def _canonical(requirement: str) -> str:
-    """The package that a requirement names, as indexes write it."""
+    """The normalised name of the package in a requirement."""
     match = _NAME.match(requirement)
     return re.sub(r"[-_.]+", "-", match[0]).lower() if match else ""
 
 
 def cpu_lock(text: str, lock: Lock) -> str:
-    """The same packages without CUDA's; those of torch without hashes, because their CPU wheels are other files."""
+    """The lock file without CUDA's packages, and without hashes for torch's, whose CPU wheels are other files."""
     asked = {_canonical(line) for source in lock.sources for line in source.requirements}
     kept = []
     for name, block in _blocks(text):
@@ -343,43 +350,43 @@ def versions(text: str) -> dict[str, str]:
 
 
 def _explain(lock: Lock, constraints: str, conflict: ConflictError) -> str:
-    """Who cannot live with whom: the smallest set of sources that is still in conflict, and the lines it is about."""
+    """An error message: the smallest set of sources that conflict, and the requirements in question."""
 
-    def clash(sources: Sequence[Source], pins: str) -> ConflictError | None:
+    def try_compile(sources: Sequence[Source], pins: str) -> ConflictError | None:
         try:
             _compile(lock, sources, pins, "")
         except ConflictError as found:
             return found
         return None
 
-    sources = _smallest(lock.sources, lambda some: clash(some, constraints) is not None)
-    conflict = clash(sources, constraints) or conflict
-    pinned = clash(sources, "") is None
-    about = {_canonical(word) for word in re.findall(r"[A-Za-z0-9][\w.-]*", str(conflict))}
+    sources = _smallest(lock.sources, lambda some: try_compile(some, constraints) is not None)
+    conflict = try_compile(sources, constraints) or conflict
+    pinned = try_compile(sources, "") is None
+    about = {_canonical(name) for name in re.findall(r"[A-Za-z0-9][\w.-]*", str(conflict))}
     asked = [(str(source), line) for source in sources for line in source.requirements]
     asked += [(_shown(requirements_file("constraints.txt")), line) for line in parse_requirements(constraints)] * pinned
-    lines = [f"  {who}: {line}" for who, line in asked if _canonical(line) in about]
+    lines = [f"  {source}: {line}" for source, line in asked if _canonical(line) in about]
     names = [str(source) for source in sources] + ["the constraints"] * pinned
     first = (
         f"{' and '.join(names)} cannot be in one image"
         if len(names) > 1
-        else f"what {names[0]} asks for does not exist"
+        else f"the requirements of {names[0]} do not exist"
     )
     return "\n".join(
         [
             f"{first}; nothing was changed.",
             *lines,
             *(f"  {line}" for line in str(conflict).splitlines()),
-            "Ways out: another commit of a node (--ref); do without one of them; where uv speaks of wheels, the "
-            f"package's name under build_from_source in {_shown(lock_file())}.",
+            "Possible remedies: another commit of a custom node (--ref); removing one of them; where uv mentions "
+            f"wheels, adding the package's name to build_from_source in {_shown(lock_file())}.",
         ]
     )
 
 
 def _smallest(sources: Sequence[Source], bad: Callable[[Sequence[Source]], bool]) -> list[Source]:
-    """A subset that is bad and of which no part is: each source is left out if the rest is bad without it."""
+    """A minimal subset for which `bad` is true: each source is left out if the rest is bad without it."""
     kept = list(sources)
-    for source in reversed(sources):  # the newest is kept last, so an old pair is not blamed on it
+    for source in reversed(sources):  # newest first: two older sources that conflict are not blamed on a newer one
         rest = [other for other in kept if other is not source]
         if rest and bad(rest):
             kept = rest
@@ -387,7 +394,7 @@ def _smallest(sources: Sequence[Source], bad: Callable[[Sequence[Source]], bool]
 
 
 def save(lock: Lock, upgrade: bool = False) -> None:
-    """Resolve, then write all lock files and say what changed. Raises before anything is written."""
+    """Resolve, write all lock files and print what changed. An error is raised before anything is written."""
     files = {**resolve(lock, upgrade), lock_file(): dump(lock)}
     target = requirements_file("comfyui.lock")
     before = versions(target.read_text()) if target.exists() else {}
@@ -397,43 +404,39 @@ def save(lock: Lock, upgrade: bool = False) -> None:
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             out.print(f"{name} {before.get(name, '-')} -> {after.get(name, '-')}", highlight=False)
-    note(f"{len(lock.nodes)} nodes, {len(after)} packages; the next image has them")
+    note(f"{len(lock.nodes)} custom nodes, {len(after)} packages; the next image build uses them")
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 app = typer.Typer(
-    help="Custom nodes of the image: which, at which commit, with which packages.",
+    help="Manage the image's custom nodes, their commits and their Python packages.",
     no_args_is_help=True,
 )
-Ref = Annotated[str | None, typer.Option(help="Branch, tag or commit (40 digits). Default: what is followed already.")]
+Ref = Annotated[str | None, typer.Option(help="Branch, tag or commit (40 digits). Default: the one in the lock file.")]
 
 
 @app.command()
 def add(
-    repository: Annotated[str, typer.Argument(help="https:// address of the node's git repository.")],
+    repository: Annotated[str, typer.Argument(help="https:// address of the custom node's git repository.")],
     ref: Annotated[
         str | None, typer.Option(help="Branch, tag or commit (40 digits). Default: the default branch.")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Its folder in custom_nodes. Default: the repository's name.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Folder in custom_nodes. Default: the repository's name.")] = None,
 ) -> None:
-    """Add a custom node at the newest commit of a branch or tag, if its packages go together with all others."""
+    """Add a custom node at the newest commit of a branch or tag, if its requirements conflict with no other."""
     lock = load()
     repository = repository.rstrip("/")
     if not _REPOSITORY.fullmatch(repository):
-        raise UserError(f"{repository!r} is not an https:// address without credentials, which the build could clone")
+        raise UserError(f"{repository!r} is not an https:// address without credentials, which the image build needs")
     name = name or repository.rpartition("/")[2].removesuffix(".git")
     if not _NAME.fullmatch(name):
-        raise UserError(f"{name!r} cannot be a folder's name: give letters, digits, dots, dashes with --name")
+        raise UserError(f"{name!r} cannot be a folder's name: pass letters, digits, dots and dashes with --name")
     for source in lock.sources:
         if name.lower() == source.name.lower():
-            raise UserError(f"{source.name} is there already ({source.repository}): update it, or give another --name")
+            raise UserError(f"{source.name} exists already ({source.repository}): update it, or pass another --name")
         if repository.removesuffix(".git").lower() == source.repository.removesuffix(".git").lower():
-            raise UserError(
-                f"{repository} is there already as {source.name}: comfyeks custom-nodes update {source.name}"
-            )
+            raise UserError(f"{repository} exists already as {source.name}: comfyeks custom-nodes update {source.name}")
     source = read_source(name, repository, *newest(repository, ref))
     save(lock.with_source(source))
     out.print(f"{name} {source.ref} {source.commit}", highlight=False)
@@ -441,18 +444,18 @@ def add(
 
 @app.command()
 def update(
-    names: Annotated[list[str] | None, typer.Argument(help=f"Nodes, or {COMFYUI}. Default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help=f"Custom nodes, or {COMFYUI}. Default: all.")] = None,
     ref: Ref = None,
-    upgrade: Annotated[bool, typer.Option(help="Move packages too, not only those that must.")] = False,
+    upgrade: Annotated[bool, typer.Option(help="Upgrade all packages, not only those that must change.")] = False,
     packages_until: Annotated[
-        str | None, typer.Option(help="Only packages released up to this day, 2026-10-31.")
+        str | None, typer.Option(help="Last release day of packages, such as 2026-10-31.")
     ] = None,
 ) -> None:
-    """Move nodes to the newest commit of what they follow, and resolve the packages of all anew."""
+    """Update custom nodes to the newest commit of their branch or tag, and resolve all packages again."""
     lock = load()
     chosen = [lock.find(name) for name in names] if names else list(lock.sources)
     if ref and len(chosen) != 1:
-        raise UserError("--ref is for one node: comfyeks custom-nodes update NAME --ref REF")
+        raise UserError("--ref is for one custom node: comfyeks custom-nodes update NAME --ref REF")
     if packages_until:
         lock = replace(lock, packages_until=_day(packages_until))
     for old in chosen:
@@ -461,13 +464,13 @@ def update(
         if new.commit != old.commit:
             out.print(f"{old.name} {old.commit[:12]} -> {new.ref} {new.commit[:12]}", highlight=False)
             if old.name == COMFYUI:
-                note("versions.yaml and COMFYUI_VERSION in image/Dockerfile name ComfyUI's release too")
+                note("change ComfyUI's release in versions.yaml and COMFYUI_VERSION in image/Dockerfile too")
     save(lock, upgrade)
 
 
 @app.command()
-def remove(name: Annotated[str, typer.Argument(help="Name of the node.")]) -> None:
-    """Remove a custom node, and the packages that only it asked for."""
+def remove(name: Annotated[str, typer.Argument(help="Name of the custom node.")]) -> None:
+    """Remove a custom node, and the packages that only it required."""
     lock = load()
     node = lock.find(name)
     if node == lock.comfyui:
@@ -477,26 +480,26 @@ def remove(name: Annotated[str, typer.Argument(help="Name of the node.")]) -> No
 
 @app.command()
 def check(
-    remote: Annotated[bool, typer.Option(help="Ask the repositories and the package index too.")] = False,
+    remote: Annotated[bool, typer.Option(help="Check against the repositories and the package index too.")] = False,
 ) -> None:
-    """Is every lock file the one that follows from the others? Changes nothing; exit code 1 if one is stale."""
+    """Check that every lock file follows from the others. Changes nothing; exit code 1 if one is stale."""
     lock = load()
     constraints = requirements_file("constraints.txt").read_text()
     wrong = []
     path = requirements_file("comfyui.lock")
     text = path.read_text() if path.exists() else ""
     if _fingerprint(lock, constraints) not in text:
-        wrong.append(f"{_shown(path)} was made from other requirements or constraints")
+        wrong.append(f"{_shown(path)} was resolved from other requirements or constraints")
     cpu = requirements_file("comfyui.cpu.lock")
     if not cpu.exists() or cpu.read_text() != cpu_lock(text, lock):
         wrong.append(f"{_shown(cpu)} is not {path.name} without CUDA")
     if remote and not wrong:
         for source in lock.sources:
-            there = read_source(source.name, source.repository, source.ref, source.commit)
-            if there.requirements != source.requirements:
-                wrong.append(f"{source} at {source.commit} asks for other packages than {_shown(lock_file())} says")
+            current = read_source(source.name, source.repository, source.ref, source.commit)
+            if current.requirements != source.requirements:
+                wrong.append(f"{source} at {source.commit} has other requirements than {_shown(lock_file())} records")
         if resolve(lock)[path] != text:
             wrong.append(f"{_shown(path)} does not resolve to itself: it was edited, or the index lost a release")
     if wrong:
-        raise OperationError("; ".join(wrong) + ": comfyeks custom-nodes update")
-    out.print(f"{lock.comfyui}, {len(lock.nodes)} nodes, {len(versions(text))} packages", highlight=False)
+        raise OperationError("; ".join(wrong) + "; run comfyeks custom-nodes update")
+    out.print(f"{lock.comfyui}, {len(lock.nodes)} custom nodes, {len(versions(text))} packages", highlight=False)

@@ -92,7 +92,7 @@ def charts(run: RunContext) -> None:
 
 
 def pending_events(run: RunContext) -> str | None:
-    return model_events.left(run.deployment, run.outputs["chalice"])
+    return model_events.pending_change(run.deployment, run.outputs["chalice"])
 
 
 def events(run: RunContext) -> None:
