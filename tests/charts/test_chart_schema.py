@@ -62,7 +62,7 @@ def test_null_needs_a_type_and_is_then_allowed() -> None:
     found = of("# -- Text.\n# @schema type:string|null; enum:a,b\nkey: null\n")
     assert found["type"] == ["string", "null"]
     assert found["enum"] == ["a", "b", None]
-    with pytest.raises(UserError, match=r"values.yaml:2: key is null: say what it may be"):
+    with pytest.raises(UserError, match=r"values.yaml:2: key is null: name its type"):
         schema("# -- Text.\nkey: null\n")
 
 
@@ -123,8 +123,8 @@ def test_an_entry_has_no_default_of_its_own() -> None:
         ("a:\n  b: 1\n", "values.yaml:2: a.b has no description"),
         ("# -- Text.\n# @schema colour:red\nkey: 1\n", "unknown @schema directive 'colour:red'"),
         ("# -- Text.\n# @schema type:text\nkey: 1\n", "unknown type 'text'"),
-        ("# -- Text.\n# @schema entries:nothing\nkey: {}\n", "entries:nothing names no section"),
-        ("[]", "the values are no mapping"),
+        ("# -- Text.\n# @schema entries:nothing\nkey: {}\n", "entries:nothing is not a section"),
+        ("[]", "the values are not a mapping"),
     ],
 )
 def test_a_missing_or_wrong_annotation_is_named_with_its_place(text: str, message: str) -> None:
@@ -138,7 +138,7 @@ def test_the_table_has_a_row_for_each_leaf_and_survives_pipes_and_placeholders()
 
 
 def test_a_readme_without_the_markers_is_refused() -> None:
-    with pytest.raises(UserError, match=r"README.md lacks the table's markers"):
+    with pytest.raises(UserError, match=r"README.md does not have the table's markers"):
         with_table("# Title\n", "table", "README.md")
 
 

@@ -48,10 +48,10 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 def test_the_sync_comes_after_nodeadm_and_nothing_waits_for_the_sync() -> None:
     service = Unit.load(NODE, SERVICE)
-    assert NODEADM in service.words("Unit", "After")
-    assert service.words("Unit", "Before") == service.words("Unit", "RequiredBy") == []
+    assert NODEADM in service.items("Unit", "After")
+    assert service.items("Unit", "Before") == service.items("Unit", "RequiredBy") == []
     # A target waits for what it wants: multi-user.target would be reached only after hundreds of GB.
-    assert service.words("Install", "WantedBy") == [NODEADM]
+    assert service.items("Install", "WantedBy") == [NODEADM]
 
 
 def test_a_burst_of_requests_never_makes_systemd_give_up() -> None:
@@ -63,7 +63,7 @@ def test_a_failed_run_is_started_again_and_wrong_settings_are_not() -> None:
     assert service.value("Service", "Type") == "oneshot"
     assert service.value("Service", "Restart") == "on-failure"
     assert 0 < (service.seconds("Service", "RestartSec") or 0) <= 60
-    assert service.words("Service", "RestartPreventExitStatus") == ["2"]
+    assert service.items("Service", "RestartPreventExitStatus") == ["2"]
 
 
 def test_a_long_first_sync_is_not_cut_off() -> None:
@@ -71,7 +71,7 @@ def test_a_long_first_sync_is_not_cut_off() -> None:
 
 
 def test_the_path_unit_watches_the_programs_request_file() -> None:
-    assert Unit.load(NODE, PATH).words("Path", "PathExists") == ["/run/comfyui-model-sync/requested"]
+    assert Unit.load(NODE, PATH).items("Path", "PathExists") == ["/run/comfyui-model-sync/requested"]
     assert '"/run/comfyui-model-sync/requested"' in (NODE / "comfyui-model-sync").read_text()
 
 

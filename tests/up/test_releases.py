@@ -12,7 +12,7 @@ from comfyeks.charts.render import render
 from comfyeks.deployment import Deployment
 from comfyeks.platform import preflight
 from comfyeks.settings import DeploymentSettings
-from comfyeks.terraform.variables import Settings
+from comfyeks.terraform.variables import AccessFlags
 from comfyeks.up.run_context import RunContext
 
 DEPLOYMENT = Deployment(None, "us-west-2", "111122223333")
@@ -29,7 +29,7 @@ def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pool_types(settings: DeploymentSettings) -> list[list[str]]:
     """Return the instance types of each node pool that `up` installs with these settings."""
-    run = RunContext(DEPLOYMENT, settings, Settings(), Path("log"), None)
+    run = RunContext(DEPLOYMENT, settings, AccessFlags(), Path("log"), None)
     pools = render("karpenter-gpu", files=run.pools().values).of_kind("NodePool")
     return [_types(pool) for pool in pools]
 
