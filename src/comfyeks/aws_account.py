@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.exceptions import ClientError
@@ -18,6 +19,8 @@ ON_DEMAND_QUOTA = ("L-DB2E81BA", "Running On-Demand G and VT instances")
 SPOT_QUOTA = ("L-3819A6DF", "All G and VT Spot Instance Requests")
 # Without this service-linked role, which an account that never used spot lacks, no spot instance starts.
 SPOT_ROLE = "AWSServiceRoleForEC2Spot"
+RUNNING = ("pending", "running")
+EXISTING = (*RUNNING, "stopping", "stopped")  # states in which an instance or its disks are paid for
 
 
 def find_cluster(deployment: Deployment) -> ClusterTypeDef | None:
@@ -29,3 +32,28 @@ def find_cluster(deployment: Deployment) -> ClusterTypeDef | None:
         if error.response["Error"]["Code"] == "ResourceNotFoundException":
             return None
         raise OperationError(f"EKS did not answer whether cluster {deployment.name} exists: {error}") from error
+
+
+def ec2_resources(
+    region: str, operation: str, key: str, filters: Sequence[Any], session: boto3.Session | None = None
+) -> Iterator[dict[str, Any]]:
+    """What a paginated `describe_…` operation of EC2 finds below `key` of its answers. Raises ClientError."""
+    ec2: Any = (session or boto3).client("ec2", region_name=region)
+    for page in ec2.get_paginator(operation).paginate(Filters=list(filters)):
+        yield from page[key]
+
+
+def instances(
+    region: str, filters: Sequence[Any], states: Sequence[str] = EXISTING, session: boto3.Session | None = None
+) -> Iterator[dict[str, Any]]:
+    """EC2 instances in one of these states, as EC2 describes them. Raises ClientError."""
+    in_state = {"Name": "instance-state-name", "Values": list(states)}
+    for reservation in ec2_resources(region, "describe_instances", "Reservations", [*filters, in_state], session):
+        yield from reservation["Instances"]
+
+
+def gpu_instances(deployment: Deployment) -> list[str]:
+    """Ids of the instances that Karpenter started for this deployment. Raises ClientError."""
+    owned = {"Name": f"tag:kubernetes.io/cluster/{deployment.name}", "Values": ["owned"]}
+    of_pool = {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]}
+    return [instance["InstanceId"] for instance in instances(deployment.region, [owned, of_pool])]

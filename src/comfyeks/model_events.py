@@ -65,7 +65,7 @@ def configure(deployment: Deployment, chalice_output: dict[str, Any], project: P
     _write_deployed(deployment, chalice_output["queue_arn"], project)
     try:
         packaging_runtime(deployment.region)
-    except UserError as error:  # only a deploy needs the runtime; `make infra`, which ends here, has succeeded
+    except UserError as error:  # only a deploy needs the runtime; `infra apply`, which ends here, has succeeded
         note(f"warning: {error}")
 
 
@@ -133,7 +133,7 @@ def packaging_runtime(region: str) -> str:
     if runtime.removeprefix("python") not in supported:
         raise UserError(
             f"Lambda has no runtime {runtime}, which Chalice derives from the Python that runs it ({sys.executable}): "
-            f"remove .venv and run `make setup PYTHON=<interpreter>` with one of {', '.join(supported)}"
+            f"remove .venv and run `make install PYTHON=<interpreter>` with one of {', '.join(supported)}"
         )
     return runtime
 
@@ -143,7 +143,9 @@ def _stage_config(deployment: Deployment, chalice_output: dict[str, Any], projec
     missing = sorted(needed - chalice_output.keys())
     missing += sorted(set(ENVIRONMENT) - chalice_output.get("environment_variables", {}).keys())
     if missing:
-        raise UserError(f"Terraform's output `chalice` lacks {', '.join(missing)}: run `make infra` from this checkout")
+        raise UserError(
+            f"Terraform's output `chalice` lacks {', '.join(missing)}: run `comfyeks infra apply` from this checkout"
+        )
     if chalice_output["stage"] != deployment.stage:
         raise UserError(
             f"Terraform's output `chalice` is for stage {chalice_output['stage']!r}, this deployment is "
@@ -274,7 +276,7 @@ def _chalice(deployment: Deployment, verb: str, project: Path, **environment: st
             check=False,
         )
     except FileNotFoundError as error:
-        raise UserError(f"{command[0]} does not exist: run `make setup`") from error
+        raise UserError(f"{command[0]} does not exist: run `make install`") from error
     except subprocess.TimeoutExpired as error:
         raise OperationError(f"chalice {verb} has not ended after {CHALICE_SECONDS} s") from error
     for line in result.stdout.splitlines():

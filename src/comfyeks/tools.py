@@ -20,7 +20,7 @@ def terraform() -> Path:
 
 
 def helm() -> Path:
-    """COMFYEKS_HELM, else the one that `make setup` built (if PATH had none or an old one), else the one on PATH."""
+    """COMFYEKS_HELM, else the one that `make install` built (if PATH had none or an old one), else the one on PATH."""
     if named := os.environ.get("COMFYEKS_HELM"):
         return Path(named).absolute()
     built = TOOLS / "bin" / "helm"
@@ -29,7 +29,7 @@ def helm() -> Path:
     found = shutil.which("helm")
     if found is None:
         raise UserError(
-            "helm is not on PATH: `make setup` builds it with Go; for binaries, see helm.sh/docs/intro/install"
+            "helm is not on PATH: `make install` builds it with Go; for binaries, see helm.sh/docs/intro/install"
         )
     return Path(found)
 

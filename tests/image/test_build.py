@@ -262,7 +262,7 @@ def test_without_a_repository_the_infrastructure_is_named(aws: boto3.Session) ->
     aws.client("ecr").delete_repository(repositoryName=REPOSITORY, force=True)
     error = run().exception
     assert isinstance(error, UserError)
-    assert "run `make infra` first" in str(error)
+    assert "run `comfyeks infra apply` first" in str(error)
 
 
 @pytest.fixture

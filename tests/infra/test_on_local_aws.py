@@ -140,7 +140,7 @@ class TestLifecycle:
     def test_outputs_of_a_destroyed_platform_name_the_command_that_creates_one(self, platform: Platform) -> None:
         answer = platform.run("outputs")
         assert answer.returncode == 2
-        assert "make infra" in answer.stderr
+        assert "comfyeks infra apply" in answer.stderr
 
     def test_apply_after_a_destroy_finds_the_kept_models(self, platform: Platform) -> None:
         """Started by an apply that is killed with its Terraform while the cluster is created; the next one finishes.

@@ -76,7 +76,7 @@ class OneNode:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
 
-    def client(self, name: str) -> Any:
+    def client(self, name: str, region_name: str | None = None) -> Any:
         return self.channel if name == "ssm" else self
 
     def get_paginator(self, name: str) -> OneNode:
@@ -246,5 +246,5 @@ def test_a_missing_document_is_reported_with_the_command_that_creates_it(
         raise ClientError({"Error": {"Code": "InvalidDocument", "Message": ""}}, "SendCommand")
 
     monkeypatch.setattr(channel, "send_command", refuse)
-    with pytest.raises(OperationError, match="make infra"):
+    with pytest.raises(OperationError, match="comfyeks infra apply"):
         collect_one(channel)

@@ -15,7 +15,7 @@ locals {
   cognito_domain = coalesce(var.cognito_domain_prefix, "${local.name}-${local.account_id}")
 }
 
-# It holds the users: an apply deletes it only with --allow-replacement; `make infra-destroy` deletes it.
+# It holds the users: an apply deletes it only with --allow-replacement; `comfyeks infra destroy` deletes it.
 resource "aws_cognito_user_pool" "this" {
   count = local.cognito ? 1 : 0
 

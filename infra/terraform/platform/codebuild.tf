@@ -1,4 +1,4 @@
-# `make image` uploads image/ to the artifacts bucket, which people who may write models cannot change; CodeBuild builds it and
+# `comfyeks image build` uploads image/ to the artifacts bucket, which people who may write models cannot change; CodeBuild builds it and
 # pushes the image to the registry.
 
 locals {

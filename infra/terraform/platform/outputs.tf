@@ -64,7 +64,7 @@ output "user_pool_id" {
 }
 
 output "image_build" {
-  description = "What `make image` needs: the CodeBuild project, the location of its source, and the registry that it pushes to."
+  description = "What `comfyeks image build` needs: the CodeBuild project, the location of its source, and the registry that it pushes to."
   value = {
     project        = aws_codebuild_project.image.name
     source_bucket  = data.aws_s3_bucket.this["artifacts"].bucket

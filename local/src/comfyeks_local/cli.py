@@ -62,7 +62,7 @@ def _cluster_up(aws: LocalAws, project: str | None) -> None:
     local = LocalCluster(aws, project=project)
     if local.up(programs, given):
         note(f"local cluster up: export KUBECONFIG={local.kubeconfig}")
-        note("`make infra` creates its nodes; then `comfyeks local addons` installs Karpenter")
+        note("`comfyeks infra apply` creates its nodes; then `comfyeks local addons` installs Karpenter")
     else:
         note("the local cluster is already up")
 
@@ -79,7 +79,7 @@ def build(
 
 @app.command()
 def addons(project: Project = None) -> None:
-    """Install Karpenter and the CRDs into the local cluster, as `make addons` does on a real one. May be repeated."""
+    """Install Karpenter and the CRDs into the local cluster, as `comfyeks addons install` does. May be repeated."""
     aws = LocalAws()
     deployment = Deployment(project_name(project), aws.env()["AWS_REGION"], ACCOUNT)
     LocalCluster(aws).install_addons(deployment.dir)

@@ -27,7 +27,10 @@ def required() -> list[Tool]:
     return [
         Tool("terraform", ("version",), str(VERSIONS["terraform"]), "developer.hashicorp.com/terraform/install"),
         Tool(
-            "helm", ("version", "--short"), str(VERSIONS["helm"]), "`make setup` builds it, helm.sh/docs/intro/install"
+            "helm",
+            ("version", "--short"),
+            str(VERSIONS["helm"]),
+            "`make install` builds it, helm.sh/docs/intro/install",
         ),
         Tool("kubectl", ("version", "--client"), "", "kubernetes.io/docs/tasks/tools"),
         Tool("aws", ("--version",), "1.27", "docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html"),

@@ -66,7 +66,7 @@ def exists(deployment: Deployment, image_tag: str) -> bool:
     except ecr.exceptions.ImageNotFoundException:
         return False
     except ecr.exceptions.RepositoryNotFoundException:
-        raise UserError(f"there is no image repository {repository}: run `make infra` first") from None
+        raise UserError(f"there is no image repository {repository}: run `comfyeks infra apply` first") from None
     except (ClientError, BotoCoreError) as error:
         raise OperationError(f"cannot check whether ECR has {repository}:{image_tag}: {error}") from error
     return bool(found["imageDetails"])
@@ -106,7 +106,7 @@ def build_here(deployment: Deployment, image_tag: str, backend: str = CUDA) -> N
     """Build and push the image with this machine's Docker."""
     docker = shutil.which("docker")
     if docker is None:
-        raise UserError("docker is not on PATH: `make image` without LOCAL=1 builds with CodeBuild")
+        raise UserError("docker is not on PATH: `comfyeks image build` without --local builds with CodeBuild")
     ecr = boto3.client("ecr", region_name=deployment.region)
     try:
         [found] = ecr.describe_repositories(repositoryNames=[deployment.image_repository])["repositories"]

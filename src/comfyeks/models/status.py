@@ -12,6 +12,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.filesize import decimal
 
+from comfyeks.aws_account import RUNNING, instances
 from comfyeks.deployment import Deployment
 from comfyeks.errors import OperationError
 from comfyeks.models.store import Model
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
 
 _FINAL = ("Success", "Failed", "TimedOut", "Cancelled")
-_LIVE_INSTANCES = ["pending", "running"]
 _DELIVERY_SECONDS = 30  # SSM's minimum
 
 
@@ -87,36 +87,22 @@ def _run_on_nodes(
 ) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
     """Every live node with its answer to the command (None for no answer), in the order of their ids."""
     try:
-        instances = live_instances(session, deployment)
-        answers = _send(session.client("ssm"), deployment, set(instances), action, wait) if instances else {}
+        found = live_instances(session, deployment)
+        answers = _send(session.client("ssm"), deployment, set(found), action, wait) if found else {}
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        hint = " Run `make infra` first." if code == "InvalidDocument" else ""
+        hint = " Run `comfyeks infra apply` first." if code == "InvalidDocument" else ""
         raise OperationError(f"cannot ask the nodes: {code}: {message.rstrip('.')}.{hint}") from error
     except BotoCoreError as error:
         raise OperationError(f"cannot ask the nodes: {error}") from error
-    return [(instance, answers.get(node)) for node, instance in sorted(instances.items())]
+    return [(instance, answers.get(node)) for node, instance in sorted(found.items())]
 
 
 def live_instances(session: boto3.Session, deployment: Deployment) -> dict[str, dict[str, Any]]:
     """Instance id → EC2's description of the deployment's GPU nodes that are running or pending."""
     key, value = deployment.sync_tag
-    pages = (
-        session.client("ec2")
-        .get_paginator("describe_instances")
-        .paginate(
-            Filters=[
-                {"Name": f"tag:{key}", "Values": [value]},
-                {"Name": "instance-state-name", "Values": _LIVE_INSTANCES},
-            ]
-        )
-    )
-    return {
-        instance["InstanceId"]: dict(instance)
-        for page in pages
-        for reservation in page["Reservations"]
-        for instance in reservation["Instances"]
-    }
+    found = instances(deployment.region, [{"Name": f"tag:{key}", "Values": [value]}], RUNNING, session)
+    return {instance["InstanceId"]: instance for instance in found}
 
 
 def _send(

@@ -124,7 +124,7 @@ class ModelStore:
             code = error.response["Error"]["Code"]
             if code == "NoSuchBucket":
                 raise UserError(
-                    f"there is no bucket {self.bucket}: check --project and --region, or run `make infra` first"
+                    f"there is no bucket {self.bucket}: check --project and --region, or run `comfyeks infra apply`"
                 ) from error
             raise OperationError(
                 f"cannot {doing} {self.bucket}: {code}: {error.response['Error'].get('Message', '')}"

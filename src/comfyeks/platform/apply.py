@@ -14,7 +14,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from comfyeks import model_events
-from comfyeks.aws_account import find_cluster
+from comfyeks.aws_account import find_cluster, gpu_instances
 from comfyeks.console import note
 from comfyeks.deployment import Deployment
 from comfyeks.errors import OperationError, UserError
@@ -193,15 +193,7 @@ def _data_exists(deployment: Deployment) -> bool:
 
 def _refuse_running_nodes(deployment: Deployment) -> None:
     """Raise UserError while Karpenter's nodes run: they are not Terraform's, and only the cluster ends them."""
-    ec2 = boto3.client("ec2", region_name=deployment.region)
-    pages = ec2.get_paginator("describe_instances").paginate(
-        Filters=[
-            {"Name": f"tag:kubernetes.io/cluster/{deployment.name}", "Values": ["owned"]},
-            {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]},
-            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
-        ]
-    )
-    nodes = [i["InstanceId"] for page in pages for group in page["Reservations"] for i in group["Instances"]]
+    nodes = gpu_instances(deployment)
     if nodes:
         raise UserError(
             f"{len(nodes)} GPU node(s) of {deployment.name} still run ({', '.join(nodes[:5])}): remove the charts "

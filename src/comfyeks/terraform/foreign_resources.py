@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
+from comfyeks.aws_account import ec2_resources, instances
 from comfyeks.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,12 +64,9 @@ def _created_by_others(vpc: str, region: str, known: set[str]) -> list[str]:
 
 
 def _instances(vpc: str, region: str) -> Iterator[str]:
-    alive: list[Any] = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
-    pages = boto3.client("ec2", region_name=region).get_paginator("describe_instances")
-    for page in pages.paginate(Filters=[*_inside(vpc), *alive]):
-        for instance in (each for group in page["Reservations"] for each in group["Instances"]):
-            if NODE_GROUP_TAG not in _tags(instance):
-                yield f"instance {instance['InstanceId']}"
+    for instance in instances(region, _inside(vpc)):
+        if NODE_GROUP_TAG not in _tags(instance):
+            yield f"instance {instance['InstanceId']}"
 
 
 def _load_balancers(vpc: str, region: str, known: set[str]) -> Iterator[str]:
@@ -79,45 +77,35 @@ def _load_balancers(vpc: str, region: str, known: set[str]) -> Iterator[str]:
 
 
 def _subnets(vpc: str, region: str, known: set[str]) -> Iterator[str]:
-    pages = boto3.client("ec2", region_name=region).get_paginator("describe_subnets")
-    for page in pages.paginate(Filters=_inside(vpc)):
-        for subnet in page["Subnets"]:
-            if subnet["SubnetId"] not in known:
-                yield f"subnet {subnet['SubnetId']} ({subnet['CidrBlock']})"
+    for subnet in ec2_resources(region, "describe_subnets", "Subnets", _inside(vpc)):
+        if subnet["SubnetId"] not in known:
+            yield f"subnet {subnet['SubnetId']} ({subnet['CidrBlock']})"
 
 
 def _security_groups(vpc: str, region: str, known: set[str]) -> Iterator[str]:
-    pages = boto3.client("ec2", region_name=region).get_paginator("describe_security_groups")
-    for page in pages.paginate(Filters=_inside(vpc)):
-        for group in page["SecurityGroups"]:
-            if group["GroupName"] != "default" and group["GroupId"] not in known:
-                yield f"security group {group['GroupId']} ({group['GroupName']})"
+    for group in ec2_resources(region, "describe_security_groups", "SecurityGroups", _inside(vpc)):
+        if group["GroupName"] != "default" and group["GroupId"] not in known:
+            yield f"security group {group['GroupId']} ({group['GroupName']})"
 
 
 def _route_tables(vpc: str, region: str, known: set[str]) -> Iterator[str]:
-    pages = boto3.client("ec2", region_name=region).get_paginator("describe_route_tables")
-    for page in pages.paginate(Filters=_inside(vpc)):
-        for table in page["RouteTables"]:
-            main = any(association.get("Main") for association in table["Associations"])
-            if not main and table["RouteTableId"] not in known:
-                yield f"route table {table['RouteTableId']}"
+    for table in ec2_resources(region, "describe_route_tables", "RouteTables", _inside(vpc)):
+        main = any(association.get("Main") for association in table["Associations"])
+        if not main and table["RouteTableId"] not in known:
+            yield f"route table {table['RouteTableId']}"
 
 
 def _endpoints(vpc: str, region: str, known: set[str]) -> Iterator[str]:
-    pages = boto3.client("ec2", region_name=region).get_paginator("describe_vpc_endpoints")
-    for page in pages.paginate(Filters=_inside(vpc)):
-        for endpoint in page["VpcEndpoints"]:
-            if endpoint["State"] not in ("deleting", "deleted") and endpoint["VpcEndpointId"] not in known:
-                yield f"endpoint {endpoint['VpcEndpointId']} ({endpoint['ServiceName']})"
+    for endpoint in ec2_resources(region, "describe_vpc_endpoints", "VpcEndpoints", _inside(vpc)):
+        if endpoint["State"] not in ("deleting", "deleted") and endpoint["VpcEndpointId"] not in known:
+            yield f"endpoint {endpoint['VpcEndpointId']} ({endpoint['ServiceName']})"
 
 
 def _interfaces(vpc: str, region: str) -> Iterator[str]:
     """All network interfaces with their descriptions: each blocks its subnet and its security groups."""
-    pages = boto3.client("ec2", region_name=region).get_paginator("describe_network_interfaces")
-    for page in pages.paginate(Filters=_inside(vpc)):
-        for interface in page["NetworkInterfaces"]:
-            about = interface.get("Description") or interface["Status"]
-            yield f"network interface {interface['NetworkInterfaceId']} ({about})"
+    for interface in ec2_resources(region, "describe_network_interfaces", "NetworkInterfaces", _inside(vpc)):
+        about = interface.get("Description") or interface["Status"]
+        yield f"network interface {interface['NetworkInterfaceId']} ({about})"
 
 
 def _inside(vpc: str) -> list[Any]:

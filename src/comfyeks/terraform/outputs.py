@@ -17,7 +17,7 @@ def platform(deployment: Deployment) -> dict[str, Any]:
     """
     missing = UserError(
         f"{deployment.name} does not exist in account {deployment.account}, {deployment.region}: "
-        "run `make infra` first, or check --project, --region and the credentials"
+        "run `comfyeks infra apply` first, or check --project, --region and the credentials"
     )
     if not state_bucket.exists(deployment):
         raise missing

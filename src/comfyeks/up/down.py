@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from comfyeks.aws_account import find_cluster
+from comfyeks.aws_account import find_cluster, gpu_instances
 from comfyeks.console import note
 from comfyeks.errors import OperationError
 from comfyeks.kubernetes import addons, kubeconfig
@@ -62,7 +62,7 @@ def workload(run: DownContext) -> None:
 
 def pending_nodes(run: DownContext) -> str | None:
     pools = _names(run, POOLS) + _names(run, CLAIMS) if run.has_cluster() else []
-    nodes = remaining_resources.gpu_nodes(run.deployment)
+    nodes = gpu_instances(run.deployment)
     pending = [f"{len(pools)} pools and claims" if pools else "", f"{len(nodes)} instances" if nodes else ""]
     return ", ".join(filter(None, pending)) or None
 
@@ -73,7 +73,7 @@ def nodes(run: DownContext) -> None:
     for name in _names(run, POOLS):
         run.cluster.delete(f"{POOLS}/{name}")
     _wait("Karpenter's nodes", lambda: _names(run, POOLS) + _names(run, CLAIMS))
-    _wait("GPU instances", lambda: remaining_resources.gpu_nodes(run.deployment))
+    _wait("GPU instances", lambda: gpu_instances(run.deployment))
 
 
 def pending_addons(run: DownContext) -> str | None:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
 
-from comfyeks.aws_account import find_cluster
+from comfyeks.aws_account import ec2_resources, find_cluster, instances
 from comfyeks.deployment import BUCKET_KINDS, Deployment
 from comfyeks.errors import OperationError
-
-_LIVE = ["pending", "running", "stopping", "stopped"]
-
-
-def gpu_nodes(deployment: Deployment) -> list[str]:
-    """Return the ids of instances that Karpenter started."""
-    return _instances(deployment, [*_owned(deployment), {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]}])
 
 
 def billable(deployment: Deployment) -> list[str]:
@@ -71,34 +64,22 @@ def _ours(deployment: Deployment) -> list[dict[str, Any]]:
     return [{"Name": "tag:Deployment", "Values": [deployment.name]}]
 
 
-def _pages(deployment: Deployment, call: str, key: str, filters: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    ec2: Any = boto3.client("ec2", region_name=deployment.region)
-    for page in ec2.get_paginator(call).paginate(Filters=list(filters)):
-        yield from page[key]
-
-
-def _instances(deployment: Deployment, filters: list[dict[str, Any]]) -> list[str]:
-    live = [*filters, {"Name": "instance-state-name", "Values": _LIVE}]
-    groups = _pages(deployment, "describe_instances", "Reservations", live)
-    return [instance["InstanceId"] for group in groups for instance in group["Instances"]]
-
-
 def _all_instances(deployment: Deployment) -> Iterator[str]:
     for filters in (_owned(deployment), _ours(deployment)):
-        yield from (f"instance {name}" for name in _instances(deployment, filters))
+        yield from (f"instance {each['InstanceId']}" for each in instances(deployment.region, filters))
 
 
 def _volumes(deployment: Deployment) -> Iterator[str]:
     seen = set()
     for filters in (_owned(deployment), _ours(deployment)):
-        for volume in _pages(deployment, "describe_volumes", "Volumes", filters):
+        for volume in ec2_resources(deployment.region, "describe_volumes", "Volumes", filters):
             if volume["VolumeId"] not in seen:
                 seen.add(volume["VolumeId"])
                 yield f"volume {volume['VolumeId']} ({volume['Size']} GiB)"
 
 
 def _gateways(deployment: Deployment) -> Iterator[str]:
-    for gateway in _pages(deployment, "describe_nat_gateways", "NatGateways", _ours(deployment)):
+    for gateway in ec2_resources(deployment.region, "describe_nat_gateways", "NatGateways", _ours(deployment)):
         if gateway["State"] not in ("deleted", "deleting"):
             yield f"NAT gateway {gateway['NatGatewayId']}"
 
@@ -110,7 +91,7 @@ def _addresses(deployment: Deployment) -> Iterator[str]:
 
 
 def _endpoints(deployment: Deployment) -> Iterator[str]:
-    for endpoint in _pages(deployment, "describe_vpc_endpoints", "VpcEndpoints", _ours(deployment)):
+    for endpoint in ec2_resources(deployment.region, "describe_vpc_endpoints", "VpcEndpoints", _ours(deployment)):
         if endpoint["VpcEndpointType"] == "Interface" and endpoint["State"] not in ("deleted", "deleting"):
             yield f"interface endpoint {endpoint['VpcEndpointId']}"
 

@@ -139,13 +139,15 @@ class LocalCluster:
     # -- what an EKS cluster has --------------------------------------------------------------------------------------
 
     def install_addons(self, values_folder: Path) -> None:
-        """Install Karpenter from its own chart, as `make addons` does, with the values that `make infra` wrote.
+        """Install Karpenter from its own chart, with the values that `comfyeks infra apply` wrote.
 
         Raises UserError if the values are missing, OperationError if helm fails.
         """
         values = values_folder / ADDON_VALUES / "karpenter.values.yaml"
         if not values.exists():
-            raise UserError(f"{values} is missing: run `make infra`, which writes it from Terraform's outputs")
+            raise UserError(
+                f"{values} is missing: run `comfyeks infra apply`, which writes it from Terraform's outputs"
+            )
         charts = karpenter_crds().parents[2] / "charts"
         self.helm("upgrade", "--install", "karpenter-crd", str(charts / "karpenter-crd"), "--namespace", "kube-system")
         cluster = yaml.safe_load(self.kubeconfig.read_text())["clusters"][0]["cluster"]
@@ -173,7 +175,7 @@ class LocalCluster:
         self.api().apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
     def install_chart(self, chart: str, values_folder: Path, namespace: str, *assignments: str) -> None:
-        """Install one of our charts with `helm upgrade --install` and the values that `make infra` wrote."""
+        """Install one of our charts with `helm upgrade --install` and the values that `comfyeks infra apply` wrote."""
         values = values_folder / f"{chart}.values.yaml"
         sets = [argument for assignment in assignments for argument in ("--set", assignment)]
         files = ["--values", str(values)]

@@ -105,7 +105,7 @@ class ShortDemo(Demo):
     # -- helpers ------------------------------------------------------------------------------------------------------
 
     def chart(self, name: str) -> Rendered:
-        """A chart rendered with the instance type's values and those that `make infra` generated."""
+        """A chart rendered with the instance type's values and those that `comfyeks infra apply` generated."""
         return render(
             name,
             files=[

@@ -69,7 +69,7 @@ class ClusterDemo(Demo):
             self.api = self.cluster.api()
             detail(f"export KUBECONFIG={self.cluster.kubeconfig}")
             self.cluster.install_addons(self.deployment.dir)
-            detail("Karpenter is ready, with the values that `make infra` wrote")
+            detail("Karpenter is ready, with the values that `comfyeks infra apply` wrote")
 
     def add_model(self) -> None:
         with self.timeline.step(f"comfyeks models add {self.model.name}, while there is no node"):

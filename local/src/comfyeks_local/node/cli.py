@@ -92,6 +92,8 @@ def _rendered(deployment: Deployment) -> tuple[str, dict[str, str]]:
     """User data and tags of the deployment's node class."""
     values = deployment.dir / "karpenter-gpu.values.yaml"
     if not values.is_file():
-        raise UserError(f"{values} does not exist: run `make infra`, which writes it from Terraform's outputs")
+        raise UserError(
+            f"{values} does not exist: run `comfyeks infra apply`, which writes it from Terraform's outputs"
+        )
     node_class = render("karpenter-gpu", files=[values]).of_kind("EC2NodeClass")[0]
     return node_class["spec"]["userData"], node_class["spec"]["tags"]

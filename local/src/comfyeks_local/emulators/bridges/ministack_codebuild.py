@@ -20,7 +20,7 @@ DEFAULTS = {
     "ministack",
     aws="Keeps a project's logs, cache and queue time, with defaults, and takes its ARN in place of its name.",
     gap="Drops them, so every plan of Terraform sets them again; does not find a project by its ARN.",
-    needed_by="a second `make infra` without changes, `make infra-destroy`",
+    needed_by="a second `comfyeks infra apply` without changes, `comfyeks infra destroy`",
 )
 def codebuild_project_settings() -> None:
     from ministack.services import codebuild

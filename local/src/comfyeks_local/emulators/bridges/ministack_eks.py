@@ -85,7 +85,7 @@ def eks_cluster_security_group() -> None:
     "ministack",
     aws="Keeps the cluster's upgrade policy (default EXTENDED).",
     gap="Drops it, so every plan of Terraform sets it again.",
-    needed_by="a second `make infra` without changes",
+    needed_by="a second `comfyeks infra apply` without changes",
 )
 def eks_upgrade_policy() -> None:
     from ministack.services import eks
@@ -108,7 +108,7 @@ def eks_upgrade_policy() -> None:
     "ministack",
     aws="Keeps a node group's launch template (id, name, version), update and repair settings.",
     gap="Drops them, so every plan of Terraform replaces the node group.",
-    needed_by="a second `make infra` without changes",
+    needed_by="a second `comfyeks infra apply` without changes",
 )
 def eks_node_group_launch_template() -> None:
     from ministack.services import eks

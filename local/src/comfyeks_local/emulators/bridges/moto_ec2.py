@@ -114,7 +114,7 @@ def _eks_image(account: str, region: str, found: re.Match[str]) -> tuple[str, st
     "moto",
     aws="The tags of a launch template itself are not part of the launch template's data.",
     gap="They appear as a tag specification of the data, so every plan of Terraform removes them.",
-    needed_by="a second `make infra` without changes",
+    needed_by="a second `comfyeks infra apply` without changes",
 )
 def launch_template_own_tags() -> None:
     from moto.ec2.models.launch_templates import LaunchTemplateVersion
@@ -174,7 +174,7 @@ def fleet_security_groups() -> None:
     "moto",
     aws="A security group rule keeps its description, whether it refers to addresses, another group or a prefix list.",
     gap="Rules that refer to a group or a prefix list drop it, so every plan of Terraform sets it again.",
-    needed_by="a second `make infra` without changes",
+    needed_by="a second `comfyeks infra apply` without changes",
 )
 def security_group_rule_descriptions() -> None:
     from moto.ec2.models.security_groups import SecurityGroupRule

@@ -10,7 +10,7 @@ from comfyeks_local.emulators.bridges import bridge
     "moto",
     aws="Deletes a file system's policy, and then reports that there is none.",
     gap="Does not support DeleteFileSystemPolicy.",
-    needed_by="changing `efs = true` back to false, `make infra-destroy`",
+    needed_by="changing `efs = true` back to false, `comfyeks infra destroy`",
 )
 def efs_policy_removal() -> None:
     from moto.efs.responses import EFSResponse

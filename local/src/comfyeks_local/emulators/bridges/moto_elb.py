@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     "moto",
     aws="A network load balancer stores whether its security groups apply to PrivateLink traffic (default: on).",
     gap="Drops it, so every plan of Terraform sets it again.",
-    needed_by="a second `make infra` with PrivateLink without changes",
+    needed_by="a second `comfyeks infra apply` with PrivateLink without changes",
 )
 def privatelink_rules_of_load_balancer() -> None:
     from moto.elbv2.models import FakeLoadBalancer
