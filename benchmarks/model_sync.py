@@ -36,7 +36,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.s3_server import REGION, serving  # noqa: E402 - found by the line above
-
 from tests.node.support import ProgramNode  # noqa: E402
 
 BUCKET = "models"

@@ -5,40 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from comfyeks import tools
-from comfyeks.deployment import Deployment
 from comfyeks.files import write_atomically
 from comfyeks.terraform import provider_mirror
 from comfyeks.terraform.runner import ROOTS
+from tests.support.deployment import ACCOUNT, REGION, aws, deployment
 from tests.support.iam import Iam, evaluator
-from tests.support.mocked_aws import mocked_aws
-
-ACCOUNT = "111122223333"
-REGION = "us-west-2"
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    """The deployment `comfyui`, with its generated files below the test's own folder."""
-    monkeypatch.setattr("comfyeks.deployment.STATE", tmp_path)
-    return Deployment(project=None, region=REGION, account=ACCOUNT)
-
-
-@pytest.fixture
-def aws() -> Iterator[None]:
-    """The empty account ACCOUNT inside this process."""
-    with mocked_aws(ACCOUNT):
-        yield
-
 
 Terraform = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -160,37 +138,3 @@ def evaluations(request: pytest.FixtureRequest, record_property: Callable[[str, 
     before = asked.evaluations
     yield
     record_property("evaluations", asked.evaluations - before)
-
-
-@pytest.fixture
-def fake_terraform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Put a `terraform` on PATH that runs the given shell text; its calls are in the returned file, one per line.
-
-    The text is what `apply` and all other verbs do. A plan succeeds, and is empty but for `changes`.
-    """
-
-    def install(script: str, changes: str = "[]") -> Path:
-        folder = tmp_path / "bin"
-        folder.mkdir(exist_ok=True)
-        calls = tmp_path / "calls"
-        program = folder / "terraform"
-        program.write_text(
-            "#!/bin/bash\n"
-            'if [ "$1" = version ]; then echo \'{"terraform_version": "1.11.4"}\'; exit; fi\n'
-            f'shift; echo "$*" >> {calls}\n'
-            'case "$1" in plan) exit;;\n'
-            f"show) echo '{{\"resource_changes\": {changes}}}'; exit;; esac\n{script}\n"
-        )
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-        return calls
-
-    return install
-
-
-@pytest.fixture
-def state_bucket_there(aws: None, deployment: Deployment) -> Deployment:
-    boto3.client("s3", region_name=REGION).create_bucket(
-        Bucket=deployment.bucket("artifacts"), CreateBucketConfiguration={"LocationConstraint": REGION}
-    )
-    return deployment

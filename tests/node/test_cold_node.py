@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from benchmarks.cold_node import Assumptions, Cost, chart, joins_first, syncs_first
 
 GIVEN = Assumptions(

@@ -279,7 +279,7 @@ IMPORTED_BY_OTHER_ID = {
 }
 
 # Parts of another resource: they can be created again without harm and are deleted with it. Never imported.
-# tests/infra/test_interrupted_apply.py fails when a type of the roots is in neither list.
+# tests/terraform/test_interrupted_apply.py fails when a type of the roots is in neither list.
 PARTS = {
     "aws_default_security_group",
     "aws_ec2_tag",

@@ -13,8 +13,7 @@ from comfyeks.errors import OperationError
 from comfyeks.paths import REPO_ROOT
 from comfyeks.terraform import import_ids, interrupted_apply
 from comfyeks.terraform.runner import ROOTS
-
-from .conftest import REGION
+from tests.support.deployment import REGION
 
 LOG = """\
 aws_vpc.this[0]: Creating...

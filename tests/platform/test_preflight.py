@@ -13,8 +13,7 @@ from comfyeks.aws_account import ON_DEMAND_QUOTA, SPOT_QUOTA, SPOT_ROLE
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.platform import preflight
-
-from .conftest import REGION
+from tests.support.deployment import REGION
 
 Quotas = Callable[[int, int], None]
 

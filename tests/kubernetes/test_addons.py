@@ -16,8 +16,7 @@ from comfyeks.errors import OperationError, UserError
 from comfyeks.kubernetes import addons
 from comfyeks.kubernetes.kubeconfig import leads_to, read
 from comfyeks.versions import VERSIONS
-
-from .conftest import ACCOUNT, REGION
+from tests.support.deployment import ACCOUNT, REGION
 
 ARN = f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/comfyui"
 

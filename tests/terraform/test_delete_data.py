@@ -12,8 +12,7 @@ from botocore.stub import Stubber
 from comfyeks.deployment import Deployment
 from comfyeks.errors import OperationError
 from comfyeks.terraform import delete_data
-
-from .conftest import REGION
+from tests.support.deployment import REGION
 
 REPOSITORY = {"repositoryName": "comfyui-images"}
 INDEX, AMD64, ATTESTATION = (f"sha256:{letter * 64}" for letter in "fab")

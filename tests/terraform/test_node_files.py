@@ -12,8 +12,7 @@ from botocore.exceptions import ClientError
 from comfyeks.deployment import Deployment
 from comfyeks.errors import OperationError
 from comfyeks.terraform import node_files
-
-from .conftest import REGION
+from tests.support.deployment import REGION
 
 
 @pytest.fixture

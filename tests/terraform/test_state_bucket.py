@@ -9,8 +9,7 @@ from botocore.stub import Stubber
 from comfyeks.deployment import Deployment
 from comfyeks.errors import OperationError
 from comfyeks.terraform import delete_data, state_bucket
-
-from .conftest import ACCOUNT, REGION
+from tests.support.deployment import ACCOUNT, REGION
 
 
 @pytest.mark.usefixtures("aws")

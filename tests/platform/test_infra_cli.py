@@ -8,8 +8,7 @@ from typer.testing import CliRunner
 from comfyeks.deployment import Deployment
 from comfyeks.errors import UserError
 from comfyeks.platform import cli
-
-from .conftest import ACCOUNT, REGION
+from tests.support.deployment import ACCOUNT, REGION
 
 
 @pytest.fixture

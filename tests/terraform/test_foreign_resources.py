@@ -10,9 +10,8 @@ import pytest
 
 from comfyeks.errors import UserError
 from comfyeks.terraform import foreign_resources
+from tests.support.deployment import REGION
 from tests.support.mocked_aws import make_image
-
-from .conftest import REGION
 
 
 @pytest.fixture

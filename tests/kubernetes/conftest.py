@@ -1,0 +1,1 @@
+from tests.support.deployment import aws, deployment
