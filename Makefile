@@ -60,7 +60,7 @@ lint: setup      ## ruff, import-linter, shellcheck, hadolint, yamllint, terrafo
 	@$(BIN)/shellcheck $$(git ls-files '*.sh' .ci/run)
 	@$(BIN)/hadolint image/Dockerfile
 	@$(BIN)/yamllint --strict .
-	@$(BIN)/lint-imports --quiet
+	@$(BIN)/lint-imports --no-logo
 	@terraform fmt -check -recursive infra
 	@$(BIN)/comfyeks dev charts verify
 	@$(BIN)/comfyeks dev reference --check
@@ -81,4 +81,4 @@ lock: setup      ## resolve requirements.txt anew from pyproject.toml, and that 
 clean:           ## stop the local AWS and remove what was made here; .comfyeks/<name> of a deployment stays
 	@[ ! -x $(BIN)/comfyeks ] || $(BIN)/comfyeks local down
 	@rm -rf .venv .tools .comfyeks/local .comfyeks/demo .comfyeks/comfyui-demo \
-	  .mypy_cache .pytest_cache .ruff_cache
+	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

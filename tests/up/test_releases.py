@@ -14,6 +14,7 @@ from comfyeks.platform import preflight
 from comfyeks.settings import DeploymentSettings
 from comfyeks.terraform.variables import AccessFlags
 from comfyeks.up.run_context import RunContext
+from tests.support.mocked_aws import mocked_aws
 
 DEPLOYMENT = Deployment(None, "us-west-2", "111122223333")
 
@@ -32,6 +33,18 @@ def pool_types(settings: DeploymentSettings) -> list[list[str]]:
     run = RunContext(DEPLOYMENT, settings, AccessFlags(), Path("log"), None)
     pools = render("karpenter-gpu", files=run.pools().values).of_kind("NodePool")
     return [_types(pool) for pool in pools]
+
+
+def test_a_pool_of_families_is_checked_for_their_types_of_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"pools": {"default": {"instanceFamilies": ["g6"]}}}
+    [pool] = preflight.gpu_pools(DeploymentSettings(karpenter_gpu=own))
+    with mocked_aws(DEPLOYMENT.account):
+        offers = preflight._offers(DEPLOYMENT, [pool])
+    types = preflight._offered_types(pool, offers)
+    assert {"g6.xlarge", "g6.2xlarge", "g6.16xlarge"} <= set(types)
+    assert all(kind.startswith("g6.") and offers[kind].gpus == 1 for kind in types)
+    assert "g6.48xlarge" in offers  # eight GPUs
+    assert "g6.48xlarge" not in types
 
 
 def _types(pool: dict[str, Any]) -> list[str]:

@@ -6,7 +6,8 @@ is an error; what makes some impossible, or expensive, is a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -72,24 +73,36 @@ def _uses_spot(pools: list[Pool]) -> bool:
     return any("spot" in pool["capacityTypes"] for pool in pools)
 
 
+@dataclass(frozen=True)
+class Offer:
+    """An instance type of the region."""
+
+    zones: frozenset[str]
+    vcpus: int
+    gpus: int
+
+
 def _zones(deployment: Deployment, pools: list[Pool]) -> Iterator[Finding]:
-    """Compare the zones that offer a pool's types with the zones of the cluster's subnets, once there are some."""
+    """Zones that offer a pool's types, against the zones of the cluster's subnets once there are some."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
     offers = _offers(deployment, pools)
     discovery = [{"Name": "tag:karpenter.sh/discovery", "Values": [deployment.name]}]
     subnets = ec2.describe_subnets(Filters=discovery)["Subnets"]  # type: ignore[arg-type]
     cluster = {subnet["AvailabilityZone"] for subnet in subnets}
-    fix = f"choose other instance types (instance-type in {deployment.settings_file}) or another region"
     for pool in pools:
-        types = sorted(set(pool["instanceTypes"]))
-        names = ", ".join(types)
-        offering = set().union(*(offers.get(kind, set()) for kind in types))
+        names = ", ".join(_asked(pool))
+        offering = set().union(*(offers[kind].zones for kind in _offered_types(pool, offers)))
         if not offering:
-            yield Finding("zones", ERROR, f"no zone of {deployment.region} offers {names}", fix)
+            yield Finding(
+                "zones",
+                ERROR,
+                f"no zone of {deployment.region} offers {names}",
+                f"choose other instance types (instance-type in {deployment.settings_file}) or another region",
+            )
             continue
-        if missing := [kind for kind in types if kind not in offers]:
+        if missing := [] if pool["instanceFamilies"] else [kind for kind in _asked(pool) if kind not in offers]:
             where = f"{deployment.region} does not offer {', '.join(missing)}"
-            yield Finding("zones", WARNING, where, "nothing to do: Karpenter uses the pool's other types")
+            yield Finding("zones", WARNING, where, "none needed: Karpenter uses the pool's other types")
         both = sorted(offering & cluster) if cluster else sorted(offering)
         if not both:
             yield Finding(
@@ -100,34 +113,59 @@ def _zones(deployment: Deployment, pools: list[Pool]) -> Iterator[Finding]:
                 "choose another instance-type in the settings file, or add a subnet in one of those zones",
             )
         elif len(both) == 1:
-            only = f"only {both[0]} offers {names}: spot capacity is scarcer than with several zones"
-            yield Finding("zones", WARNING, only, "add more instance types")
+            yield Finding(
+                "zones",
+                WARNING,
+                f"only {both[0]} offers {names}: little choice for spot",
+                "add types: karpenter-gpu: poolDefaults: instanceTypes in the settings file",
+            )
         else:
             yield Finding("zones", OK, f"{names}: offered in {', '.join(both)}")
 
 
-def _offers(deployment: Deployment, pools: list[Pool]) -> dict[str, set[str]]:
-    """Return the zones of the region that offer each instance type; no entry for a type that none offers."""
+def _asked(pool: Pool) -> list[str]:
+    """What a pool asks for: types, or families such as g6.*."""
+    return sorted({f"{family}.*" for family in pool["instanceFamilies"]} or set(pool["instanceTypes"]))
+
+
+def _offered_types(pool: Pool, offers: Mapping[str, Offer]) -> list[str]:
+    """The types of the region that Karpenter would start for a pool."""
+    if not pool["instanceFamilies"]:
+        return [kind for kind in pool["instanceTypes"] if kind in offers]
+    families, gpus = set(pool["instanceFamilies"]), pool["instanceGpus"]
+    return [kind for kind, offer in offers.items() if kind.partition(".")[0] in families and offer.gpus == gpus]
+
+
+def _offers(deployment: Deployment, pools: list[Pool]) -> dict[str, Offer]:
+    """What the region offers of all that the pools ask for, by instance type."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
-    types = sorted({kind for pool in pools for kind in pool["instanceTypes"]})
+    families = {family for pool in pools for family in pool["instanceFamilies"]}
+    types = sorted({kind for pool in pools if not pool["instanceFamilies"] for kind in pool["instanceTypes"]})
+    named: list[Any] = [] if families else [{"Name": "instance-type", "Values": types}]
     zones: dict[str, set[str]] = {}
     for page in ec2.get_paginator("describe_instance_type_offerings").paginate(
-        LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": types}]
+        LocationType="availability-zone", Filters=named
     ):
         for offer in page["InstanceTypeOfferings"]:
-            zones.setdefault(offer["InstanceType"], set()).add(offer["Location"])
-    return zones
+            if offer["InstanceType"] in types or offer["InstanceType"].partition(".")[0] in families:
+                zones.setdefault(offer["InstanceType"], set()).add(offer["Location"])
+    names: list[Any] = sorted(zones)
+    found: dict[str, Offer] = {}
+    # No more than 100 names in a request: docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
+    for start in range(0, len(zones), 100):
+        for kind in ec2.describe_instance_types(InstanceTypes=names[start : start + 100])["InstanceTypes"]:
+            name, gpus = kind["InstanceType"], kind.get("GpuInfo", {}).get("Gpus", [])
+            count = sum(gpu["Count"] for gpu in gpus)
+            found[name] = Offer(frozenset(zones[name]), kind["VCpuInfo"]["DefaultVCpus"], count)
+    return found
 
 
 def _quotas(deployment: Deployment, pools: list[Pool], pods: int) -> Iterator[Finding]:
-    """Compare the vCPUs of GPU nodes that the account may run, on-demand and spot, with what the pods need."""
-    offered = sorted(_offers(deployment, pools))
-    if not offered:  # the check of the zones reports the error
+    """vCPUs of GPU nodes that the account may run, on-demand and spot, against what the pods need."""
+    offers = _offers(deployment, pools)
+    vcpus = {kind: offers[kind].vcpus for pool in pools for kind in _offered_types(pool, offers)}
+    if not vcpus:  # the check of the zones has the error
         return
-    ec2 = boto3.client("ec2", region_name=deployment.region)
-    vcpus: dict[str, int] = {}
-    for answer in ec2.get_paginator("describe_instance_types").paginate(InstanceTypes=offered):  # type: ignore[arg-type]
-        vcpus |= {kind["InstanceType"]: kind["VCpuInfo"]["DefaultVCpus"] for kind in answer["InstanceTypes"]}
     smallest = min(vcpus, key=lambda kind: (vcpus[kind], kind))
     need, wanted = vcpus[smallest] * pods, max(vcpus.values()) * pods
     quotas = boto3.client("service-quotas", region_name=deployment.region)
