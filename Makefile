@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest
 ifneq ($(PROJECT),)
 export COMFYEKS_PROJECT := $(PROJECT)
 endif
-# Hundreds of short Python programs run in a test: without kept bytecode each would compile every module anew.
+# Hundreds of short Python programs run in a test: without kept bytecode each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -25,13 +25,13 @@ demo: setup      ## the main job, model in to image out, on an AWS inside this m
 
 ##@ A real deployment
 .PHONY: up down image infra infra-destroy addons events events-destroy
-up: install      ## everything, or what is left of it: AWS, add-ons, image, charts, events (PLAN=1 only shows it)
+up: install      ## create or update everything: AWS, add-ons, image, charts, events (PLAN=1 only shows the steps)
 	@$(BIN)/comfyeks up $(if $(PLAN),--plan)
-down: install    ## all of it gone again but the data, after asking for its name
+down: install    ## remove everything but the data, after asking for the deployment's name
 	@$(BIN)/comfyeks down $(if $(CONFIRM),--confirm $(CONFIRM))
 infra: install   ## Terraform: data root, then platform; writes the generated values
 	@$(BIN)/comfyeks infra apply
-image: install   ## build image/ with CodeBuild and push it, unless it is there (LOCAL=1: with this machine's Docker)
+image: install   ## build image/ with CodeBuild and push it, unless the registry has it (LOCAL=1: with this machine's Docker)
 	@$(BIN)/comfyeks image build $(if $(LOCAL),--local)
 addons: install  ## pinned helm installs: Karpenter, load balancer controller, device plugin
 	@$(BIN)/comfyeks addons install

@@ -50,4 +50,4 @@ def confirm_name(what: str, name: str, given: str | None) -> None:
                 f"no name was typed: nothing was deleted; without a terminal, give --confirm {name}"
             ) from error
     if given != name:
-        raise UserError(f"{given!r} is not {name!r}: nothing was deleted")
+        raise UserError(f"the name given is {given!r}, not {name!r}: nothing was deleted")

@@ -49,7 +49,8 @@ class DeploymentSettings:
                     "region": f"set AWS_REGION={wanted}, or use another --project",
                 }[name]
                 raise UserError(
-                    f"{deployment} belongs to {name} {wanted} ({where}), not to {found}: nothing was changed; {remedy}"
+                    f"{where} is for {name} {wanted}, but {deployment} was requested in {name} {found}: "
+                    f"nothing was changed; {remedy}"
                 )
 
 
@@ -62,7 +63,7 @@ def load(file: Path) -> DeploymentSettings:
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} is not a mapping: it must have NAME: VALUE on every line")
+        raise UserError(f"{file} is not a mapping: expected settings such as `region: us-west-2` at the top level")
     known = {f.name.replace("_", "-"): f for f in fields(DeploymentSettings)}
     values: dict[str, Any] = {}
     for name, value in content.items():

@@ -53,8 +53,8 @@ def test_an_invalid_setting_is_named_in_one_line(tmp_path: Path, text: str, mess
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (DeploymentSettings(account="444455556666"), "belongs to account 444455556666"),
-        (DeploymentSettings(region="eu-central-1"), "belongs to region eu-central-1"),
+        (DeploymentSettings(account="444455556666"), "is for account 444455556666"),
+        (DeploymentSettings(region="eu-central-1"), "is for region eu-central-1"),
     ],
 )
 def test_settings_of_another_account_or_region_are_rejected(settings: DeploymentSettings, message: str) -> None:

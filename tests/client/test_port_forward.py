@@ -105,4 +105,4 @@ def test_kubectls_error_is_reported(kubectl: Path) -> None:
 def test_two_ways_to_a_server_are_refused(kubectl: Path) -> None:
     error = run(WORKFLOW, "--port-forward", "--url", "http://127.0.0.1:1").exception
     assert isinstance(error, UserError)
-    assert "are two ways to a server" in str(error)
+    assert "cannot be combined" in str(error)

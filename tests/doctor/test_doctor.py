@@ -219,7 +219,7 @@ def test_a_context_that_leads_to_another_cluster(world: World, tmp_path: Path) -
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(kubeconfig.read_text().replace("cluster: comfyui", "cluster: payroll"))
     finding = one(world, "kubeconfig")
-    assert "leads to cluster 'payroll', not to comfyui" in finding["message"]
+    assert "points to cluster 'payroll', not to comfyui" in finding["message"]
     assert "aws eks update-kubeconfig" in finding["fix"]
 
 

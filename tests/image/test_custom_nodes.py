@@ -180,9 +180,9 @@ def test_an_install_script_that_the_image_does_not_run_is_mentioned(
         ([HOST + "demo", "--name", "COMFYUI"], "comfyui exists already"),
         ([HOST + "ComfyUI.git", "--name", "x"], "exists already as comfyui"),
         ([HOST + "demo", "--ref", "v9"], "has no branch or tag 'v9'"),
-        ([HOST + "odd"], "asks for 'git+https://git.example/x'"),
-        ([HOST + "options"], "asks for '--extra-index-url https://x'"),
-        ([HOST + "address"], "asks for 'x @ https://git.example/x.whl'"),
+        ([HOST + "odd"], "requires 'git+https://git.example/x'"),
+        ([HOST + "options"], "requires '--extra-index-url https://x'"),
+        ([HOST + "address"], "requires 'x @ https://git.example/x.whl'"),
         ([HOST + "nothing"], "has no __init__.py"),
     ],
 )

@@ -110,7 +110,7 @@ def test_the_first_failing_add_on_ends_the_command(ready: Deployment, tmp_path: 
 def test_context_of_another_cluster_is_refused_before_anything_runs(ready: Deployment, tmp_path: Path) -> None:
     answer = install("--context", "other")
     assert isinstance(answer.exception, UserError)
-    assert "leads to cluster" in str(answer.exception)
+    assert "points to cluster" in str(answer.exception)
     assert "aws eks update-kubeconfig --region us-west-2 --name comfyui" in str(answer.exception)
     assert not (tmp_path / "calls").exists()
 

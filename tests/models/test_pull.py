@@ -290,7 +290,7 @@ def test_a_url_gets_its_name_from_the_server_and_its_hash_is_shown(session: boto
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["https://example.com/x"], "name the folder that its loader reads with --to"),
+        (["https://example.com/x"], "give the models folder with --to"),
         (["https://example.com/x", "--to", "../x"], "--to '../x': has a name that starts with a dot"),
         (["https://example.com/x", "--to", "vae", "--sha256", "abc"], "--sha256 'abc': must be 64 hex digits"),
         (["https://a/x", "https://a/y", "--to", "vae", "--as", "z"], "for one file, and 2 URLs are given"),

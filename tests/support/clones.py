@@ -54,7 +54,8 @@ def make_clone(target: Path, env: dict[str, str]) -> Clone:
     if TOOLS.exists():
         (target / TOOLS.name).mkdir()
         (target / TOOLS.name / "bin").symlink_to(TOOLS / "bin")
-    return Clone(target, {**env, "PYTHONPATH": str(target / "scripts")})
+    sources = os.pathsep.join(str(target / folder) for folder in ("src", "local/src"))
+    return Clone(target, {**env, "PYTHONPATH": sources})
 
 
 def plain_environment() -> dict[str, str]:

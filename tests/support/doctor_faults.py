@@ -148,7 +148,7 @@ def no_role_for_spot(target: Target) -> Iterator[Clone]:
     iam.create_service_linked_role(AWSServiceName="spot.amazonaws.com")
 
 
-@fault("kubeconfig", "leads to cluster 'payroll', not to comfyui-try")
+@fault("kubeconfig", "points to cluster 'payroll', not to comfyui-try")
 def a_context_that_leads_elsewhere(target: Target) -> Iterator[Clone]:
     def elsewhere(config: dict[str, Any]) -> None:
         config["clusters"][0]["name"] = config["contexts"][0]["context"]["cluster"] = "payroll"

@@ -84,7 +84,9 @@ def plan(vpc: str, *known: str, actions: tuple[str, ...] = ("delete",)) -> dict[
 @pytest.mark.parametrize("make", [make_instance, make_load_balancer, make_subnet])
 def test_resources_of_others_in_the_network_are_named(ec2: Any, vpc: str, make: Callable[[Any, str], str]) -> None:
     theirs = make(ec2, vpc)
-    with pytest.raises(UserError, match=f"{vpc} cannot be deleted while it holds resources of others") as raised:
+    with pytest.raises(
+        UserError, match=f"{vpc} cannot be deleted while it holds resources that this deployment did not create"
+    ) as raised:
         foreign_resources.refuse(REGION, plan(vpc))
     assert theirs in str(raised.value)
 

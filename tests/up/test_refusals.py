@@ -51,18 +51,18 @@ def context(checkout: Path, cluster: str) -> None:
 
 def test_credentials_of_another_account(checkout: Path) -> None:
     settings(checkout, account="444455556666")
-    assert "belongs to account 444455556666" in refused()
+    assert "is for account 444455556666" in refused()
 
 
 def test_another_region_than_the_deployments(checkout: Path) -> None:
     settings(checkout, account=ACCOUNT, region=REGION)
-    assert "belongs to region us-west-2" in refused("--region", "eu-central-1")
+    assert "is for region us-west-2" in refused("--region", "eu-central-1")
 
 
 def test_the_region_of_the_settings_file_is_enough(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
     settings(checkout, account="444455556666", region=REGION)
-    assert "belongs to account" in refused()  # and not: no region
+    assert "is for account" in refused()  # and not: no region
 
 
 def test_expired_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,12 +88,12 @@ def test_a_context_that_leads_to_another_cluster(checkout: Path) -> None:
     context(checkout, "payroll")
     eks = boto3.client("eks", region_name=REGION)
     eks.create_cluster(name="comfyui", roleArn=f"arn:aws:iam::{ACCOUNT}:role/x", resourcesVpcConfig={})
-    assert "kubectl context 'now' leads to cluster 'payroll', not to comfyui" in refused()
+    assert "kubectl context 'now' points to cluster 'payroll', not to comfyui" in refused()
 
 
 def test_a_chosen_context_that_leads_to_another_cluster_even_before_ours_exists(checkout: Path) -> None:
     context(checkout, "payroll")
-    assert "leads to cluster 'payroll'" in refused("--context", "now")
+    assert "points to cluster 'payroll'" in refused("--context", "now")
 
 
 def test_a_current_context_elsewhere_is_allowed_before_there_is_a_cluster(
@@ -107,7 +107,7 @@ def test_a_current_context_elsewhere_is_allowed_before_there_is_a_cluster(
 
 def test_no_range_that_may_reach_the_cluster() -> None:
     answer = CliRunner().invoke(app, ["up"])
-    assert "nobody may reach the Kubernetes API" in str(answer.exception)
+    assert "no access to the Kubernetes API is configured" in str(answer.exception)
 
 
 def test_two_projects_and_none_named(checkout: Path) -> None:
@@ -122,12 +122,12 @@ def test_two_projects_at_once_in_one_checkout(checkout: Path) -> None:
 
 def test_down_asks_for_the_name(checkout: Path) -> None:
     answer = CliRunner().invoke(app, ["down", "--confirm", "comfy"])
-    assert "'comfy' is not 'comfyui': nothing was deleted" in str(answer.exception)
+    assert "the name given is 'comfy', not 'comfyui': nothing was deleted" in str(answer.exception)
 
 
 def test_down_with_data_asks_for_the_bucket(checkout: Path) -> None:
     answer = CliRunner().invoke(app, ["down", "--delete-data", "--confirm", "comfyui"])
-    assert f"is not 'comfyui-models-{ACCOUNT}-{REGION}': nothing was deleted" in str(answer.exception)
+    assert f"not 'comfyui-models-{ACCOUNT}-{REGION}': nothing was deleted" in str(answer.exception)
 
 
 def test_plan_changes_nothing_and_names_steps_resources_and_cost(checkout: Path) -> None:

@@ -1,4 +1,4 @@
-# What the data root and the state bootstrap made: looked up by name, so that this root needs no other root's state, and so that a
+# The data root's buckets and registry, and the artifacts bucket of `comfyeks infra apply`: looked up by name, so that this root needs no other root's state, and so that a
 # missing one stops the plan and not a node at boot.
 
 data "aws_s3_bucket" "this" {

@@ -32,8 +32,6 @@ def server(url: str | None, forward: bool, namespace: str, target: str) -> Itera
         yield url or DEFAULT_URL
         return
     if url is not None:
-        raise UserError(
-            f"--url {url} and --port-forward are two ways to a server: use one (COMFYUI_URL sets --url too)"
-        )
+        raise UserError(f"--url {url} and --port-forward cannot be combined: use one (COMFYUI_URL sets --url too)")
     with port_forward(namespace, target) as forwarded:
         yield forwarded

@@ -59,8 +59,9 @@ class Prices:
         """Return a price. Raises UserError, which says how to give it, if it is not known."""
         if key not in self.amounts:
             raise UserError(
-                f"the price of {key} in {self.region} is not known, and is not guessed: write it into {OWN} below "
-                f"regions: {self.region}: as {key.name}: {{{key.unit}: USD}} (aws.amazon.com/pricing)"
+                f"the price of {key} in {self.region} is not known, and is not guessed: look it up at "
+                f"aws.amazon.com/pricing and write it to {OWN}, for example: "
+                f"{{regions: {{{self.region}: {{{key.name}: {{{key.unit}: 1.23}}}}}}}}"
             )
         return self.amounts[key]
 

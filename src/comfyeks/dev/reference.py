@@ -44,7 +44,7 @@ secret.
 _MEANING = {
     "account": "AWS account, 12 digits in quotes. Credentials of another one are rejected.",
     "region": "AWS region. Another one in the environment is rejected.",
-    "instance_type": "GPU instance type whose values the comfyui chart gets; quotas, zones and disks are checked.",
+    "instance_type": "GPU instance type of the node pools and of the pod's size; quotas, zones and disks are checked.",
     "image_tag": "Tag of an image that is in the registry. Empty: the tag that this checkout's `image/` has.",
     "keda": "Install KEDA, which scheduled and queue-based autoscaling need.",
     "models": "Models or groups of the catalogue that `comfyeks up` pulls into the bucket if it lacks them.",

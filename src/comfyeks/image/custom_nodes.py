@@ -165,8 +165,8 @@ def _check_requirements(source: Source) -> None:
     for line in source.requirements:
         if line.startswith("-") or "://" in line or re.search(r"\s@\s", line):
             raise UserError(
-                f"{source} asks for {line!r}, which is not a package of the index and cannot be locked: "
-                "use another commit of it (--ref), or a fork that asks for a released package"
+                f"{source} requires {line!r}, which is not a released package and cannot be locked: "
+                "use another commit of it (--ref), or a fork that requires a released package"
             )
 
 

@@ -47,7 +47,7 @@ def checked_context(context: str | None, deployment: Deployment, kubeconfig: dic
         raise UserError(f"there is no kubectl context {chosen!r} (there are: {known}); {remedy}")
     if not leads_to(cluster, deployment):
         raise UserError(
-            f"kubectl context {chosen!r} leads to cluster {cluster!r}, not to {deployment.name} in account "
+            f"kubectl context {chosen!r} points to cluster {cluster!r}, not to {deployment.name} in account "
             f"{deployment.account}, {deployment.region}: nothing was changed; {remedy}"
         )
     return str(chosen)

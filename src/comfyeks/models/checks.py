@@ -34,6 +34,6 @@ def check_file(path: Path, key: str, entry: Entry | None, *, allow_pickle: bool)
     for field, value in found.items():
         if value != getattr(entry, field):
             raise UserError(
-                f"{path}: its {field} is {value}, that of {entry.id} in the catalogue is {getattr(entry, field)}; "
+                f"{path}: its {field} {value} differs from the catalogue's {getattr(entry, field)} for {entry.id}; "
                 "give another file another name with --as, or upload it under this name with --force"
             )

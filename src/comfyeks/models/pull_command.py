@@ -44,7 +44,7 @@ def plan(
     if len(urls) > 1 and (name, sha256) != (None, None):
         raise UserError(f"--as and --sha256 are for one file, and {len(urls)} URLs are given")
     if urls and to is None:
-        raise UserError(f"{urls[0]}: name the folder that its loader reads with --to, for example --to loras")
+        raise UserError(f"{urls[0]}: give the models folder with --to, for example --to loras")
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UserError(f"--sha256 {sha256!r}: must be 64 hex digits")
     wanted: dict[str, Wanted] = {}

@@ -28,7 +28,8 @@ def refuse(region: str, plan: Plan) -> None:
     for vpc in networks(plan):
         if found := _created_by_others(vpc, region, known):
             raise UserError(
-                f"the VPC {vpc} cannot be deleted while it holds resources of others: {'; '.join(found)}. "
+                f"the VPC {vpc} cannot be deleted while it holds resources that this deployment did not create: "
+                f"{'; '.join(found)}. "
                 "Delete them, then run the same command again; Terraform has deleted nothing yet"
             )
 

@@ -18,8 +18,8 @@ def refuse(root: str, plan: Plan) -> None:
     """Raise UserError naming the protected resources that a root's plan would delete or replace, and what forces it."""
     if lost := protected(plan):
         raise UserError(
-            f"this would delete or replace {', '.join(lost)}, with everything in it; nothing in the {root} root was "
-            "changed. Restore the old settings, or pass --allow-replacement to do it anyway"
+            f"this would delete or replace {', '.join(lost)}, and the data or resources in it; nothing in the {root} "
+            "root was changed. Restore the old settings, or pass --allow-replacement to do it anyway"
         )
 
 

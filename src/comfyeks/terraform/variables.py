@@ -39,7 +39,7 @@ class AccessFlags:
         public = self.api_public_access is not False and own.get("api_public_access") is not False
         if public and not self.api_allowed_cidrs and not own.get("api_allowed_cidrs"):
             raise UserError(
-                "nobody may reach the Kubernetes API yet: pass address ranges with --api-allowed-cidrs or "
+                "no access to the Kubernetes API is configured: pass address ranges with --api-allowed-cidrs or "
                 "COMFYEKS_API_ALLOWED_CIDRS (for one address: 198.51.100.7/32), or pass --private-api and work from "
                 "inside the VPC. Later applies use the same choice."
             )

@@ -193,6 +193,6 @@ def _refuse_guessing(deployment: Deployment, project: str | None) -> None:
     if others:
         names = ", ".join(f"--project {name.removeprefix('comfyui-')}" for name in others)
         raise UserError(
-            f"which deployment? This checkout has settings of {', '.join(others)}, none of {deployment.name}: "
+            f"this checkout has settings of {', '.join(others)}, none of {deployment.name}: "
             f"give {names}, or create settings with `comfyeks init`"
         )
