@@ -98,7 +98,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     try:
         clone = new_clone("A")
         clone.comfyeks("infra", "apply")
-        clone.comfyeks("lambda", "deploy")
+        clone.comfyeks("events", "deploy")
         deployment = Deployment(PROJECT, os.environ["AWS_REGION"], "123456789012")
         yield Platform(clone, deployment, aws, new_clone, made)
     finally:

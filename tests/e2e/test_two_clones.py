@@ -31,7 +31,7 @@ def test_deploy_from_one_clone_redeploy_and_delete_from_another(platform: Platfo
     assert len(before) == 1
 
     other = platform.new_clone("B")
-    other.comfyeks("lambda", "configure")
+    other.comfyeks("events", "configure")
     # What a person types, after `configure` wrote Chalice's files.
     redeploy = subprocess.run(
         [Path(sys.executable).parent / "chalice", "deploy", "--stage", stage],
@@ -40,11 +40,11 @@ def test_deploy_from_one_clone_redeploy_and_delete_from_another(platform: Platfo
     assert redeploy.returncode == 0, redeploy.stderr
     assert mappings(platform) == before, "the second clone must update the mapping, not create another one"
 
-    other.comfyeks("lambda", "delete")
+    other.comfyeks("events", "delete")
     assert functions(platform) == []
     assert mappings(platform) == []
 
-    platform.clone.comfyeks("lambda", "deploy")
+    platform.clone.comfyeks("events", "deploy")
     assert functions(platform) == [f"comfyui-models-{stage}-sync"]
     assert len(mappings(platform)) == 1
 
