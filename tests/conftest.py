@@ -4,6 +4,7 @@ import functools
 import gc
 import json
 import marshal
+import signal
 from collections.abc import Callable, Generator, Iterator
 
 import hypothesis
@@ -13,6 +14,10 @@ from botocore.loaders import JSONFileLoader
 # Service models and plans are large trees, made and dropped: looking for cycles after every 700 objects takes a third
 # of the processor time of the tests that call AWS.
 gc.set_threshold(50_000)
+
+# A shell starts background jobs with SIGINT ignored, which every program that a test interrupts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nothing here is a timed test: on a busy machine any example can take longer than Hypothesis' 200 ms.
 hypothesis.settings.register_profile("untimed", deadline=None)

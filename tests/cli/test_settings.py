@@ -37,7 +37,7 @@ def test_settings_that_were_written_are_read_again(tmp_path: Path) -> None:
         ("models: sdxl", "models must be a list"),
         ("platform: [a]", "platform must be NAME: VALUE"),
         ("image-tag: 20261121", "in quotes"),
-        ("- a", "NAME: VALUE"),
+        ("- a", "is not a mapping: expected settings such as `region: us-west-2`"),
         ("a: {", "is not YAML"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_burst_of_1000_uploads_and_200_deletes_converges_on_three_nodes(
 
 
 def test_throttled_ssm_delays_and_loses_nothing(
-    platform: Platform, three_nodes: list[LocalNode], healed: None, quick_redelivery: None
+    platform: Platform, three_nodes: list[LocalNode], no_faults: None, quick_redelivery: None
 ) -> None:
     platform.aws.inject(
         {"service": "ssm", "operation": "SendCommand", "error": "ThrottlingException", "status": 400, "times": 4}
@@ -98,7 +98,7 @@ def test_throttled_ssm_delays_and_loses_nothing(
 
 
 def test_a_lambda_that_raises_gets_its_batch_again(
-    platform: Platform, three_nodes: list[LocalNode], healed: None, quick_redelivery: None
+    platform: Platform, three_nodes: list[LocalNode], no_faults: None, quick_redelivery: None
 ) -> None:
     platform.aws.inject(
         {"service": "ssm", "operation": "SendCommand", "error": "AccessDeniedException", "status": 400, "times": 2}
