@@ -52,8 +52,13 @@ def instances(
         yield from reservation["Instances"]
 
 
+def owned_by_cluster(deployment: Deployment) -> dict[str, Any]:
+    """The EC2 filter for what Karpenter and controllers in the cluster created."""
+    return {"Name": f"tag:kubernetes.io/cluster/{deployment.name}", "Values": ["owned"]}
+
+
 def gpu_instances(deployment: Deployment) -> list[str]:
     """Ids of the instances that Karpenter started for this deployment. Raises ClientError."""
-    owned = {"Name": f"tag:kubernetes.io/cluster/{deployment.name}", "Values": ["owned"]}
     of_pool = {"Name": "tag-key", "Values": ["karpenter.sh/nodepool"]}
-    return [instance["InstanceId"] for instance in instances(deployment.region, [owned, of_pool])]
+    found = instances(deployment.region, [owned_by_cluster(deployment), of_pool])
+    return [instance["InstanceId"] for instance in found]

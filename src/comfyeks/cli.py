@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
@@ -49,17 +50,18 @@ COMMANDS = {
 ENTRY_POINTS = "comfyeks.commands"
 
 
-def commands() -> dict[str, Command]:
-    """Return all commands by name, those of other installed distributions included."""
-    return COMMANDS | {found.name: Command(found.value, _CHECKOUT) for found in entry_points(group=ENTRY_POINTS)}
+@cache
+def added_commands() -> dict[str, Command]:
+    """Return the commands of other installed distributions by name. Reading every distribution's metadata is slow."""
+    return {found.name: Command(found.value, _CHECKOUT) for found in entry_points(group=ENTRY_POINTS)}
 
 
 class LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(commands())
+        return [*COMMANDS, *added_commands()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        found = commands().get(cmd_name)
+        found = COMMANDS.get(cmd_name) or added_commands().get(cmd_name)
         if found is None:
             return None
         module, attribute = found.target.split(":")

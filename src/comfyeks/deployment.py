@@ -157,7 +157,7 @@ def current(project: str | None = None, region: str | None = None) -> Deployment
     when AWS does not report the account.
     """
     name = project_name(project if project is not None else os.environ.get("COMFYEKS_PROJECT"))
-    file = STATE / Deployment(name, "", "").name / settings.FILE
+    file = Deployment(name, "", "").settings_file
     decided = settings.load(file)
     session = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or decided.region)
     if not session.region_name:

@@ -40,6 +40,16 @@ class DeploymentSettings:
     comfyui: dict[str, Any] = field(default_factory=dict)
     karpenter_gpu: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def release(self) -> str:
+        """Helm release of charts/comfyui."""
+        return str(self.platform.get("comfyui_release", "comfyui"))
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of that release."""
+        return str(self.platform.get("comfyui_namespace", "comfyui"))
+
     def check(self, deployment: str, account: str, region: str, where: Path) -> None:
         """Raise UserError when the file is for another account or region."""
         for name, wanted, found in (("account", self.account, account), ("region", self.region, region)):

@@ -158,8 +158,6 @@ def _nodes(deployment: Deployment) -> tuple[list[Node], list[Running]]:
 
 
 def _pods(deployment: Deployment, context: str | None) -> list[Pod]:
-    settings = deployment.settings()
-    namespace = settings.platform.get("comfyui_namespace", "comfyui")
     cluster = Cluster(checked_context(context, deployment))
     return [
         Pod(
@@ -170,7 +168,7 @@ def _pods(deployment: Deployment, context: str | None) -> list[Pod]:
             why=reason.message if reason else "",
             fix=reason.fix if reason else "",
         )
-        for pod, reason in explained(cluster, namespace)
+        for pod, reason in explained(cluster, deployment.settings().namespace)
     ]
 
 

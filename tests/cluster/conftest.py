@@ -36,10 +36,8 @@ class Cluster:
     api: Api
 
     def helm(self, *arguments: str | Path) -> str:
-        argv = [str(tools.helm()), *map(str, arguments)]
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{argv}: {done.stderr}"
+        done = tools.run_helm(*arguments, kubeconfig=self.kubeconfig)
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return done.stdout
 
     def of_release(self, release: str) -> list[tuple[str, str]]:

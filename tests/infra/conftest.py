@@ -15,7 +15,7 @@ from comfyeks import tools
 from comfyeks.files import write_atomically
 from comfyeks.terraform import provider_mirror
 from comfyeks.terraform.runner import ROOTS
-from tests.support.deployment import ACCOUNT, REGION, aws, deployment
+from tests.support.deployment import aws, deployment
 from tests.support.iam import Iam, evaluator
 
 Terraform = Callable[..., subprocess.CompletedProcess[str]]

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from moto.events.models import EventPattern
 
-from .conftest import ACCOUNT, REGION, Plan
+from tests.support.deployment import ACCOUNT, REGION
+
+from .conftest import Plan
 
 INSTANCE = "i-0123456789abcdef0"
 

@@ -12,8 +12,9 @@ from comfyeks import model_events
 from comfyeks.charts.render import render
 from comfyeks.deployment import BUCKET_KINDS, Deployment
 from comfyeks.versions import VERSIONS
+from tests.support.deployment import ACCOUNT, REGION
 
-from .conftest import ACCOUNT, REGION, Plan
+from .conftest import Plan
 
 NAMES = Deployment(project=None, region=REGION, account=ACCOUNT)
 DATA_KINDS = ("models", "inputs", "outputs")

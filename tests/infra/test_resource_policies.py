@@ -11,9 +11,10 @@ import pytest
 
 from comfyeks.deployment import Deployment
 from comfyeks.terraform import state_bucket
+from tests.support.deployment import ACCOUNT, REGION
 from tests.support.iam import Context, Iam
 
-from .conftest import ACCOUNT, REGION, Plan
+from .conftest import Plan
 
 NAMES = Deployment(project=None, region=REGION, account=ACCOUNT)
 OTHER_ACCOUNT = "444455556666"

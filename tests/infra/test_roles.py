@@ -11,9 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from comfyeks.deployment import Deployment
+from tests.support.deployment import ACCOUNT, REGION
 from tests.support.iam import Iam, IamError, Role
 
-from .conftest import ACCOUNT, REGION, Plan
+from .conftest import Plan
 
 NAMES = Deployment(project=None, region=REGION, account=ACCOUNT)
 OTHER_ACCOUNT = "444455556666"

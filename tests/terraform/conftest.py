@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from comfyeks.deployment import Deployment
-from tests.support.deployment import ACCOUNT, REGION, aws, deployment
+from tests.support.deployment import REGION, aws, deployment
 
 
 @pytest.fixture

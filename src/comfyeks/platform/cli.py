@@ -39,6 +39,17 @@ Admins = Annotated[
 ]
 
 
+def access_flags(
+    api_allowed_cidrs: str | None, private_api: bool | None, cluster_admin_arns: str | None
+) -> AccessFlags:
+    """The values of the three options above."""
+    return AccessFlags(
+        api_allowed_cidrs=listed(api_allowed_cidrs),
+        api_public_access=None if private_api is None else not private_api,
+        cluster_admin_arns=listed(cluster_admin_arns),
+    )
+
+
 @app.command()
 def apply(
     project: Project = None,
@@ -69,11 +80,7 @@ def apply(
     """
     platform_apply.apply(
         current(project, region),
-        AccessFlags(
-            api_allowed_cidrs=listed(api_allowed_cidrs),
-            api_public_access=None if private_api is None else not private_api,
-            cluster_admin_arns=listed(cluster_admin_arns),
-        ),
+        access_flags(api_allowed_cidrs, private_api, cluster_admin_arns),
         overwrite_settings=overwrite_settings,
         allow_replacement=allow_replacement,
         skip_checks=skip_checks,

@@ -6,9 +6,10 @@ is an error; what makes some impossible, or expensive, is a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from threading import Lock
 from typing import Any
 
 import boto3
@@ -24,6 +25,7 @@ from comfyeks.errors import UserError
 from comfyeks.findings import ERROR, OK, WARNING, Check, Finding, examine_all
 from comfyeks.settings import DeploymentSettings
 
+_SPOT_ROLE_CHECK = "spot role"
 QUOTAS = {"on-demand": ON_DEMAND_QUOTA, "spot": SPOT_QUOTA}
 Pool = dict[str, Any]  # an entry of `pools` in charts/karpenter-gpu, its defaults filled in
 
@@ -33,12 +35,13 @@ def checks(deployment: Deployment, settings: DeploymentSettings) -> list[Check]:
     pools = list(gpu_pools(settings))
     pods = int(settings.comfyui.get("replicas") or 1)
     subnets = list(settings.platform.get("private_subnet_ids", ()))
+    offers = _once(partial(_offers, deployment, pools))
     found: list[Check] = [
-        ("zones", partial(_zones, deployment, pools)),
-        ("quota", partial(_quotas, deployment, pools, pods)),
+        ("zones", partial(_zones, deployment, pools, offers)),
+        ("quota", partial(_quotas, deployment, pools, offers, pods)),
     ]
-    if _uses_spot(pools):
-        found.append(("spot role", partial(_spot_role, deployment)))
+    if any("spot" in pool["capacityTypes"] for pool in pools):
+        found.append((_SPOT_ROLE_CHECK, partial(_spot_role, deployment)))
     if subnets:
         found.append(("network", partial(_network, deployment, subnets)))
     return found
@@ -50,12 +53,13 @@ def require(deployment: Deployment, settings: DeploymentSettings, more: Sequence
     Raises UserError naming every error, with nothing changed yet.
     """
     findings = examine_all([*more, *checks(deployment, settings)])
-    for finding in findings:
-        if finding.severity == WARNING and finding.check != "spot role":
+    warnings = [finding for finding in findings if finding.severity == WARNING]
+    for finding in warnings:
+        if finding.check != _SPOT_ROLE_CHECK:
             note(f"warning: {_sentence(finding, '; ')}")
     if errors := [_sentence(finding, ": ") for finding in findings if finding.severity == ERROR]:
         raise UserError("nothing was changed. " + "\n".join(errors))
-    if any(finding.check == "spot role" and finding.severity == WARNING for finding in findings):
+    if any(finding.check == _SPOT_ROLE_CHECK for finding in warnings):
         _create_spot_role(deployment)
 
 
@@ -69,10 +73,6 @@ def gpu_pools(settings: DeploymentSettings) -> Iterator[Pool]:
             yield defaults | pool
 
 
-def _uses_spot(pools: list[Pool]) -> bool:
-    return any("spot" in pool["capacityTypes"] for pool in pools)
-
-
 @dataclass(frozen=True)
 class Offer:
     """An instance type of the region."""
@@ -82,10 +82,13 @@ class Offer:
     gpus: int
 
 
-def _zones(deployment: Deployment, pools: list[Pool]) -> Iterator[Finding]:
+Offers = dict[str, Offer]  # by instance type
+
+
+def _zones(deployment: Deployment, pools: list[Pool], ask: Callable[[], Offers]) -> Iterator[Finding]:
     """Zones that offer a pool's types, against the zones of the cluster's subnets once there are some."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
-    offers = _offers(deployment, pools)
+    offers = ask()
     discovery = [{"Name": "tag:karpenter.sh/discovery", "Values": [deployment.name]}]
     subnets = ec2.describe_subnets(Filters=discovery)["Subnets"]  # type: ignore[arg-type]
     cluster = {subnet["AvailabilityZone"] for subnet in subnets}
@@ -128,7 +131,7 @@ def _asked(pool: Pool) -> list[str]:
     return sorted({f"{family}.*" for family in pool["instanceFamilies"]} or set(pool["instanceTypes"]))
 
 
-def _offered_types(pool: Pool, offers: Mapping[str, Offer]) -> list[str]:
+def _offered_types(pool: Pool, offers: Offers) -> list[str]:
     """The types of the region that Karpenter would start for a pool."""
     if not pool["instanceFamilies"]:
         return [kind for kind in pool["instanceTypes"] if kind in offers]
@@ -136,7 +139,18 @@ def _offered_types(pool: Pool, offers: Mapping[str, Offer]) -> list[str]:
     return [kind for kind, offer in offers.items() if kind.partition(".")[0] in families and offer.gpus == gpus]
 
 
-def _offers(deployment: Deployment, pools: list[Pool]) -> dict[str, Offer]:
+def _once(ask: Callable[[], Offers]) -> Callable[[], Offers]:
+    """The same for checks that run at once: the first one asks, the others wait for its answer."""
+    lock, cached = Lock(), cache(ask)
+
+    def answer() -> Offers:
+        with lock:
+            return cached()
+
+    return answer
+
+
+def _offers(deployment: Deployment, pools: list[Pool]) -> Offers:
     """What the region offers of all that the pools ask for, by instance type."""
     ec2 = boto3.client("ec2", region_name=deployment.region)
     families = {family for pool in pools for family in pool["instanceFamilies"]}
@@ -150,7 +164,7 @@ def _offers(deployment: Deployment, pools: list[Pool]) -> dict[str, Offer]:
             if offer["InstanceType"] in types or offer["InstanceType"].partition(".")[0] in families:
                 zones.setdefault(offer["InstanceType"], set()).add(offer["Location"])
     names: list[Any] = sorted(zones)
-    found: dict[str, Offer] = {}
+    found: Offers = {}
     # No more than 100 names in a request: docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceTypes.html
     for start in range(0, len(zones), 100):
         for kind in ec2.describe_instance_types(InstanceTypes=names[start : start + 100])["InstanceTypes"]:
@@ -160,9 +174,9 @@ def _offers(deployment: Deployment, pools: list[Pool]) -> dict[str, Offer]:
     return found
 
 
-def _quotas(deployment: Deployment, pools: list[Pool], pods: int) -> Iterator[Finding]:
+def _quotas(deployment: Deployment, pools: list[Pool], ask: Callable[[], Offers], pods: int) -> Iterator[Finding]:
     """vCPUs of GPU nodes that the account may run, on-demand and spot, against what the pods need."""
-    offers = _offers(deployment, pools)
+    offers = ask()
     vcpus = {kind: offers[kind].vcpus for pool in pools for kind in _offered_types(pool, offers)}
     if not vcpus:  # the check of the zones has the error
         return
@@ -197,13 +211,13 @@ def _spot_role(deployment: Deployment) -> Iterator[Finding]:
         iam.get_role(RoleName=SPOT_ROLE)
     except iam.exceptions.NoSuchEntityException:
         yield Finding(
-            "spot role",
+            _SPOT_ROLE_CHECK,
             WARNING,
             f"the account has no {SPOT_ROLE}: no spot node can start",
             "`comfyeks up` creates it, or: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
         )
         return
-    yield Finding("spot role", OK, f"{SPOT_ROLE} exists")
+    yield Finding(_SPOT_ROLE_CHECK, OK, f"{SPOT_ROLE} exists")
 
 
 def _create_spot_role(deployment: Deployment) -> None:

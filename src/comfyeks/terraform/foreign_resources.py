@@ -6,15 +6,13 @@ Found before a destroy begins, they stop it; found after one failed, they explai
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
 
 from comfyeks.aws_account import ec2_resources, instances
 from comfyeks.errors import UserError
-
-if TYPE_CHECKING:
-    from comfyeks.terraform.protected_resources import Plan
+from comfyeks.terraform.protected_resources import Plan
 
 NODE_GROUP_TAG = "eks:nodegroup-name"  # EKS ends these with their group
 

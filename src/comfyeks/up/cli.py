@@ -18,11 +18,11 @@ from comfyeks.deployment import Deployment, current
 from comfyeks.errors import UserError
 from comfyeks.kubernetes import kubeconfig
 from comfyeks.options import Project, Region
-from comfyeks.platform.cli import Admins, Cidrs, Private
+from comfyeks.platform.cli import Admins, Cidrs, Private, access_flags
 from comfyeks.settings import FILE, DeploymentSettings
 from comfyeks.signals import exit_code, termination_as_interrupt
 from comfyeks.terraform import state_bucket
-from comfyeks.terraform.variables import AccessFlags, listed
+from comfyeks.terraform.variables import AccessFlags
 from comfyeks.up import down as down_steps
 from comfyeks.up import engine
 from comfyeks.up.engine import CHECK, Step, StepResult
@@ -50,11 +50,7 @@ def up(
     """
     deployment = current(project, region)
     settings = deployment.settings()
-    flags = AccessFlags(
-        api_allowed_cidrs=listed(api_allowed_cidrs),
-        api_public_access=None if private_api is None else not private_api,
-        cluster_admin_arns=listed(cluster_admin_arns),
-    )
+    flags = access_flags(api_allowed_cidrs, private_api, cluster_admin_arns)
     _refuse_guessing(deployment, project)
     if not state_bucket.exists(deployment):
         flags.check(deployment)  # after the first apply, its stored settings count too

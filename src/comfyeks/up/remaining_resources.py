@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from comfyeks.aws_account import ec2_resources, find_cluster, instances
+from comfyeks.aws_account import ec2_resources, find_cluster, instances, owned_by_cluster
 from comfyeks.deployment import BUCKET_KINDS, Deployment
 from comfyeks.errors import OperationError
 
@@ -55,23 +55,19 @@ def kept(deployment: Deployment) -> list[str]:
     return found
 
 
-def _owned(deployment: Deployment) -> list[dict[str, Any]]:
-    return [{"Name": f"tag:kubernetes.io/cluster/{deployment.name}", "Values": ["owned"]}]
-
-
 def _ours(deployment: Deployment) -> list[dict[str, Any]]:
     """Return the filter for the tag that everything of Terraform carries."""
     return [{"Name": "tag:Deployment", "Values": [deployment.name]}]
 
 
 def _all_instances(deployment: Deployment) -> Iterator[str]:
-    for filters in (_owned(deployment), _ours(deployment)):
+    for filters in ([owned_by_cluster(deployment)], _ours(deployment)):
         yield from (f"instance {each['InstanceId']}" for each in instances(deployment.region, filters))
 
 
 def _volumes(deployment: Deployment) -> Iterator[str]:
     seen = set()
-    for filters in (_owned(deployment), _ours(deployment)):
+    for filters in ([owned_by_cluster(deployment)], _ours(deployment)):
         for volume in ec2_resources(deployment.region, "describe_volumes", "Volumes", filters):
             if volume["VolumeId"] not in seen:
                 seen.add(volume["VolumeId"])

@@ -41,11 +41,11 @@ class RunContext:
 
     @property
     def release(self) -> str:
-        return str(self.settings.platform.get("comfyui_release", "comfyui"))
+        return self.settings.release
 
     @property
     def namespace(self) -> str:
-        return str(self.settings.platform.get("comfyui_namespace", "comfyui"))
+        return self.settings.namespace
 
     @property
     def helm(self) -> Helm:

@@ -110,7 +110,7 @@ class ShortDemo(Demo):
             name,
             files=[
                 REPO_ROOT / "charts" / name / "instance-types" / f"{INSTANCE_TYPE}.yaml",
-                self.deployment.dir / f"{name}.values.yaml",
+                self.deployment.chart_values(name),
             ],
         )
 

@@ -90,7 +90,7 @@ def _env() -> dict[str, str]:
 
 def _rendered(deployment: Deployment) -> tuple[str, dict[str, str]]:
     """User data and tags of the deployment's node class."""
-    values = deployment.dir / "karpenter-gpu.values.yaml"
+    values = deployment.chart_values("karpenter-gpu")
     if not values.is_file():
         raise UserError(
             f"{values} does not exist: run `comfyeks infra apply`, which writes it from Terraform's outputs"
